@@ -1,0 +1,90 @@
+//! How the Pods of our Jobs look, for clusters with quotas, taints, service meshes or private registries.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the Jobs' Pods. An operation's own settings go before those of its `Synapse`, field by field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSettings {
+    /// Image of the tools, instead of the one that the operator was installed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// CPU and memory, as in a container's `resources`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Labels of the Pods, for instance to opt out of a service mesh.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the Pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub annotations: BTreeMap<String, String>,
+    /// Nodes that the Pods may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the Pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// Secrets of a private registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 253)))]
+    pub image_pull_secrets: Vec<String>,
+    /// Priority class of the Pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+    /// User id of the containers. Without it: the image's own (65532).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub run_as_user: Option<i64>,
+    /// Group of the mounted volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub fs_group: Option<i64>,
+}
+
+/// A container's requests and limits, by resource name, in Kubernetes' quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler reserves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub requests: BTreeMap<String, String>,
+    /// What the container may use at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub limits: BTreeMap<String, String>,
+}
+
+impl JobSettings {
+    /// These settings where they say something, `base` where they do not.
+    pub fn or(self, base: &Self) -> Self {
+        fn map(own: BTreeMap<String, String>, base: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+            base.clone().into_iter().chain(own).collect()
+        }
+        fn list<T: Clone>(own: Vec<T>, base: &[T]) -> Vec<T> {
+            if own.is_empty() { base.to_vec() } else { own }
+        }
+        Self {
+            image: self.image.or_else(|| base.image.clone()),
+            resources: self.resources.or_else(|| base.resources.clone()),
+            labels: map(self.labels, &base.labels),
+            annotations: map(self.annotations, &base.annotations),
+            node_selector: map(self.node_selector, &base.node_selector),
+            tolerations: list(self.tolerations, &base.tolerations),
+            image_pull_secrets: list(self.image_pull_secrets, &base.image_pull_secrets),
+            priority_class_name: self.priority_class_name.or_else(|| base.priority_class_name.clone()),
+            run_as_user: self.run_as_user.or(base.run_as_user),
+            fs_group: self.fs_group.or(base.fs_group),
+        }
+    }
+}

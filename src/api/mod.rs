@@ -1,0 +1,32 @@
+//! What users write and read: the kinds of the group `synapse-keeper.dev`, version `v1alpha1`.
+//!
+//! Nothing in here talks to a cluster. Every rule that the API server can check (CEL, patterns, bounds) stands on the
+//! type that it guards, so that a typo is refused by `kubectl apply` with the name of the field.
+//! Strings and lists all have an upper bound: the API server refuses a CRD whose CEL rules could run for too long.
+
+pub mod conditions;
+pub mod crds;
+pub mod duration;
+pub mod jobs;
+pub mod maintenance;
+pub mod operation;
+pub mod postgres;
+pub mod references;
+pub mod schedule;
+pub mod synapse;
+
+pub use duration::Duration;
+pub use maintenance::{SynapseMaintenance, SynapseMaintenanceSpec};
+pub use synapse::{Synapse, SynapseSpec};
+
+/// The API group of every kind.
+pub const GROUP: &str = "synapse-keeper.dev";
+/// The API version of every kind.
+pub const VERSION: &str = "v1alpha1";
+/// The field manager of every write; also the value of `app.kubernetes.io/managed-by` on what we create.
+pub const MANAGER: &str = "synapse-keeper";
+
+/// Annotation that asks a scheduled operation for a run now; any new value is a new request.
+pub const RUN_NOW: &str = "synapse-keeper.dev/run-now";
+/// Finalizer that an operation carries only while replica counts are out.
+pub const FINALIZER: &str = "synapse-keeper.dev/replicas";

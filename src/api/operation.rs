@@ -1,0 +1,322 @@
+//! The status of an operation: the same for every kind, because one engine drives them all.
+//!
+//! This is the engine's memory. What it decides, it decides from here and from named children (Jobs, the Lease), so that
+//! an operator that is killed at any moment is followed by one that knows as much. `phase`, `step` and `last` are for
+//! people; nothing reads them back.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::synapse::{SynapseSpec, WorkloadRef};
+use crate::task::report::{ErrorClass, StepResult, TablePlan};
+
+/// What an operation has done, is doing and will do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Reconciling`, `Stalled` (as kstatus reads them), `Complete`, `Failed`, `Quiesced`.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// For people: Pending, Preflight, Running, Stopping, Offline, Resuming, Scheduled, Succeeded, Failed, Suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// For people: the step under way and how many there are, such as `vacuum (2/3)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The run under way, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// For people: the figures of the last finished run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<Figures>,
+    /// What a run would do, from the last preflight.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<StepPlan>,
+    /// The next scheduled run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_run_at: Option<Time>,
+    /// The latest time of the schedule that was dealt with: run or skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_scheduled_at: Option<Time>,
+    /// The value of the run-now annotation that was last answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_now_answered: Option<String>,
+    /// Where the next scheduled run goes on, by step name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cursors: Vec<Cursor>,
+    /// The last runs, newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub history: Vec<HistoryEntry>,
+}
+
+/// One run of an operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// Counts the runs of this object from 1; part of the names of its Jobs.
+    pub number: i64,
+    /// Why it runs.
+    pub trigger: Trigger,
+    /// The generation of the spec that it carries out.
+    pub generation: i64,
+    pub started_at: Time,
+    /// When it must have begun its work; later it is skipped. Only for scheduled runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_before: Option<Time>,
+    /// The homeserver as it was described when the run took its Lease. Edits wait for the next run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synapse: Option<PinnedSynapse>,
+    /// The image of the tools that the run began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Preflight first, then the steps in the order in which they are done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepStatus>,
+    /// The downtime: there once the counts are on record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// Why the run does not reach its end. Set once: the first failure is the one that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// Why a run was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Trigger {
+    /// The object has no schedule.
+    Once,
+    Schedule,
+    /// The run-now annotation.
+    Annotation,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    Succeeded,
+    Failed,
+    /// It was due but never began its work.
+    Skipped,
+}
+
+/// A `Synapse` object as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedSynapse {
+    pub name: String,
+    pub uid: String,
+    pub generation: i64,
+    /// The spec at that moment.
+    #[schemars(schema_with = "any_object")]
+    pub spec: SynapseSpec,
+}
+
+/// An object whose fields the API server neither knows nor prunes: the spec's own schema, once more, would double the CRD.
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// One step of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// `preflight`, or the name of what is done with its place in the spec, such as `vacuum-1`.
+    pub name: String,
+    /// Whether the homeserver is down meanwhile.
+    #[serde(default)]
+    pub offline: bool,
+    pub state: StepState,
+    /// Counts from 1; part of the Job's name.
+    #[serde(default)]
+    pub attempt: i32,
+    /// UID of this attempt's Job, once it was seen. With it, a missing Job was deleted; without it, it was never made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// No new attempt before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+    /// What went wrong in the last attempt, or what there is to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the task reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<StepResult>,
+}
+
+/// Where a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StepState {
+    Pending,
+    /// Written before the Job is created: there may be one from now on.
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// The downtime of a run. Every time in it is written before the act that it stands for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Window {
+    /// What was there, in the order in which it is stopped.
+    pub workloads: Vec<RecordedWorkload>,
+    /// When the counts were recorded; the first scale-down follows.
+    pub recorded_at: Time,
+    /// When no Pod was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<Time>,
+    /// When the workloads began to come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_began_at: Option<Time>,
+    /// When every count had been given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned_at: Option<Time>,
+    /// When as many Pods were Ready as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Time>,
+}
+
+/// A workload and what it had before the downtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedWorkload {
+    #[serde(flatten)]
+    pub workload: WorkloadRef,
+    pub role: Role,
+    /// The replicas that it gets back. 0 stays 0.
+    pub replicas: i32,
+    /// How many of its Pods were Ready.
+    pub ready: i32,
+    /// It was seen at 0 replicas after the record was made. From here on, replicas are somebody else's will.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Its count was given back, or somebody else had set one, or it is gone.
+    #[serde(default)]
+    pub returned: bool,
+}
+
+/// What a workload is to the homeserver. The order is the order of starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Role {
+    /// The Matrix Authentication Service.
+    Authentication,
+    /// Synapse's main process, which migrates the schema.
+    Main,
+    Worker,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// One word for programs, such as `Contested`.
+    pub reason: String,
+    /// What happened and what to do.
+    pub message: String,
+    /// Whether another try can help.
+    pub class: ErrorClass,
+    pub at: Time,
+}
+
+/// What a run of a step would do and cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StepPlan {
+    /// The step's name.
+    pub step: String,
+    /// What it would do, for people.
+    pub summary: String,
+    /// Whether the homeserver would be down.
+    pub offline: bool,
+    /// Bytes that would be given back to the disk, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_gain_bytes: Option<i64>,
+    /// How long the step would take, in seconds, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<i64>,
+    /// Free disk that the step needs at its peak, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed_bytes: Option<i64>,
+    /// Free disk, in bytes, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<i64>,
+    /// The tables, in the order in which they would be done; the rest is left out behind the first fifty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TablePlan>,
+}
+
+/// Where a step of a scheduled operation goes on in its next run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cursor {
+    pub step: String,
+    /// The task's own mark, such as a table's name.
+    pub position: String,
+}
+
+/// Figures of a run for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Figures {
+    /// Such as `41s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<String>,
+    /// From the first scale-down until as many Pods were Ready as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime_seconds: Option<i64>,
+    /// Such as `1.2 GiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freed: Option<String>,
+    /// Bytes given back to the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freed_bytes: Option<i64>,
+}
+
+/// A run that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    pub number: i64,
+    pub trigger: Trigger,
+    pub outcome: Outcome,
+    pub started_at: Time,
+    pub finished_at: Time,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+impl Run {
+    /// Counts of this run's workloads are out: recorded and not all given back.
+    pub fn holds_counts(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.returned_at.is_none())
+    }
+
+    /// The run has reached its end, whatever that was.
+    pub fn is_finished(&self) -> bool {
+        self.outcome.is_some()
+    }
+}
+
+impl OperationStatus {
+    /// The run under way.
+    pub fn active_run(&self) -> Option<&Run> {
+        self.run.as_ref().filter(|run| !run.is_finished())
+    }
+}

@@ -1,0 +1,7 @@
+//! synapse-keeper: a Kubernetes operator that keeps Matrix Synapse homeservers healthy.
+//!
+//! Start with [`api`] for what users write, [`operation`] for the engine that carries it out, and [`task`] for what runs
+//! in Jobs. `docs/architecture.md` has the picture.
+
+pub mod api;
+pub mod task;

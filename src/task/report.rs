@@ -1,0 +1,160 @@
+//! What a task tells the operator: the contract between a Job's Pod and the engine.
+//!
+//! A task prints JSON lines: progress while it works, the [`Report`] as the last line. The report is also its container's
+//! termination message. That holds at most 4096 bytes, so a longer report goes there without its details and with
+//! [`Report::details_in_log`], and the operator reads the last line of the log.
+//!
+//! The exit code says the same in short: 0 success, [`EXIT_TERMINAL`] or [`EXIT_TRANSIENT`]. Anything else means that the
+//! task was killed and what it did is unknown.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Another try cannot help until a person has changed something.
+pub const EXIT_TERMINAL: u8 = 10;
+/// Another try may help.
+pub const EXIT_TRANSIENT: u8 = 11;
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Absent: success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<StepResult>,
+    /// What an inspection or a preflight found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Findings>,
+    /// The whole report is the last line of the log.
+    #[serde(default)]
+    pub details_in_log: bool,
+}
+
+/// Why a task failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskError {
+    pub class: ErrorClass,
+    /// One word for programs, such as `PasswordRefused`.
+    pub reason: String,
+    /// What happened, in the words of whoever refused, and what to do.
+    pub message: String,
+}
+
+/// Whether another try can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ErrorClass {
+    /// A connection that broke, a lock that was not granted: another try may help.
+    Transient,
+    /// A wrong password, a missing table: a person must change something first.
+    Terminal,
+}
+
+/// What a step did. Every count was read back, none is assumed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StepResult {
+    /// What was done, for people.
+    pub summary: String,
+    /// Size of the database before, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_before: Option<i64>,
+    /// Size of the database after, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_after: Option<i64>,
+    /// How long the work took, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// The tables that were worked on; the rest is left out behind the first fifty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableResult>,
+    /// How many tables were left alone, and why, for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
+    /// Where to go on, where the budget ended before the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// What was done to a table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TableResult {
+    pub name: String,
+    /// With indexes and TOAST, in bytes.
+    pub bytes_before: i64,
+    pub bytes_after: i64,
+    /// Live rows, as PostgreSQL counted them.
+    pub rows: i64,
+    pub seconds: f64,
+}
+
+/// What would be done to a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TablePlan {
+    pub name: String,
+    /// With indexes and TOAST, in bytes.
+    pub bytes: i64,
+    pub dead_rows: i64,
+    /// Bytes that would be given back to the disk, estimated.
+    pub expected_gain_bytes: i64,
+    pub expected_seconds: i64,
+    /// Why it would be left alone; absent: it would be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+}
+
+/// What a reading task found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Findings {
+    Inspection(Box<InspectionFindings>),
+    Preflight(PreflightFindings),
+}
+
+/// What `task preflight` found: the steps can be done, at this price.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreflightFindings {
+    /// One entry for each step.
+    pub plan: Vec<crate::api::operation::StepPlan>,
+    /// Sessions in the database that are not Synapse's and do not matter, for people.
+    pub other_sessions: Vec<String>,
+    /// What is allowed but worth a look, for people.
+    pub warnings: Vec<String>,
+}
+
+/// What `task inspect` found. See [`crate::api::synapse::SynapseStatus`] for the meaning of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InspectionFindings {
+    /// By PostgreSQL's clock.
+    pub inspected_at: Option<Time>,
+    pub postgres_version: String,
+    /// `server_version_num`.
+    pub postgres_version_num: i32,
+    pub encoding: String,
+    pub collate: String,
+    pub ctype: String,
+    pub database_bytes: i64,
+    pub dead_rows: i64,
+    pub largest_tables: Vec<crate::api::synapse::TableFacts>,
+    pub schema_version: Option<i32>,
+    pub schema_compat_version: Option<i32>,
+    pub synapse_version: Option<String>,
+    /// Why the version of Synapse is not known.
+    pub synapse_version_error: Option<String>,
+    pub pending_background_updates: Vec<String>,
+    /// Such as `events_stream_seq is at 10, stream_positions is at 42`.
+    pub inconsistent_sequences: Vec<String>,
+    pub unused_rooms: Option<i64>,
+    pub uncensored_redactions: Option<i64>,
+    /// The database is a standby.
+    pub in_recovery: bool,
+    /// What PostgreSQL's role lacks to see everything, for people.
+    pub warnings: Vec<String>,
+}
