@@ -4,4 +4,9 @@
 //! in Jobs. `docs/architecture.md` has the picture.
 
 pub mod api;
+pub mod context;
+pub mod error;
+pub mod metrics;
+pub mod operation;
+pub mod recipes;
 pub mod task;

@@ -8,7 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::synapse::{SynapseSpec, WorkloadRef};
+use super::{
+    maintenance::Downtime,
+    synapse::{SynapseSpec, WorkloadRef},
+};
 use crate::task::report::{ErrorClass, StepResult, TablePlan};
 
 /// What an operation has done, is doing and will do.
@@ -74,6 +77,11 @@ pub struct Run {
     /// The image of the tools that the run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The node that has `postgres.dataVolume`, where it was known: a Job that mounts it runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The budget that the run began with.
+    pub downtime: Downtime,
     /// Preflight first, then the steps in the order in which they are done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepStatus>,
@@ -134,6 +142,9 @@ pub struct StepStatus {
     /// Whether the homeserver is down meanwhile.
     #[serde(default)]
     pub offline: bool,
+    /// The task and its arguments, as the recipe made them when the run began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
     pub state: StepState,
     /// Counts from 1; part of the Job's name.
     #[serde(default)]

@@ -1,0 +1,53 @@
+//! What every reconcile shares.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use kube::{Client, runtime::events::Recorder};
+
+use crate::metrics::Metrics;
+
+/// How the operator was installed.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Image of the tools, in which tasks run.
+    pub tools_image: String,
+    /// Pull policy of that image.
+    pub tools_image_pull_policy: String,
+    /// The operator's own namespace and Pod, where it runs in one.
+    pub own_pod: Option<(String, String)>,
+    /// Longest time for one reconcile. It ends earlier than the API client's own retries, so that a dead connection is
+    /// noticed; a reconcile that is cut off is the same as an operator that is killed, and as harmless.
+    pub reconcile_timeout: Duration,
+}
+
+/// Shared by all reconciles.
+#[derive(Clone)]
+pub struct Context {
+    pub client: Client,
+    pub config: Config,
+    pub recorder: Recorder,
+    pub metrics: Metrics,
+    uninstalling: Arc<AtomicBool>,
+}
+
+impl Context {
+    pub fn new(client: Client, config: Config, recorder: Recorder, metrics: Metrics) -> Self {
+        Self { client, config, recorder, metrics, uninstalling: Arc::default() }
+    }
+
+    /// The chart's pre-delete hook has asked for everything to be brought back.
+    pub fn is_uninstalling(&self) -> bool {
+        self.uninstalling.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the hook's Lease is there.
+    pub fn set_uninstalling(&self, uninstalling: bool) {
+        self.uninstalling.store(uninstalling, Ordering::Relaxed);
+    }
+}

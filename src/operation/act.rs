@@ -1,0 +1,153 @@
+//! Doing the one thing. Each act is harmless when it is done twice: that is what happens after a crash.
+
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+
+use super::{
+    job::{self, Blueprint},
+    lease,
+    observed::Subject,
+    plan::Action,
+    scale,
+};
+use crate::{
+    api::{FINALIZER, MANAGER},
+    context::Context,
+    recipes::Operation,
+};
+
+/// Acts. `Wait` and `Continue` are nothing to do.
+///
+/// # Errors
+/// What the API server answers, but for answers that mean that it is done already.
+pub async fn act<K: Operation>(
+    context: &Context,
+    subject: &Subject,
+    object: &K,
+    action: &Action,
+    now: jiff::Timestamp,
+) -> kube::Result<()> {
+    let client = &context.client;
+    let namespace = subject.namespace.as_str();
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+    match action {
+        Action::Wait(_) | Action::Continue => Ok(()),
+        Action::AcquireLease => match leases.create(&PostParams::default(), &lease::build(subject, now)).await {
+            // Somebody was faster, or we were before we were killed: the next look tells.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        },
+        Action::PublishCounts => publish_counts(&leases, subject).await,
+        Action::ReleaseLease => release_lease(&leases, subject).await,
+        Action::AddFinalizer => set_finalizer(context, object, true).await,
+        Action::RemoveFinalizer => set_finalizer(context, object, false).await,
+        Action::Scale { workload, from, to } => scale::write(client, namespace, workload, *from, *to).await,
+        Action::CreateJob(index) => {
+            match jobs.create(&PostParams::default(), &build_job(context, subject, object, *index, now)).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                other => other.map(drop),
+            }
+        }
+        Action::DeleteJob(index) => {
+            let Some(run) = &subject.status.run else { return Ok(()) };
+            let step = &run.steps[*index];
+            // Foreground: the Job is gone only when its Pods are.
+            let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
+            match jobs.delete(&name, &DeleteParams::foreground()).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                other => other.map(drop),
+            }
+        }
+    }
+}
+
+async fn publish_counts(leases: &Api<Lease>, subject: &Subject) -> kube::Result<()> {
+    let Some(window) = subject.status.active_run().and_then(|run| run.window.as_ref()) else { return Ok(()) };
+    let name = lease::name(&subject.request.synapse);
+    let Some(mut held) = leases.get_opt(&name).await? else { return Ok(()) };
+    if lease::holder(&held) != Some(subject.identity().as_str()) {
+        return Ok(());
+    }
+    held.annotations_mut().extend(lease::annotations(&subject.namespace, window));
+    // A replace with the resourceVersion just read: nobody else's Lease is ever written.
+    leases
+        .replace(&name, &PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }, &held)
+        .await
+        .map(drop)
+}
+
+async fn release_lease(leases: &Api<Lease>, subject: &Subject) -> kube::Result<()> {
+    let name = lease::name(&subject.request.synapse);
+    let Some(held) = leases.get_opt(&name).await? else { return Ok(()) };
+    if lease::holder(&held) != Some(subject.identity().as_str()) {
+        return Ok(());
+    }
+    delete_lease(leases, &held).await
+}
+
+/// Deletes this very Lease, as it was read.
+///
+/// # Errors
+/// What the API server answers; a Lease that is gone is no error, one that has changed is (409).
+pub async fn delete_lease(leases: &Api<Lease>, held: &Lease) -> kube::Result<()> {
+    let preconditions = Preconditions { uid: held.uid(), resource_version: held.resource_version() };
+    let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
+    match leases.delete(&held.name_any(), &params).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+async fn set_finalizer<K: Operation>(context: &Context, object: &K, wanted: bool) -> kube::Result<()> {
+    let mut finalizers = object.finalizers().to_vec();
+    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    if wanted {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let api: Api<K> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    // The resourceVersion keeps another controller's finalizer from being lost.
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
+    match api.patch(&object.name_any(), &params, &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn build_job<K: Operation>(
+    context: &Context,
+    subject: &Subject,
+    object: &K,
+    index: usize,
+    now: jiff::Timestamp,
+) -> Job {
+    let run = subject.status.run.as_ref().expect("a Job belongs to a run");
+    let pinned = run.synapse.as_ref().expect("a run has pinned its homeserver before its first Job");
+    let step = &run.steps[index];
+    let mut args = step.args.clone();
+    let mut deadline_seconds = None;
+    if let (true, Some(window)) = (step.offline, &run.window) {
+        let until = window.recorded_at.0 + run.downtime.at_most.to_signed();
+        args.push(format!("--until={until}"));
+        deadline_seconds = Some(until.duration_since(now).as_secs().max(1));
+    }
+    job::build(&Blueprint {
+        namespace: &subject.namespace,
+        owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
+        synapse: &pinned.name,
+        spec: &pinned.spec,
+        image: run.image.as_deref().unwrap_or(&context.config.tools_image),
+        image_pull_policy: &context.config.tools_image_pull_policy,
+        data_volume: job::DataVolume::Yes { node: run.node.as_deref() },
+        step: &step.name,
+        run: run.number,
+        attempt: step.attempt,
+        args,
+        deadline_seconds,
+    })
+}

@@ -1,0 +1,286 @@
+//! The Jobs in which tasks run: built from what is on record, so that every operator builds the same.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Affinity, Capabilities, Container, EmptyDirVolumeSource, KeyToPath, LocalObjectReference, NodeAffinity,
+            NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource,
+            PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+            SecurityContext, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
+};
+use sha2::{Digest, Sha256};
+
+use super::lease::{MANAGED_BY, SYNAPSE_LABEL};
+use crate::api::{MANAGER, jobs::JobSettings, postgres::Postgres, synapse::SynapseSpec};
+
+/// Name of the container in which the task runs.
+pub const CONTAINER: &str = "task";
+/// Label with the UID of the object that a Job works for.
+pub const OWNER_UID: &str = "synapse-keeper.dev/owner-uid";
+
+const CREDENTIALS: &str = "/var/run/synapse-keeper/postgres";
+const CA: &str = "/var/run/synapse-keeper/postgres-ca";
+const DATA_VOLUME: &str = "/var/run/synapse-keeper/postgres-data";
+
+/// Whether a Job mounts PostgreSQL's volume, to read how much disk is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataVolume<'a> {
+    No,
+    /// On the node of PostgreSQL's Pod: elsewhere a ReadWriteOnce volume would not attach.
+    Yes {
+        node: Option<&'a str>,
+    },
+}
+
+/// What makes one Job different from another.
+#[derive(Clone, Debug)]
+pub struct Blueprint<'a> {
+    pub namespace: &'a str,
+    /// The object that the Job works for.
+    pub owner: OwnerReference,
+    /// Name of the `Synapse` object.
+    pub synapse: &'a str,
+    pub spec: &'a SynapseSpec,
+    pub image: &'a str,
+    pub image_pull_policy: &'a str,
+    /// Mount `postgres.dataVolume`, on this node where it is known.
+    pub data_volume: DataVolume<'a>,
+    /// `preflight`, `inspect` or the step's name; part of the Job's name.
+    pub step: &'a str,
+    pub run: i64,
+    pub attempt: i32,
+    /// The task and its own arguments.
+    pub args: Vec<String>,
+    /// The Job is ended after this many seconds.
+    pub deadline_seconds: Option<i64>,
+}
+
+/// The name of a Job: the same for the same owner, run, step and attempt, and never more than 63 characters.
+pub fn name(owner_name: &str, owner_uid: &str, run: i64, step: &str, attempt: i32) -> String {
+    let digest = Sha256::digest(format!("{owner_uid}/{run}/{step}/{attempt}"));
+    let hash: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let readable: String = format!("{owner_name}-{step}").chars().take(54).collect();
+    format!("{}-{hash}", readable.trim_end_matches(['-', '.']))
+}
+
+/// Builds a Job.
+pub fn build(blueprint: &Blueprint<'_>) -> Job {
+    let settings = &blueprint.spec.jobs;
+    let mut labels = settings.labels.clone();
+    labels.extend(labels_of(blueprint));
+    let metadata = ObjectMeta {
+        name: Some(name(&blueprint.owner.name, &blueprint.owner.uid, blueprint.run, blueprint.step, blueprint.attempt)),
+        namespace: Some(blueprint.namespace.to_owned()),
+        labels: Some(labels_of(blueprint)),
+        owner_references: Some(vec![blueprint.owner.clone()]),
+        ..Default::default()
+    };
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(settings.annotations.clone()).filter(|annotations| !annotations.is_empty()),
+            ..Default::default()
+        }),
+        spec: Some(pod(blueprint)),
+    };
+    let spec = JobSpec {
+        // The engine decides about another attempt: it knows the error's class.
+        backoff_limit: Some(0),
+        active_deadline_seconds: blueprint.deadline_seconds,
+        // A Pod that is still terminating may still hold locks.
+        pod_replacement_policy: Some("Failed".to_owned()),
+        template,
+        ..Default::default()
+    };
+    Job { metadata, spec: Some(spec), status: None }
+}
+
+fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (MANAGED_BY.to_owned(), MANAGER.to_owned()),
+        ("app.kubernetes.io/name".to_owned(), "synapse-keeper-task".to_owned()),
+        (OWNER_UID.to_owned(), blueprint.owner.uid.clone()),
+        (SYNAPSE_LABEL.to_owned(), blueprint.synapse.to_owned()),
+    ])
+}
+
+fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
+    let settings = &blueprint.spec.jobs;
+    let (volumes, volume_mounts) = volumes(&blueprint.spec.postgres, blueprint.data_volume);
+    let container = Container {
+        name: CONTAINER.to_owned(),
+        image: Some(blueprint.image.to_owned()),
+        image_pull_policy: Some(blueprint.image_pull_policy.to_owned()),
+        command: Some(vec!["synapse-keeper".to_owned(), "task".to_owned()]),
+        args: Some(arguments(blueprint)),
+        resources: Some(resources(settings)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+            read_only_root_filesystem: Some(true),
+            ..Default::default()
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(volume_mounts),
+        ..Default::default()
+    };
+    let list = |names: &[String]| names.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    PodSpec {
+        // The tasks talk to PostgreSQL, never to the API server.
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        restart_policy: Some("Never".to_owned()),
+        // Time to cancel the statement that runs.
+        termination_grace_period_seconds: Some(15),
+        containers: vec![container],
+        volumes: Some(volumes),
+        image_pull_secrets: Some(list(&settings.image_pull_secrets)).filter(|secrets: &Vec<_>| !secrets.is_empty()),
+        affinity: node_affinity(blueprint.data_volume),
+        node_selector: Some(settings.node_selector.clone()).filter(|selector| !selector.is_empty()),
+        tolerations: Some(settings.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
+        priority_class_name: settings.priority_class_name.clone(),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: settings.run_as_user,
+            fs_group: settings.fs_group,
+            // Without it the kubelet walks through the whole volume at every start.
+            fs_group_change_policy: settings.fs_group.map(|_| "OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The task, its own arguments, and those of the connection.
+fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
+    let postgres = &blueprint.spec.postgres;
+    let tls = serde_json::to_value(postgres.tls.mode).expect("an enum of plain names");
+    let mut args = blueprint.args.clone();
+    args.extend([
+        format!("--host={}", postgres.host),
+        format!("--port={}", postgres.port),
+        format!("--database={}", postgres.database),
+        format!("--tls-mode={}", tls.as_str().unwrap_or_default()),
+        format!("--credentials-dir={CREDENTIALS}"),
+        format!("--operation={}", blueprint.owner.uid),
+        format!("--run={}", blueprint.run),
+        format!("--attempt={}", blueprint.attempt),
+    ]);
+    if let Some(ca) = &postgres.tls.ca_secret {
+        args.push(format!("--ca-file={CA}/{}", ca.key));
+    }
+    if postgres.data_volume.is_some() && blueprint.data_volume != DataVolume::No {
+        args.push(format!("--data-volume={DATA_VOLUME}"));
+    }
+    for session in &postgres.ignore_sessions {
+        let role = session.role.iter().map(|role| format!("role={role}"));
+        let application = session.application_name.iter().map(|name| format!("applicationName={name}"));
+        args.push(format!("--ignore-session={}", role.chain(application).collect::<Vec<_>>().join(",")));
+    }
+    args
+}
+
+/// Mounts of what the connection needs. Secrets are `optional`: with a missing one the Pod would hang without a word,
+/// while the task can name the key that is not there.
+fn volumes(postgres: &Postgres, data_volume: DataVolume<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let secret = |name: &str, secret: &str, keys: &[&str]| Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            items: Some(
+                keys.iter()
+                    .map(|key| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None })
+                    .collect(),
+            ),
+            optional: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(true),
+        ..Default::default()
+    };
+    let mut volumes = vec![
+        Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() },
+        secret("postgres", &postgres.credentials.secret_name, &["username", "password"]),
+    ];
+    let mut mounts = vec![
+        VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() },
+        mount("postgres", CREDENTIALS),
+    ];
+    if let Some(ca) = &postgres.tls.ca_secret {
+        volumes.push(secret("postgres-ca", &ca.name, &[&ca.key]));
+        mounts.push(mount("postgres-ca", CA));
+    }
+    if let (Some(data), DataVolume::Yes { .. }) = (&postgres.data_volume, data_volume) {
+        let claim = PersistentVolumeClaimVolumeSource { claim_name: data.claim_name.clone(), read_only: Some(true) };
+        volumes.push(Volume {
+            name: "postgres-data".to_owned(),
+            persistent_volume_claim: Some(claim),
+            ..Default::default()
+        });
+        mounts.push(mount("postgres-data", DATA_VOLUME));
+    }
+    (volumes, mounts)
+}
+
+fn node_affinity(data_volume: DataVolume<'_>) -> Option<Affinity> {
+    let DataVolume::Yes { node: Some(node) } = data_volume else { return None };
+    let this_node = NodeSelectorRequirement {
+        key: "metadata.name".to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node.to_owned()]),
+    };
+    let term = NodeSelectorTerm { match_fields: Some(vec![this_node]), match_expressions: None };
+    let required = NodeSelector { node_selector_terms: vec![term] };
+    let node_affinity =
+        NodeAffinity { required_during_scheduling_ignored_during_execution: Some(required), ..Default::default() };
+    Some(Affinity { node_affinity: Some(node_affinity), ..Default::default() })
+}
+
+/// The wanted resources; modest ones where none are wanted, so that a quota that asks for them lets the Pod in.
+fn resources(settings: &JobSettings) -> ResourceRequirements {
+    let wanted = settings.resources.clone().unwrap_or_default();
+    let quantities = |map: BTreeMap<String, String>| {
+        map.into_iter().map(|(key, value)| (key, Quantity(value))).collect::<BTreeMap<_, _>>()
+    };
+    let mut requests = BTreeMap::from([("cpu".to_owned(), "10m".to_owned()), ("memory".to_owned(), "64Mi".to_owned())]);
+    let mut limits = BTreeMap::from([("memory".to_owned(), "256Mi".to_owned())]);
+    requests.extend(wanted.requests);
+    limits.extend(wanted.limits);
+    ResourceRequirements { requests: Some(quantities(requests)), limits: Some(quantities(limits)), claims: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_a_label_and_differ_by_everything_that_matters() {
+        let long = "m".repeat(52);
+        let base = name(&long, "uid", 1, "vacuum-1", 1);
+        assert!(base.len() <= 63 && !base.contains("--"), "{base}");
+        for other in [
+            name(&long, "uie", 1, "vacuum-1", 1),
+            name(&long, "uid", 2, "vacuum-1", 1),
+            name(&long, "uid", 1, "vacuum-2", 1),
+            name(&long, "uid", 1, "vacuum-1", 2),
+        ] {
+            assert_ne!(base, other);
+        }
+        assert_eq!(base, name(&long, "uid", 1, "vacuum-1", 1));
+    }
+}

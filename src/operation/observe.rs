@@ -1,0 +1,263 @@
+//! Reading what the next decision needs, and nothing else.
+//!
+//! Everything is read from the API server, not from a cache: a decision about somebody's replicas must not rest on what was
+//! true a second ago.
+
+use k8s_openapi::api::{
+    batch::v1::Job,
+    coordination::v1::Lease,
+    core::v1::{ContainerStateTerminated, Pod},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, LogParams},
+};
+
+use super::{
+    job, lease,
+    observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject},
+    resolve, scale,
+};
+use crate::{
+    api::{
+        Synapse, SynapseMaintenance,
+        operation::{RecordedWorkload, Run, StepState, Window},
+        synapse::WorkloadRef,
+    },
+    context::Context,
+    task::report::Report,
+};
+
+/// How much of a log goes into a message.
+const LOG_LINES: i64 = 10;
+
+/// Looks.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Observed> {
+    let mut observed = Observed {
+        uninstalling: context.is_uninstalling(),
+        image: context.config.tools_image.clone(),
+        ..Default::default()
+    };
+    let Some(run) = subject.status.active_run() else { return Ok(observed) };
+    observed.synapse = synapse(context, subject).await?;
+    observed.lease = lease_state(context, subject).await?;
+    let Some(pinned) = &run.synapse else {
+        observed.data_node = data_node(context, subject, &observed).await?;
+        return Ok(observed);
+    };
+    if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
+        let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
+        observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;
+    }
+    match &run.window {
+        None if about_to_begin(run) => {
+            let found = resolve::find(&context.client, &subject.namespace, &pinned.spec).await?;
+            let own_pod = context.config.own_pod.as_ref().map(|(namespace, pod)| (namespace.as_str(), pod.as_str()));
+            let surroundings =
+                resolve::surroundings(&context.client, &subject.namespace, &pinned.name, &pinned.spec, &found, own_pod)
+                    .await?;
+            observed.refusal = resolve::refuse(&found, &pinned.spec, &surroundings);
+            for one in found {
+                observed.workloads.push(live(context, subject, &one.workload, one.role, None).await?);
+            }
+            observed.counts_held_by = counts_held_by(context, subject, &observed.workloads).await?;
+        }
+        None => {}
+        Some(window) if window.ready_at.is_none() => {
+            for recorded in &window.workloads {
+                observed.workloads.push(live(context, subject, &recorded.workload, recorded.role, Some(window)).await?);
+            }
+            if window.resume_began_at.is_none() {
+                let found = resolve::find(&context.client, &subject.namespace, &pinned.spec).await?;
+                let on_record =
+                    |workload: &WorkloadRef| window.workloads.iter().any(|recorded| recorded.workload == *workload);
+                let appeared = found.into_iter().filter(|one| one.replicas > 0 && !on_record(&one.workload));
+                observed.appeared = appeared.map(|one| one.workload).collect();
+            }
+        }
+        Some(_) => {}
+    }
+    Ok(observed)
+}
+
+/// The next thing is preflight or the downtime: both want to know the workloads.
+fn about_to_begin(run: &Run) -> bool {
+    let next = run.steps.iter().find(|step| step.state != StepState::Succeeded);
+    next.is_some_and(|step| step.state == StepState::Pending && (step.offline || step.attempt == 0))
+}
+
+async fn synapse(context: &Context, subject: &Subject) -> kube::Result<Option<ObservedSynapse>> {
+    let api: Api<Synapse> = Api::namespaced(context.client.clone(), &subject.namespace);
+    Ok(api.get_opt(&subject.request.synapse).await?.map(|synapse| ObservedSynapse {
+        uid: synapse.uid().unwrap_or_default(),
+        generation: synapse.metadata.generation.unwrap_or_default(),
+        deleting: synapse.metadata.deletion_timestamp.is_some(),
+        spec: synapse.spec,
+    }))
+}
+
+async fn lease_state(context: &Context, subject: &Subject) -> kube::Result<LeaseState> {
+    let api: Api<Lease> = Api::namespaced(context.client.clone(), &subject.namespace);
+    let Some(found) = api.get_opt(&lease::name(&subject.request.synapse)).await? else { return Ok(LeaseState::Free) };
+    let identity = subject.identity();
+    Ok(match lease::holder(&found) {
+        // What cannot be read is not ours to overwrite with what we remember: publishing again is harmless.
+        Some(holder) if holder == identity => {
+            LeaseState::Mine { counts: lease::counts(&found).is_ok_and(|counts| counts.is_some()) }
+        }
+        Some(holder) => LeaseState::Theirs(
+            lease::Holder::parse(holder).map_or_else(|| holder.to_owned(), |parts| parts.to_string()),
+        ),
+        None => LeaseState::Theirs(format!("Lease {} without a holder", found.name_any())),
+    })
+}
+
+/// The node of a running Pod that has PostgreSQL's volume.
+async fn data_node(context: &Context, subject: &Subject, observed: &Observed) -> kube::Result<Option<String>> {
+    let Some(claim) = observed.synapse.as_ref().and_then(|synapse| synapse.spec.postgres.data_volume.as_ref()) else {
+        return Ok(None);
+    };
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &subject.namespace);
+    let pods = api.list(&ListParams::default()).await?;
+    let mounts = |pod: &&Pod| {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        volumes
+            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+            .any(|volume| volume.claim_name == claim.claim_name)
+    };
+    let with_claim = pods.items.iter().filter(mounts).filter(|pod| pod.labels().get(lease::MANAGED_BY).is_none());
+    Ok(with_claim.filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).next())
+}
+
+async fn live(
+    context: &Context,
+    subject: &Subject,
+    workload: &WorkloadRef,
+    role: crate::api::operation::Role,
+    window: Option<&Window>,
+) -> kube::Result<Live> {
+    let mut live = Live { workload: workload.clone(), role, replicas: None, pods: Vec::new(), changed_by: None };
+    let Some(current) = scale::read(&context.client, &subject.namespace, workload).await? else { return Ok(live) };
+    live.replicas = Some(scale::replicas(&current));
+    live.pods = scale::pods(&context.client, &subject.namespace, &current).await?;
+    let stopped = |recorded: &&RecordedWorkload| recorded.workload == *workload && recorded.stopped;
+    if let Some(window) =
+        window.filter(|window| live.replicas > Some(0) && window.workloads.iter().any(|recorded| stopped(&recorded)))
+    {
+        let found = resolve::find_one(&context.client, &subject.namespace, workload).await?;
+        live.changed_by = found.and_then(|found| resolve::scaled_by(&found.managed_fields, window.recorded_at.0));
+    }
+    Ok(live)
+}
+
+/// Another operation that has not given back the counts of one of these workloads.
+async fn counts_held_by(context: &Context, subject: &Subject, workloads: &[Live]) -> kube::Result<Option<String>> {
+    let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), &subject.namespace);
+    let others = api.list(&ListParams::default()).await?.items;
+    Ok(others.into_iter().filter(|other| other.uid().as_deref() != Some(&subject.uid)).find_map(|other| {
+        let name = other.name_any();
+        let status = other.status?;
+        let window = status.active_run().filter(|run| run.holds_counts())?.window.as_ref()?;
+        let shared =
+            window.workloads.iter().any(|recorded| workloads.iter().any(|live| live.workload == recorded.workload));
+        shared.then(|| format!("SynapseMaintenance {name}"))
+    }))
+}
+
+/// A Job of ours and what became of its Pod.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str) -> kube::Result<Option<ObservedJob>> {
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
+    let Some(found) = jobs.get_opt(name).await? else { return Ok(None) };
+    let mut observed = ObservedJob {
+        uid: found.uid().unwrap_or_default(),
+        ours: found.owner_references().iter().any(|owner| owner.uid == owner_uid),
+        deleting: found.metadata.deletion_timestamp.is_some(),
+        state: job_state(&found),
+        report: None,
+        pod: None,
+        started: false,
+        out_of_memory: false,
+    };
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let list = pods.list(&ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"))).await?;
+    let Some(pod) = list.items.into_iter().max_by_key(|pod| pod.creation_timestamp()) else {
+        return Ok(Some(observed));
+    };
+    let container = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten())
+        .find(|status| status.name == job::CONTAINER);
+    let state = container.and_then(|status| status.state.clone()).unwrap_or_default();
+    observed.started = state.running.is_some() || state.terminated.is_some();
+    observed.pod = scale::problem(&pod);
+    if let (Some(ended), true) = (state.terminated, observed.state != JobState::Active) {
+        observed.out_of_memory = ended.reason.as_deref() == Some("OOMKilled");
+        observed.report = report(&pods, &pod.name_any(), &ended).await;
+        if observed.report.is_none() {
+            observed.pod = Some(last_words(&pods, &pod, &ended).await);
+        }
+    } else if let Some(evicted) = pod.status.as_ref().filter(|status| status.reason.is_some()) {
+        observed.pod = Some(format!(
+            "{}: {}",
+            evicted.reason.as_deref().unwrap_or_default(),
+            evicted.message.as_deref().unwrap_or_default()
+        ));
+    }
+    Ok(Some(observed))
+}
+
+/// A Job has ended only when `Complete` or `Failed` is true. `FailureTarget` and `SuccessCriteriaMet` come earlier, while
+/// Pods still run.
+fn job_state(job: &Job) -> JobState {
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    for condition in conditions.filter(|condition| condition.status == "True") {
+        match condition.type_.as_str() {
+            "Complete" => return JobState::Complete,
+            "Failed" => {
+                let reason = condition.reason.as_deref().unwrap_or("Failed");
+                let message = condition.message.as_deref().unwrap_or_default();
+                return JobState::Failed(format!("{reason}: {message}"));
+            }
+            _ => {}
+        }
+    }
+    JobState::Active
+}
+
+/// The task's report: its termination message, or the last line of its log where that did not hold it all.
+async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) -> Option<Report> {
+    let short: Report = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
+    if !short.details_in_log {
+        return Some(short);
+    }
+    let line = log(pods, pod, 1).await.and_then(|log| serde_json::from_str(log.trim()).ok());
+    Some(line.unwrap_or(short))
+}
+
+/// How a container ended that reported nothing, with the end of its log.
+async fn last_words(pods: &Api<Pod>, pod: &Pod, ended: &ContainerStateTerminated) -> String {
+    let reason = ended.reason.as_deref().unwrap_or("ended");
+    let evicted =
+        pod.status.as_ref().and_then(|status| status.message.as_deref()).map(|message| format!(" ({message})"));
+    let log = log(pods, &pod.name_any(), LOG_LINES).await.filter(|log| !log.trim().is_empty());
+    let log = log.map(|log| format!("; the end of its log: {}", log.trim())).unwrap_or_default();
+    format!("{reason}, exit code {}{}{log}", ended.exit_code, evicted.unwrap_or_default())
+}
+
+/// The end of a log. A log that cannot be read is no reason to fail: it only makes a message longer.
+async fn log(pods: &Api<Pod>, pod: &str, lines: i64) -> Option<String> {
+    let params = LogParams {
+        container: Some(job::CONTAINER.to_owned()),
+        tail_lines: Some(lines),
+        limit_bytes: Some(1 << 20),
+        ..Default::default()
+    };
+    pods.logs(pod, &params).await.ok()
+}

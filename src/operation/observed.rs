@@ -1,0 +1,151 @@
+//! What [`super::observe`] saw and [`super::plan`](mod@super::plan) decides from: plain data.
+
+use crate::{
+    api::{
+        operation::{OperationStatus, Role},
+        synapse::{SynapseSpec, WorkloadRef},
+    },
+    recipes::Request,
+    task::report::Report,
+};
+
+/// The operation itself.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub generation: i64,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// It carries our finalizer.
+    pub has_finalizer: bool,
+    /// Value of the run-now annotation.
+    pub run_now: Option<String>,
+    /// When it was made: a schedule begins here.
+    pub created: jiff::Timestamp,
+    pub request: Request,
+    pub status: OperationStatus,
+}
+
+impl Subject {
+    /// Who holds a Lease when this operation does: `kind/name/uid`.
+    pub fn identity(&self) -> String {
+        format!("{}/{}/{}", self.kind, self.name, self.uid)
+    }
+}
+
+/// Everything else. A field that the present state of the run does not need is at its default.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The `Synapse` object; `None`: there is none.
+    pub synapse: Option<ObservedSynapse>,
+    pub lease: LeaseState,
+    /// The workloads: before the downtime as the `Synapse` object names them, in it those on record.
+    pub workloads: Vec<Live>,
+    /// Why the workloads cannot be taken down. Found before any was touched.
+    pub refusal: Option<Refusal>,
+    /// Workloads that match the `Synapse` object, run, and are not on record.
+    pub appeared: Vec<WorkloadRef>,
+    /// Another operation whose status holds unreturned counts of one of the workloads.
+    pub counts_held_by: Option<String>,
+    /// The Job of the step under way.
+    pub job: Option<ObservedJob>,
+    /// The operator is being uninstalled: bring everything back, begin nothing.
+    pub uninstalling: bool,
+    /// The node of the Pod that has `postgres.dataVolume`.
+    pub data_node: Option<String>,
+    /// The image that the operator was told to use for tasks.
+    pub image: String,
+}
+
+/// The homeserver's description.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObservedSynapse {
+    pub uid: String,
+    pub generation: i64,
+    pub deleting: bool,
+    pub spec: SynapseSpec,
+}
+
+/// The homeserver's Lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LeaseState {
+    #[default]
+    Free,
+    /// Held by this operation.
+    Mine {
+        /// The counts stand on it.
+        counts: bool,
+    },
+    /// Held by another: who, for people.
+    Theirs(String),
+}
+
+/// A workload as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    pub workload: WorkloadRef,
+    pub role: Role,
+    /// What `/scale` says is wanted; `None`: the workload is gone.
+    pub replicas: Option<i32>,
+    /// Its Pods, terminating ones included.
+    pub pods: Vec<ObservedPod>,
+    /// Who changed the replicas last, where the API knows.
+    pub changed_by: Option<String>,
+}
+
+impl Live {
+    /// How many of its Pods are Ready.
+    pub fn ready(&self) -> i32 {
+        self.pods.iter().filter(|pod| pod.ready).count() as i32
+    }
+}
+
+/// A Pod of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedPod {
+    pub name: String,
+    pub node: String,
+    pub ready: bool,
+    pub terminating: bool,
+    /// Why it is not Ready, in the words of scheduler or kubelet.
+    pub problem: Option<String>,
+}
+
+/// Why something is refused: a word, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// A Job of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObservedJob {
+    pub uid: String,
+    /// Its owner is this operation.
+    pub ours: bool,
+    /// It is being deleted and its Pods are not all gone.
+    pub deleting: bool,
+    pub state: JobState,
+    /// What its task reported.
+    pub report: Option<Report>,
+    /// Why its Pod does not start or how it ended, in the kubelet's words and with the last log lines.
+    pub pod: Option<String>,
+    /// Its Pod runs or has run.
+    pub started: bool,
+    /// The Pod's container was killed for memory.
+    pub out_of_memory: bool,
+}
+
+/// Where a Job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// Its Pods may still run.
+    Active,
+    Complete,
+    /// In the Job controller's words.
+    Failed(String),
+}

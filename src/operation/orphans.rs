@@ -1,0 +1,104 @@
+//! Bringing back what an operation left behind that is no more.
+//!
+//! A homeserver's Lease outlives its operation's object, its CRD and the operator. A Lease whose holder is dead is an
+//! orphan: what its holder ran is stopped, its counts go back, and only then it is deleted. Dead means gone, replaced
+//! (another UID) or finished; never that time has passed. This needs `/scale`, Jobs and the Lease, and no CRD.
+
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+
+use super::{act::delete_lease, job, lease, scale};
+use crate::{
+    api::{SynapseMaintenance, operation::OperationStatus},
+    context::Context,
+    error::Error,
+};
+
+/// What was found and done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its holder lives: it is not ours to touch.
+    Alive,
+    /// The dead holder's Jobs are ending; look again soon.
+    Stopping,
+    /// The counts went back and the Lease is gone.
+    Freed,
+    /// What is on the Lease cannot be read: a person must look at it. Nothing was touched.
+    Unreadable(String),
+}
+
+/// Looks after one homeserver's Lease. `everyone_is_dead`: the operator is gone for good (the uninstall hook).
+///
+/// # Errors
+/// What the API server answers.
+pub async fn tend(context: &Context, held: &Lease, everyone_is_dead: bool) -> Result<Outcome, Error> {
+    let Some(holder) = lease::holder(held).and_then(lease::Holder::parse) else {
+        return Ok(Outcome::Unreadable("its holderIdentity is not kind/name/uid".to_owned()));
+    };
+    let counts = match lease::counts(held) {
+        Ok(counts) => counts.unwrap_or_default(),
+        Err(error) => return Ok(Outcome::Unreadable(format!("its counts cannot be read: {error}"))),
+    };
+    let namespace = held.namespace().unwrap_or_default();
+    if !everyone_is_dead && is_alive(context, &namespace, &holder).await? {
+        return Ok(Outcome::Alive);
+    }
+    if !jobs_are_gone(context, &namespace, holder.uid).await? {
+        return Ok(Outcome::Stopping);
+    }
+    // Stopped last, started first.
+    for count in counts.iter().rev().filter(|count| count.replicas > 0) {
+        scale::write(&context.client, &namespace, &count.workload, 0, count.replicas).await?;
+        tracing::warn!(%namespace, workload = %count.workload, replicas = count.replicas, "brought back what {holder} had left at 0");
+    }
+    let leases: Api<Lease> = Api::namespaced(context.client.clone(), &namespace);
+    delete_lease(&leases, held).await?;
+    Ok(Outcome::Freed)
+}
+
+/// The holder is there, is the same object, and has a run that is not finished.
+async fn is_alive(context: &Context, namespace: &str, holder: &lease::Holder<'_>) -> Result<bool, Error> {
+    let status: Option<OperationStatus> = match holder.kind {
+        "SynapseMaintenance" => {
+            let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), namespace);
+            // A CRD that is gone answers 404 as well.
+            let object = api.get_opt(holder.name).await?.filter(|object| object.uid().as_deref() == Some(holder.uid));
+            object.map(|object| object.status.unwrap_or_default())
+        }
+        // A kind of a newer release, before a downgrade: its objects cannot be driven any more.
+        _ => None,
+    };
+    Ok(status.is_some_and(|status| status.active_run().is_some()))
+}
+
+/// Deletes the Jobs of an owner; true when none and no Pod of them is left.
+async fn jobs_are_gone(context: &Context, namespace: &str, owner_uid: &str) -> Result<bool, Error> {
+    let of_owner = ListParams::default().labels(&format!("{}={owner_uid}", job::OWNER_UID));
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
+    let ended = |job: &Job| {
+        let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions
+            .into_iter()
+            .any(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
+    };
+    for job in jobs
+        .list(&of_owner)
+        .await?
+        .items
+        .into_iter()
+        .filter(|job| !ended(job) && job.metadata.deletion_timestamp.is_none())
+    {
+        match jobs.delete(&job.name_any(), &DeleteParams::foreground()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let running = |pod: &Pod| {
+        !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+    };
+    Ok(!pods.list(&of_owner).await?.items.iter().any(running))
+}

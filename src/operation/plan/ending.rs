@@ -1,0 +1,115 @@
+//! The end of a run: its outcome, its figures, its place in the history.
+
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Action, Headline, Next, Phase, Planner};
+use crate::{
+    api::operation::{Figures, HistoryEntry, Outcome, Run},
+    operation::{observed::LeaseState, report},
+};
+
+impl Planner<'_> {
+    /// Closes the books. The Lease and the finalizer are gone by now.
+    pub(super) fn finish(&mut self) -> Next {
+        let now = Time(self.now);
+        let run = self.run_mut();
+        run.finished_at = Some(now.clone());
+        let outcome = if run.failure.is_some() { Outcome::Failed } else { Outcome::Succeeded };
+        run.outcome = Some(outcome);
+        let run = self.run().clone();
+        let figures = figures(&run);
+        let entry = HistoryEntry {
+            number: run.number,
+            trigger: run.trigger,
+            outcome,
+            started_at: run.started_at.clone(),
+            finished_at: now,
+            reason: run.failure.as_ref().map(|failure| failure.reason.clone()),
+            message: Some(run.failure.as_ref().map_or_else(|| summary(&run), |failure| failure.message.clone())),
+            figures: figures.clone(),
+        };
+        self.status.last = Some(figures);
+        let (reason, message) = (entry.reason.clone(), entry.message.clone());
+        report::remember(&mut self.status, entry);
+        let phase = match (self.subject.request.schedule.is_some(), outcome) {
+            (true, _) => Phase::Scheduled,
+            (false, Outcome::Succeeded) => Phase::Succeeded,
+            (false, _) => Phase::Failed,
+        };
+        let reason = reason.unwrap_or_else(|| "Succeeded".to_owned());
+        (Action::Continue, Headline { phase, reason, message: message.unwrap_or_default() })
+    }
+
+    /// A scheduled run whose time is over before it began its work. It goes the way of the others, but is no failure.
+    pub(super) fn skip_if_late(&mut self) -> Option<Next> {
+        let run = self.run();
+        let began = run.steps.iter().any(|step| step.attempt > 0);
+        let late = run.start_before.as_ref().is_some_and(|before| self.now > before.0);
+        if began || !late || run.failure.is_some() {
+            return None;
+        }
+        if matches!(self.observed.lease, LeaseState::Mine { .. }) {
+            return Some((
+                Action::ReleaseLease,
+                self.pending("Skipped", "its time is over: frees the homeserver's Lease"),
+            ));
+        }
+        let waited_for = self
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .map(|condition| condition.message.clone());
+        let now = Time(self.now);
+        let run = self.run_mut();
+        run.finished_at = Some(now.clone());
+        run.outcome = Some(Outcome::Skipped);
+        let entry = HistoryEntry {
+            number: run.number,
+            trigger: run.trigger,
+            outcome: Outcome::Skipped,
+            started_at: run.started_at.clone(),
+            finished_at: now,
+            reason: Some("StartWithinExceeded".to_owned()),
+            message: Some(format!(
+                "could not start within spec.schedule.startWithin: {}",
+                waited_for.unwrap_or_default()
+            )),
+            figures: Figures::default(),
+        };
+        let message = entry.message.clone().unwrap_or_default();
+        report::remember(&mut self.status, entry);
+        Some((Action::Continue, Headline { phase: Phase::Scheduled, reason: "Skipped".to_owned(), message }))
+    }
+}
+
+/// What a run cost and gave.
+fn figures(run: &Run) -> Figures {
+    let downtime = run.window.as_ref().and_then(|window| {
+        let end = window.ready_at.as_ref().or(window.returned_at.as_ref())?;
+        Some(end.0.duration_since(window.recorded_at.0).as_secs())
+    });
+    let freed: Option<i64> = run
+        .steps
+        .iter()
+        .filter_map(|step| step.result.as_ref())
+        .filter_map(|result| Some(result.bytes_before? - result.bytes_after?))
+        .reduce(|sum, bytes| sum + bytes);
+    Figures {
+        downtime: downtime.map(|seconds| format!("{:#}", SignedDuration::from_secs(seconds))),
+        downtime_seconds: downtime,
+        freed: freed.map(report::bytes),
+        freed_bytes: freed,
+    }
+}
+
+/// What the steps say of themselves.
+fn summary(run: &Run) -> String {
+    let said: Vec<&str> =
+        run.steps.iter().filter_map(|step| step.result.as_ref()).map(|result| result.summary.as_str()).collect();
+    match said.is_empty() {
+        true => "nothing was changed: status.plan says what a run would do".to_owned(),
+        false => said.join("; "),
+    }
+}

@@ -1,0 +1,205 @@
+//! The decision: a pure function of the object, what was observed, and the time. No client, no clock, no IO.
+//!
+//! Read [`Planner::drive`] top to bottom: it is an operation's whole life. Every line asks whether something that must be
+//! true is true yet; the first that is not answers with the one next action. Nothing is remembered between two calls but
+//! the status, which is written *before* the action is done.
+
+mod ending;
+mod idle;
+mod steps;
+mod stop;
+mod window;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    observed::{LeaseState, Observed, Subject},
+    report,
+};
+use crate::{
+    api::{
+        operation::{Failure, OperationStatus, Run, Window},
+        synapse::WorkloadRef,
+    },
+    task::report::ErrorClass,
+};
+
+/// What the status should be, and what to do once it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub status: OperationStatus,
+    pub action: Action,
+}
+
+/// One thing to do. Each is harmless when it is done twice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Nothing, until something changes or this much time has passed.
+    Wait(SignedDuration),
+    /// Nothing but the status: look again at once.
+    Continue,
+    /// Create the homeserver's Lease, with the counts that are out.
+    AcquireLease,
+    /// Write the recorded counts on the Lease.
+    PublishCounts,
+    /// Free the Lease. Only when no counts are out.
+    ReleaseLease,
+    AddFinalizer,
+    RemoveFinalizer,
+    /// Set a workload's replicas, if it has `from` now.
+    Scale {
+        workload: WorkloadRef,
+        from: i32,
+        to: i32,
+    },
+    /// Create the Job of the step with this index.
+    CreateJob(usize),
+    /// Delete the Job of the step with this index and let its Pods end.
+    DeleteJob(usize),
+}
+
+/// How it stands, for people and for programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headline {
+    pub phase: Phase,
+    pub reason: String,
+    pub message: String,
+}
+
+/// The phases. They are for people; conditions are made from them in [`report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for something outside.
+    Pending,
+    Preflight,
+    /// A step runs while Synapse serves.
+    Running,
+    /// The workloads are going down.
+    Stopping,
+    /// A step runs while Synapse is down.
+    Offline,
+    /// The workloads are coming back.
+    Resuming,
+    /// It waits for its next run.
+    Scheduled,
+    Suspended,
+    Succeeded,
+    Failed,
+    /// It cannot go on until a person changes it.
+    Stalled,
+}
+
+/// Polling while Pods come and go: they have no watch of their own, because a watch on every Pod of the cluster would
+/// cost the operator more than these few looks.
+const POLL: SignedDuration = SignedDuration::from_secs(1);
+/// A second look at what is watched, in case the watch missed something.
+const SAFETY: SignedDuration = SignedDuration::from_secs(30);
+/// How long an object that waits for nothing is left alone.
+const RESYNC: SignedDuration = SignedDuration::from_hours(1);
+
+/// Decides.
+pub fn plan(subject: &Subject, observed: &Observed, now: Timestamp) -> Plan {
+    let mut planner = Planner { subject, observed, now, status: subject.status.clone() };
+    let (action, headline) = planner.next();
+    report::write(&mut planner.status, subject, &headline, now);
+    Plan { status: planner.status, action }
+}
+
+type Next = (Action, Headline);
+
+struct Planner<'a> {
+    subject: &'a Subject,
+    observed: &'a Observed,
+    now: Timestamp,
+    status: OperationStatus,
+}
+
+impl Planner<'_> {
+    fn next(&mut self) -> Next {
+        if self.status.active_run().is_some() { self.drive() } else { self.idle() }
+    }
+
+    /// One run, from its Lease to its end. The way back is the same for success and failure.
+    fn drive(&mut self) -> Next {
+        if let Some(next) = self.skip_if_late() {
+            return next;
+        }
+        self.notice_reasons_to_stop();
+        if self.work_is_left() {
+            if let Some(next) = self.hold_lease().or_else(|| self.pin()).or_else(|| self.work()) {
+                return next;
+            }
+        }
+        self.stop_job().or_else(|| self.resume()).or_else(|| self.release()).unwrap_or_else(|| self.finish())
+    }
+
+    fn work_is_left(&self) -> bool {
+        use crate::api::operation::StepState::Succeeded;
+        let run = self.run();
+        run.failure.is_none() && (run.steps.is_empty() || run.steps.iter().any(|step| step.state != Succeeded))
+    }
+
+    /// The homeserver's Lease, before anything is done to the homeserver and until all is done.
+    fn hold_lease(&mut self) -> Option<Next> {
+        match &self.observed.lease {
+            LeaseState::Mine { .. } => None,
+            LeaseState::Theirs(holder) => {
+                let message = format!("waits for {holder}, which holds homeserver {}", self.subject.request.synapse);
+                Some((Action::Wait(SAFETY), self.pending("HomeserverBusy", message)))
+            }
+            LeaseState::Free => match &self.observed.synapse {
+                // A Lease that vanished under a run is made again, with the counts: its Synapse object may be gone by then.
+                None if self.run().synapse.is_none() => {
+                    let name = &self.subject.request.synapse;
+                    let message = format!(
+                        "there is no Synapse object {name} in namespace {}: create it, or correct spec.synapseRef.name",
+                        self.subject.namespace
+                    );
+                    Some((Action::Wait(SAFETY), self.pending("SynapseNotFound", message)))
+                }
+                Some(synapse) if synapse.spec.suspend && self.run().synapse.is_none() => {
+                    let message =
+                        format!("Synapse {} is suspended: set its spec.suspend to false", self.subject.request.synapse);
+                    Some((Action::Wait(SAFETY), self.pending("SynapseSuspended", message)))
+                }
+                _ => Some((Action::AcquireLease, self.pending("Starting", "takes the homeserver's Lease"))),
+            },
+        }
+    }
+
+    fn run(&self) -> &Run {
+        self.status.run.as_ref().expect("drive is for an active run")
+    }
+
+    fn run_mut(&mut self) -> &mut Run {
+        self.status.run.as_mut().expect("drive is for an active run")
+    }
+
+    fn window_mut(&mut self) -> Option<&mut Window> {
+        self.run_mut().window.as_mut()
+    }
+
+    /// Ends the run early. The first reason is the one that counts.
+    fn fail(&mut self, reason: &str, class: ErrorClass, message: impl Into<String>) {
+        let at = Time(self.now);
+        let (reason, message) = (reason.to_owned(), message.into());
+        self.run_mut().failure.get_or_insert(Failure { reason, message, class, at });
+    }
+
+    /// Ends the run early and looks again, so that the way back begins from a status that says why.
+    fn failing(&mut self, reason: &str, class: ErrorClass, message: impl Into<String>) -> Option<Next> {
+        let message = message.into();
+        self.fail(reason, class, message.clone());
+        Some((Action::Continue, Headline { phase: Phase::Resuming, reason: reason.to_owned(), message }))
+    }
+
+    fn pending(&self, reason: &str, message: impl Into<String>) -> Headline {
+        Headline { phase: Phase::Pending, reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// Seconds from `since` to `now`.
+fn elapsed(since: &Time, now: Timestamp) -> SignedDuration {
+    now.duration_since(since.0)
+}

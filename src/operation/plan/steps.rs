@@ -1,0 +1,213 @@
+//! The work: preflight, then one Job after another.
+
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Action, Headline, Next, Phase, Planner, SAFETY, elapsed};
+use crate::{
+    api::operation::{Cursor, PinnedSynapse, StepState, StepStatus},
+    operation::observed::{JobState, ObservedJob},
+    operation::pinned,
+    task::report::{
+        ErrorClass::{self, Terminal, Transient},
+        Findings, Report,
+    },
+};
+
+/// How often a step is tried.
+const ATTEMPTS: i32 = 3;
+/// The pause before the second attempt; it doubles.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// How long a Job's Pod may take until its container runs: an image of some hundred megabytes must have time to come.
+const START_WITHIN: SignedDuration = SignedDuration::from_mins(5);
+/// The same while users are locked out: preflight has just run the same image on the same cluster.
+const START_WITHIN_OFFLINE: SignedDuration = SignedDuration::from_mins(1);
+/// A Job whose Pod has not started is looked at this often: the kubelet's reasons are not in the Job.
+const LOOK_AT_POD: SignedDuration = SignedDuration::from_secs(3);
+
+impl Planner<'_> {
+    /// Puts on record what the run works on: edits of the specs wait for the next run.
+    pub(super) fn pin(&mut self) -> Option<Next> {
+        if self.run().synapse.is_some() {
+            return None;
+        }
+        // The Lease is held and the object was there a moment ago; if it is gone by now, wait for it as before.
+        let synapse = self.observed.synapse.as_ref()?;
+        let mut spec = synapse.spec.clone();
+        spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
+        let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
+        let (uid, generation) = (synapse.uid.clone(), synapse.generation);
+        let steps = pinned::steps(&self.subject.request, &self.status.cursors);
+        let name = self.subject.request.synapse.clone();
+        let node = self.observed.data_node.clone();
+        let run = self.run_mut();
+        run.synapse = Some(PinnedSynapse { name, uid, generation, spec });
+        run.image = Some(image);
+        run.node = node;
+        run.steps = steps;
+        Some((Action::Continue, self.pending("Starting", "the homeserver is ours")))
+    }
+
+    /// The first step that has not succeeded.
+    pub(super) fn work(&mut self) -> Option<Next> {
+        if let Some(refusal) = self.observed.refusal.clone().filter(|_| self.run().window.is_none()) {
+            return self.failing(refusal.reason, Terminal, refusal.message);
+        }
+        let index = self.run().steps.iter().position(|step| step.state != StepState::Succeeded)?;
+        if self.run().steps[index].offline {
+            if let Some(next) = self.take_down() {
+                return Some(next);
+            }
+        }
+        match self.run().steps[index].state {
+            StepState::Pending | StepState::Failed => self.begin(index),
+            StepState::Running => self.follow(index),
+            StepState::Succeeded => None,
+        }
+    }
+
+    /// Writes that there may be a Job from now on, and creates it.
+    fn begin(&mut self, index: usize) -> Option<Next> {
+        let now = Time(self.now);
+        let step = &mut self.run_mut().steps[index];
+        if let Some(pause) =
+            step.retry_at.as_ref().map(|at| at.0.duration_since(now.0)).filter(|pause| pause.is_positive())
+        {
+            return Some((Action::Wait(pause), self.step_headline(index, "waits before it tries again")));
+        }
+        step.state = StepState::Running;
+        step.attempt += 1;
+        step.job_uid = None;
+        step.retry_at = None;
+        step.started_at = Some(now);
+        Some((Action::CreateJob(index), self.step_headline(index, "its Job starts")))
+    }
+
+    /// Takes the Job's result, or waits for it.
+    fn follow(&mut self, index: usize) -> Option<Next> {
+        let Some(job) = self.observed.job.clone() else {
+            return match self.run().steps[index].job_uid {
+                // Its UID was never seen: the one before us died before it had created it.
+                None => Some((Action::CreateJob(index), self.step_headline(index, "its Job starts"))),
+                Some(_) => self.try_again(
+                    index,
+                    Transient,
+                    "JobDeleted",
+                    "somebody deleted its Job: what it did is unknown".to_owned(),
+                ),
+            };
+        };
+        if !job.ours {
+            return self.failing(
+                "JobNameTaken",
+                Terminal,
+                "a Job with the name of ours belongs to another object: delete that Job",
+            );
+        }
+        self.run_mut().steps[index].job_uid = Some(job.uid.clone());
+        match &job.state {
+            JobState::Active => self.watch_start(index, &job),
+            JobState::Complete => match &job.report {
+                Some(Report { error: None, .. }) => self.succeed(index, job.report.expect("it was just seen")),
+                Some(Report { error: Some(error), .. }) => {
+                    let error = error.clone();
+                    self.try_again(index, error.class, &error.reason, error.message)
+                }
+                // Its Pod is gone and took the result with it. Unknown is not success: do it again.
+                None => self.try_again(
+                    index,
+                    Transient,
+                    "ResultUnknown",
+                    "its Job ended but the result went with its Pod".to_owned(),
+                ),
+            },
+            JobState::Failed(why) => self.job_failed(index, &job, why),
+        }
+    }
+
+    fn watch_start(&mut self, index: usize, job: &ObservedJob) -> Option<Next> {
+        if job.started {
+            return Some((Action::Wait(SAFETY), self.step_headline(index, "its Job runs")));
+        }
+        let step = &self.run().steps[index];
+        let allowed = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
+        let since = step.started_at.clone().unwrap_or(Time(self.now));
+        let why = job.pod.clone().unwrap_or_else(|| "no Pod was made for its Job".to_owned());
+        if elapsed(&since, self.now) > allowed {
+            let message = format!("the Pod of step {} did not start: {why}", step.name);
+            return self.failing("PodDoesNotStart", Terminal, message);
+        }
+        Some((Action::Wait(LOOK_AT_POD), self.step_headline(index, &why)))
+    }
+
+    fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {
+        if let Some(error) = job.report.as_ref().and_then(|report| report.error.clone()) {
+            return self.try_again(index, error.class, &error.reason, error.message);
+        }
+        let last = job.pod.as_deref().map(|pod| format!(": {pod}")).unwrap_or_default();
+        if job.out_of_memory {
+            let message = format!("its container was killed for memory. Raise spec.jobs.resources.limits.memory{last}");
+            return self.try_again(index, Terminal, "OutOfMemory", message);
+        }
+        self.try_again(index, Transient, "JobFailed", format!("{why}{last}"))
+    }
+
+    /// Another attempt where one may help and is left; the end of the run otherwise.
+    fn try_again(&mut self, index: usize, class: ErrorClass, reason: &str, message: String) -> Option<Next> {
+        let now = self.now;
+        let step = &mut self.run_mut().steps[index];
+        step.message = Some(message.clone());
+        step.job_uid = None;
+        if class == Transient && step.attempt < ATTEMPTS {
+            let pause = FIRST_PAUSE * 2_i32.pow(step.attempt.clamp(1, 10) as u32 - 1);
+            step.state = StepState::Pending;
+            step.retry_at = Some(Time(now + pause));
+            let message = format!("{message}. Attempt {} follows", step.attempt + 1);
+            return Some((Action::Continue, self.step_headline(index, &message)));
+        }
+        step.state = StepState::Failed;
+        step.finished_at = Some(Time(now));
+        let message = format!("step {}: {message}", step.name);
+        self.failing(reason, class, message)
+    }
+
+    fn succeed(&mut self, index: usize, report: Report) -> Option<Next> {
+        let now = Time(self.now);
+        if let Some(Findings::Preflight(findings)) = report.findings {
+            self.status.plan = findings.plan;
+            let notes: Vec<String> = findings.warnings.into_iter().chain(findings.other_sessions).collect();
+            self.run_mut().steps[index].message = Some(notes.join("; ")).filter(|notes| !notes.is_empty());
+        }
+        let StepStatus { name, .. } = self.run().steps[index].clone();
+        self.status.cursors.retain(|cursor| cursor.step != name);
+        if let Some(result) = &report.result {
+            // A one-shot does not go on: what it left is in its result.
+            let position = result.cursor.clone().filter(|_| self.subject.request.schedule.is_some());
+            self.status.cursors.extend(position.map(|position| Cursor { step: name, position }));
+        }
+        let step = &mut self.run_mut().steps[index];
+        step.state = StepState::Succeeded;
+        step.finished_at = Some(now);
+        if let Some(result) = report.result {
+            step.message = None;
+            step.result = Some(result);
+        }
+        Some((Action::Continue, self.step_headline(index, "done")))
+    }
+
+    /// `step vacuum-1 (2/3): …`
+    pub(super) fn step_headline(&self, index: usize, what: &str) -> Headline {
+        let steps = &self.run().steps;
+        let step = &steps[index];
+        let phase = match (step.name.as_str(), step.offline) {
+            (pinned::PREFLIGHT, _) => Phase::Preflight,
+            (_, true) => Phase::Offline,
+            (_, false) => Phase::Running,
+        };
+        Headline {
+            phase,
+            reason: format!("{phase:?}"),
+            message: format!("step {} ({}/{}): {what}", step.name, index + 1, steps.len()),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Reasons to end a run early. They are looked for before anything else is decided, so that a Job is stopped before
+//! whatever intruded can be hurt by it.
+
+use super::{Planner, elapsed};
+use crate::{
+    api::operation::{Role, Window},
+    operation::observed::{LeaseState, Live},
+    task::report::ErrorClass::{Terminal, Transient},
+};
+
+impl Planner<'_> {
+    pub(super) fn notice_reasons_to_stop(&mut self) {
+        if self.run().failure.is_some() {
+            return;
+        }
+        if self.subject.deleting {
+            return self.fail("Deleted", Terminal, "the object was deleted while it ran");
+        }
+        if self.observed.uninstalling {
+            return self.fail("Uninstalling", Transient, "the operator is being uninstalled");
+        }
+        if let (Some(_), LeaseState::Theirs(holder)) = (&self.run().synapse, &self.observed.lease) {
+            let message = format!(
+                "the homeserver's Lease was taken away: {holder} holds it now. Somebody deleted the Lease; nobody should"
+            );
+            return self.fail("LeaseLost", Transient, message);
+        }
+        if let Some(message) = self.pinned_synapse_is_gone() {
+            return self.fail("SynapseDeleted", Terminal, message);
+        }
+        let Some(window) = self.run().window.clone() else { return };
+        if let Some(message) = self.contested(&window) {
+            return self.fail("Contested", Transient, message);
+        }
+        if let Some(message) = self.pods_do_not_stop(&window) {
+            return self.fail("PodsDoNotStop", Transient, message);
+        }
+        let at_most = &self.run().downtime.at_most;
+        if self.work_is_left() && elapsed(&window.recorded_at, self.now) > at_most.to_signed() {
+            let message =
+                format!("the downtime reached its limit of {at_most} (spec.downtime.atMost) before the work was done");
+            self.fail("DowntimeExceeded", Transient, message);
+        }
+    }
+
+    /// The `Synapse` object that the run began with was deleted, or is another one by now. Between steps only: a step that
+    /// runs may come to its end.
+    fn pinned_synapse_is_gone(&self) -> Option<String> {
+        use crate::api::operation::StepState::Running;
+        let run = self.run();
+        let pinned = run.synapse.as_ref()?;
+        if run.steps.iter().any(|step| step.state == Running) {
+            return None;
+        }
+        match &self.observed.synapse {
+            Some(synapse) if synapse.uid == pinned.uid && !synapse.deleting => None,
+            _ => Some(format!("Synapse {} was deleted while the run worked on it", pinned.name)),
+        }
+    }
+
+    /// Somebody else's will is at work on a workload that was down.
+    fn contested(&self, window: &Window) -> Option<String> {
+        if window.resume_began_at.is_some() {
+            return None;
+        }
+        let stopped = |live: &Live| {
+            window.workloads.iter().any(|recorded| recorded.workload == live.workload && recorded.stopped)
+        };
+        for live in self.observed.workloads.iter().filter(|live| stopped(live)) {
+            let by = || match &live.changed_by {
+                Some(manager) => format!("by {manager}"),
+                None => "through /scale; the API does not record who".to_owned(),
+            };
+            match live.replicas {
+                Some(replicas) if replicas > 0 => {
+                    return Some(format!(
+                        "{} was scaled to {replicas} while the homeserver was down for maintenance, {}. \
+                         Keep autoscalers and GitOps self-heal away from its replicas (docs/gitops.md)",
+                        live.workload,
+                        by()
+                    ));
+                }
+                _ if window.stopped_at.is_some() && !live.pods.is_empty() => {
+                    return Some(format!(
+                        "Pod {} of {} appeared while the homeserver was down for maintenance",
+                        live.pods[0].name, live.workload
+                    ));
+                }
+                _ => {}
+            }
+        }
+        let appeared = self.observed.appeared.first()?;
+        Some(format!(
+            "{appeared} matches the homeserver's workloads and was started while the homeserver was down for maintenance"
+        ))
+    }
+
+    /// A Pod on a lost node stays Terminating for ever.
+    fn pods_do_not_stop(&self, window: &Window) -> Option<String> {
+        let within = &self.run().downtime.stop_within;
+        if window.stopped_at.is_some() || elapsed(&window.recorded_at, self.now) <= within.to_signed() {
+            return None;
+        }
+        let (live, pod) = self.observed.workloads.iter().find_map(|live| live.pods.first().map(|pod| (live, pod)))?;
+        Some(format!(
+            "Pod {} of {} on node {} was still there {within} after it was told to stop (spec.downtime.stopWithin). \
+             See why with: kubectl -n {} describe pod {}",
+            pod.name, live.workload, pod.node, self.subject.namespace, pod.name
+        ))
+    }
+}
+
+/// Where a workload stands when things go down: workers, then the main process, then MAS.
+pub(super) fn stopping_order(role: Role) -> std::cmp::Reverse<Role> {
+    std::cmp::Reverse(role)
+}

@@ -1,0 +1,200 @@
+//! The downtime: taking the workloads down and bringing them back.
+//!
+//! Before the first replica is touched the counts stand in two places, the operation's status and the homeserver's Lease.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
+use crate::{
+    api::operation::{RecordedWorkload, Window},
+    operation::observed::{LeaseState, Live},
+    task::report::ErrorClass::Transient,
+};
+
+/// How long the workloads may take to be Ready again before the run is called failed. They stay up either way.
+const READY_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
+
+impl Planner<'_> {
+    /// `None`: the homeserver is down and no Pod of it is left.
+    pub(super) fn take_down(&mut self) -> Option<Next> {
+        let stopping = |message: &str| Headline {
+            phase: Phase::Stopping,
+            reason: "Stopping".to_owned(),
+            message: message.to_owned(),
+        };
+        if self.run().window.is_none() {
+            if let Some(holder) = &self.observed.counts_held_by {
+                let message = format!(
+                    "{holder} has not given back the replicas of a workload of this homeserver: wait for it, or delete it"
+                );
+                return self.failing("CountsHeldElsewhere", Transient, message);
+            }
+            if !self.subject.has_finalizer {
+                return Some((Action::AddFinalizer, stopping("the replica counts are about to be recorded")));
+            }
+            self.record_counts();
+            return Some((Action::PublishCounts, stopping("the replica counts are on record")));
+        }
+        if self.observed.lease != (LeaseState::Mine { counts: true }) {
+            return Some((Action::PublishCounts, stopping("the replica counts are on record")));
+        }
+
+        let (live, now) = (self.observed.workloads.clone(), Time(self.now));
+        let window = self.window_mut()?;
+        if window.stopped_at.is_some() {
+            return None;
+        }
+        for recorded in window.workloads.iter_mut().filter(|recorded| !recorded.stopped) {
+            match find(&live, recorded).and_then(|live| live.replicas).unwrap_or(0) {
+                0 => recorded.stopped = true,
+                from => {
+                    let workload = recorded.workload.clone();
+                    let headline = stopping(&format!("scales {workload} from {from} to 0"));
+                    return Some((Action::Scale { workload, from, to: 0 }, headline));
+                }
+            }
+        }
+        let left: Vec<&str> = live.iter().flat_map(|live| &live.pods).map(|pod| pod.name.as_str()).collect();
+        if !left.is_empty() {
+            return Some((
+                Action::Wait(POLL),
+                stopping(&format!("waits until these Pods are gone: {}", left.join(", "))),
+            ));
+        }
+        window.stopped_at = Some(now);
+        None
+    }
+
+    fn record_counts(&mut self) {
+        let mut workloads: Vec<RecordedWorkload> = self
+            .observed
+            .workloads
+            .iter()
+            .filter_map(|live| {
+                let (workload, role, ready) = (live.workload.clone(), live.role, live.ready());
+                live.replicas.map(|replicas| RecordedWorkload {
+                    workload,
+                    role,
+                    replicas,
+                    ready,
+                    stopped: false,
+                    returned: false,
+                })
+            })
+            .collect();
+        workloads.sort_by_key(|recorded| (stopping_order(recorded.role), recorded.workload.clone()));
+        let recorded_at = Time(self.now);
+        self.run_mut().window = Some(Window {
+            workloads,
+            recorded_at,
+            stopped_at: None,
+            resume_began_at: None,
+            returned_at: None,
+            ready_at: None,
+        });
+    }
+
+    /// `None`: every count was given back and the Pods are Ready again, or nothing was ever taken.
+    pub(super) fn resume(&mut self) -> Option<Next> {
+        let live = self.observed.workloads.clone();
+        let (now, deleting) = (self.now, self.subject.deleting);
+        let window = self.window_mut()?;
+        window.resume_began_at.get_or_insert(Time(now));
+        if window.returned_at.is_none() {
+            // Starting is stopping backwards: MAS, the main process, the workers.
+            for recorded in window.workloads.iter_mut().rev().filter(|recorded| !recorded.returned) {
+                match find(&live, recorded).and_then(|live| live.replicas) {
+                    Some(0) if recorded.replicas > 0 => {
+                        let (workload, to) = (recorded.workload.clone(), recorded.replicas);
+                        let headline = self.resuming(format!("scales {workload} back to {to}"));
+                        return Some((Action::Scale { workload, from: 0, to }, headline));
+                    }
+                    // Back, or somebody's newer will, or gone.
+                    _ => recorded.returned = true,
+                }
+            }
+            window.returned_at = Some(Time(now));
+        }
+        if window.ready_at.is_some() || deleting {
+            return None;
+        }
+        let waiting: Vec<String> =
+            window.workloads.iter().filter_map(|recorded| not_ready(recorded, find(&live, recorded))).collect();
+        if waiting.is_empty() {
+            window.ready_at = Some(Time(now));
+            return Some((Action::Continue, self.resuming("the homeserver is Ready again")));
+        }
+        let since = window.resume_began_at.clone().unwrap_or(Time(now));
+        if elapsed(&since, now) > READY_WITHIN {
+            let message = format!("the replicas are back but not Ready: {}", waiting.join("; "));
+            self.fail("NotReadyAgain", Transient, message);
+            return None;
+        }
+        Some((Action::Wait(POLL), self.resuming(format!("waits until Ready: {}", waiting.join("; ")))))
+    }
+
+    /// `None`: nothing of this run is on the homeserver any more.
+    pub(super) fn release(&mut self) -> Option<Next> {
+        if matches!(self.observed.lease, LeaseState::Mine { .. }) {
+            return Some((Action::ReleaseLease, self.resuming("frees the homeserver's Lease")));
+        }
+        self.subject.has_finalizer.then(|| (Action::RemoveFinalizer, self.resuming("all replicas are back")))
+    }
+
+    /// `None`: no Job of this run is left.
+    pub(super) fn stop_job(&mut self) -> Option<Next> {
+        use crate::api::operation::StepState::{Failed, Running};
+        /// A Pod on a lost node never ends. Its statement ends with its connection, so the replicas need not wait for ever.
+        const STOP_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(2);
+
+        let index = self.run().steps.iter().position(|step| step.state == Running)?;
+        let failed_at = self.run().failure.as_ref().map_or(Time(self.now), |failure| failure.at.clone());
+        let overdue = elapsed(&failed_at, self.now) > STOP_WITHIN;
+        match &self.observed.job {
+            Some(job) if job.ours && !job.deleting => {
+                Some((Action::DeleteJob(index), self.step_headline(index, "its Job is stopped")))
+            }
+            Some(job) if job.ours && !overdue => {
+                Some((Action::Wait(POLL), self.step_headline(index, "its Job is stopped")))
+            }
+            Some(_) | None => {
+                let at = Time(self.now);
+                let reason = self.run().failure.as_ref().map(|failure| failure.message.clone());
+                let step = &mut self.run_mut().steps[index];
+                step.state = Failed;
+                step.finished_at = Some(at);
+                step.message = reason;
+                Some((Action::Continue, self.resuming("its Job is gone")))
+            }
+        }
+    }
+
+    fn resuming(&self, message: impl Into<String>) -> Headline {
+        let message = message.into();
+        match &self.run().failure {
+            Some(failure) => Headline {
+                phase: Phase::Resuming,
+                reason: failure.reason.clone(),
+                message: format!("{message} ({})", failure.message),
+            },
+            None => Headline { phase: Phase::Resuming, reason: "Resuming".to_owned(), message },
+        }
+    }
+}
+
+fn find<'a>(live: &'a [Live], recorded: &RecordedWorkload) -> Option<&'a Live> {
+    live.iter().find(|live| live.workload == recorded.workload)
+}
+
+/// What a workload still lacks, in the words of scheduler and kubelet.
+fn not_ready(recorded: &RecordedWorkload, live: Option<&Live>) -> Option<String> {
+    let live = live?;
+    // Somebody may have chosen another number meanwhile: then that is what it can have.
+    let wanted = recorded.ready.min(live.replicas?);
+    let ready = live.ready();
+    if ready >= wanted {
+        return None;
+    }
+    let problem = live.pods.iter().find_map(|pod| pod.problem.clone()).map(|problem| format!(": {problem}"));
+    Some(format!("{} has {ready} of {wanted} Pods Ready{}", recorded.workload, problem.unwrap_or_default()))
+}

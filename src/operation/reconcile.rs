@@ -1,0 +1,204 @@
+//! observe → plan → report → act, until there is nothing to do but wait.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::PostParams,
+    runtime::{controller::Action as Requeue, events},
+};
+
+use super::{
+    act::act,
+    observe::observe,
+    observed::{Observed, Subject},
+    plan::{Action, Plan, plan},
+    report,
+};
+use crate::{
+    api::{RUN_NOW, conditions::truncate, operation::Failure},
+    context::Context,
+    error::{Error, Refused},
+    recipes::Operation,
+    task::report::ErrorClass,
+};
+
+/// More turns than an operation can need between two waits: a plan that goes round in circles ends here, in the log.
+const MAX_TURNS: usize = 200;
+
+/// One reconcile of one object.
+///
+/// # Errors
+/// What the API server answers, or that it took too long. The caller tries again, with backoff.
+pub async fn reconcile<K: Operation>(object: Arc<K>, context: Arc<Context>) -> Result<Requeue, Error> {
+    tokio::time::timeout(context.config.reconcile_timeout, drive(&*object, &context))
+        .await
+        .map_err(|_| Error::TimedOut)?
+}
+
+async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, Error> {
+    // An object at rest needs no request: of a thousand finished ones, none costs more than this.
+    if let Some(wait) = at_rest(cached, context) {
+        return Ok(wait);
+    }
+    // The cache may lag behind our own last write. A decision about replicas must not rest on it.
+    let api: Api<K> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
+    let Some(mut object) = api.get_opt(&cached.name_any()).await? else { return Ok(Requeue::await_change()) };
+    for _ in 0..MAX_TURNS {
+        let subject = subject(&object);
+        let observed = observe(context, &subject).await?;
+        let now = Timestamp::now();
+        let plan = plan(&subject, &observed, now);
+        object = write_status(context, &api, object, &subject, &plan).await?;
+        if let Action::Wait(time) = plan.action {
+            return Ok(Requeue::requeue(time.unsigned_abs()));
+        }
+        let subject = Subject { status: plan.status, ..subject };
+        tracing::info!(action = ?plan.action, "acts");
+        match act(context, &subject, &object, &plan.action, now).await {
+            Ok(()) => {}
+            Err(error) => match Refused::from(&error) {
+                // Somebody changed it meanwhile: look again.
+                Some(Refused::Conflict) => {}
+                Some(Refused::Forever(why)) if may_give_up(&subject) => {
+                    object = give_up(context, &api, object, &subject, &plan.action, &why).await?;
+                }
+                _ => return Err(error.into()),
+            },
+        }
+        if touches_object(&plan.action) {
+            let Some(newer) = api.get_opt(&object.name_any()).await? else { return Ok(Requeue::await_change()) };
+            object = newer;
+        }
+    }
+    Err(Error::Circling)
+}
+
+/// The wait of an object that the plan would leave as it is, decided from the cache alone.
+fn at_rest<K: Operation>(cached: &K, context: &Context) -> Option<Requeue> {
+    let subject = subject(cached);
+    if subject.status.active_run().is_some() {
+        return None;
+    }
+    let observed = Observed { uninstalling: context.is_uninstalling(), ..Default::default() };
+    match plan(&subject, &observed, Timestamp::now()) {
+        Plan { status, action: Action::Wait(time) } if status == subject.status => {
+            Some(Requeue::requeue(time.unsigned_abs()))
+        }
+        _ => None,
+    }
+}
+
+/// The object as the plan sees it.
+pub fn subject<K: Operation>(object: &K) -> Subject {
+    Subject {
+        kind: match K::kind(&()) {
+            std::borrow::Cow::Borrowed(kind) => kind,
+            std::borrow::Cow::Owned(_) => "Operation",
+        },
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        generation: object.meta().generation.unwrap_or_default(),
+        deleting: object.meta().deletion_timestamp.is_some(),
+        has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == crate::api::FINALIZER),
+        run_now: object.annotations().get(RUN_NOW).cloned(),
+        created: object.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        request: object.request(),
+        status: object.status(),
+    }
+}
+
+/// Writes the status if it says something new, and tells of it.
+async fn write_status<K: Operation>(
+    context: &Context,
+    api: &Api<K>,
+    object: K,
+    subject: &Subject,
+    plan: &Plan,
+) -> Result<K, Error> {
+    if plan.status == subject.status {
+        return Ok(object);
+    }
+    let written = replace_status(api, &object, plan.status.clone()).await?;
+    for event in report::events(&subject.status, &plan.status) {
+        publish(context, &written, event).await;
+    }
+    context.metrics.record(subject, &plan.status);
+    Ok(written)
+}
+
+/// Replaces the status, if nobody changed the object since it was read.
+async fn replace_status<K: Operation>(
+    api: &Api<K>,
+    object: &K,
+    status: crate::api::operation::OperationStatus,
+) -> Result<K, Error> {
+    let mut changed = object.clone();
+    changed.set_status(status);
+    Ok(api.replace_status(&object.name_any(), &PostParams::default(), &changed).await?)
+}
+
+/// The way back is never given up.
+fn may_give_up(subject: &Subject) -> bool {
+    subject.status.active_run().is_some_and(|run| run.failure.is_none())
+}
+
+/// The API server refuses an act and would refuse it again: the run fails, with its words, and goes the way back.
+async fn give_up<K: Operation>(
+    context: &Context,
+    api: &Api<K>,
+    object: K,
+    subject: &Subject,
+    action: &Action,
+    why: &str,
+) -> Result<K, Error> {
+    let message = format!("the API server refuses {}: {why}", what(action));
+    let mut status = subject.status.clone();
+    if let Some(run) = status.run.as_mut() {
+        let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now());
+        run.failure.get_or_insert(Failure {
+            reason: "ApiRefused".to_owned(),
+            message,
+            class: ErrorClass::Terminal,
+            at,
+        });
+    }
+    let written = replace_status(api, &object, status.clone()).await?;
+    for event in report::events(&subject.status, &status) {
+        publish(context, &written, event).await;
+    }
+    Ok(written)
+}
+
+fn what(action: &Action) -> &'static str {
+    match action {
+        Action::Wait(_) | Action::Continue => "nothing",
+        Action::AcquireLease | Action::PublishCounts | Action::ReleaseLease => "to write the homeserver's Lease",
+        Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
+        Action::Scale { .. } => "to scale a workload",
+        Action::CreateJob(_) => "to create a Job",
+        Action::DeleteJob(_) => "to delete a Job",
+    }
+}
+
+fn touches_object(action: &Action) -> bool {
+    matches!(action, Action::AddFinalizer | Action::RemoveFinalizer)
+}
+
+/// Publishes an event. One that cannot be published is logged: it is no reason to fail.
+async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: report::Event) {
+    let event = events::Event {
+        type_: if event.warning { events::EventType::Warning } else { events::EventType::Normal },
+        reason: truncate(&event.reason, 128).to_owned(),
+        note: Some(truncate(&event.note, 1024).to_owned()),
+        action: event.action.to_owned(),
+        secondary: None,
+    };
+    let published =
+        tokio::time::timeout(Duration::from_secs(5), context.recorder.publish(&event, &object.object_ref(&()))).await;
+    if let Ok(Err(error)) = published {
+        tracing::warn!(%error, "could not publish an event");
+    }
+}

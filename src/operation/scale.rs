@@ -1,0 +1,124 @@
+//! Replicas, read and written through `/scale` alone: a right to patch Deployments would be a right to run any image.
+
+use k8s_openapi::api::{
+    apps::v1::{Deployment, StatefulSet},
+    autoscaling::v1::Scale,
+    core::v1::Pod,
+};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::observed::ObservedPod;
+use crate::api::{
+    MANAGER,
+    synapse::{WorkloadKind, WorkloadRef},
+};
+
+/// Reads a workload's scale. `None`: the workload is gone.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn read(client: &Client, namespace: &str, workload: &WorkloadRef) -> kube::Result<Option<Scale>> {
+    let name = &workload.name;
+    let scale = match workload.kind {
+        WorkloadKind::Deployment => Api::<Deployment>::namespaced(client.clone(), namespace).get_scale(name).await,
+        WorkloadKind::StatefulSet => Api::<StatefulSet>::namespaced(client.clone(), namespace).get_scale(name).await,
+    };
+    match scale {
+        Ok(scale) => Ok(Some(scale)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The replicas that a scale asks for.
+pub fn replicas(scale: &Scale) -> i32 {
+    scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)
+}
+
+/// Sets replicas, if the workload has `from` at this moment. Another value is somebody's newer will and stays; a workload
+/// that is gone is nothing to do.
+///
+/// It is a merge patch with the `resourceVersion` just read. An apply would be wrong here: one without `replicas` sets 0.
+///
+/// # Errors
+/// What the API server answers; 409 if the workload changed between reading and writing.
+pub async fn write(client: &Client, namespace: &str, workload: &WorkloadRef, from: i32, to: i32) -> kube::Result<()> {
+    let Some(scale) = read(client, namespace, workload).await? else { return Ok(()) };
+    if replicas(&scale) != from {
+        return Ok(());
+    }
+    let patch = Patch::Merge(
+        json!({"metadata": {"resourceVersion": scale.metadata.resource_version}, "spec": {"replicas": to}}),
+    );
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
+    let name = &workload.name;
+    match workload.kind {
+        WorkloadKind::Deployment => {
+            Api::<Deployment>::namespaced(client.clone(), namespace).patch_scale(name, &params, &patch).await?
+        }
+        WorkloadKind::StatefulSet => {
+            Api::<StatefulSet>::namespaced(client.clone(), namespace).patch_scale(name, &params, &patch).await?
+        }
+    };
+    Ok(())
+}
+
+/// The Pods behind a scale, terminating ones included: they still hold connections and locks. Those that ended are not.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn pods(client: &Client, namespace: &str, scale: &Scale) -> kube::Result<Vec<ObservedPod>> {
+    let Some(selector) =
+        scale.status.as_ref().and_then(|status| status.selector.as_deref()).filter(|selector| !selector.is_empty())
+    else {
+        return Ok(Vec::new());
+    };
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods = api.list(&ListParams::default().labels(selector)).await?;
+    Ok(pods.items.iter().filter(|pod| !has_ended(pod)).map(observe_pod).collect())
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn observe_pod(pod: &Pod) -> ObservedPod {
+    let status = pod.status.clone().unwrap_or_default();
+    let ready =
+        status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    ObservedPod {
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        ready,
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        problem: problem(pod),
+    }
+}
+
+/// Why a Pod does not run, in the words of scheduler and kubelet: unschedulable, an image that cannot be pulled, a
+/// container that keeps ending.
+pub fn problem(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let waiting = containers
+        .filter_map(|container| Some((container, container.state.as_ref()?.waiting.as_ref()?)))
+        .find(|(_, waiting)| !matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing")));
+    if let Some((container, waiting)) = waiting {
+        let reason = waiting.reason.as_deref().unwrap_or("Waiting");
+        return Some(match &waiting.message {
+            Some(message) => format!("container {}: {reason}: {message}", container.name),
+            None => format!("container {}: {reason}", container.name),
+        });
+    }
+    let condition = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some(format!("{}: {}", condition.reason.as_deref()?, condition.message.as_deref().unwrap_or_default()))
+}
