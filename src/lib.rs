@@ -5,7 +5,9 @@
 
 pub mod api;
 pub mod context;
+pub mod controller;
 pub mod error;
+pub mod inspection;
 pub mod metrics;
 pub mod operation;
 pub mod recipes;

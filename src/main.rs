@@ -1,27 +1,94 @@
-//! The one binary: the operator, its tasks, and its CRDs.
+//! The one binary: the operator, its tasks, its CRDs, and the chart's pre-delete hook.
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use synapse_keeper::{api, controller};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
 #[command(name = "synapse-keeper", version, about)]
 struct Cli {
+    /// How the log looks.
+    #[arg(long, env, default_value = "text", global = true)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    match Cli::parse().command {
-        Command::Crds => {
-            for crd in synapse_keeper::api::crds::all() {
-                print!("---\n{}", serde_yaml_ng::to_string(&crd)?);
-            }
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator.
+    Controller(controller::Options),
+    /// Print the CustomResourceDefinitions as YAML.
+    Crds,
+    /// Wait until every homeserver has its replicas back (the chart's pre-delete hook).
+    Release(controller::release::Options),
+}
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Crds => print_crds(),
+        Command::Controller(options) => {
+            log(cli.log_format);
+            run(async {
+                let shutdown = shutdown_on_signal()?;
+                controller::run(client().await?, options, shutdown).await
+            })
+        }
+        Command::Release(options) => {
+            log(cli.log_format);
+            run(async { controller::release::run(client().await?, options).await })
         }
     }
+}
+
+fn print_crds() -> Result<()> {
+    for crd in api::crds::all() {
+        print!("---\n{}", serde_yaml_ng::to_string(&crd)?);
+    }
     Ok(())
+}
+
+/// Two threads are plenty for an operator, and each costs memory.
+fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+}
+
+async fn client() -> Result<kube::Client> {
+    Ok(kube::Client::try_default().await?)
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// SIGTERM and SIGINT end the operator gracefully: what runs comes to its end, nothing new begins.
+fn shutdown_on_signal() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shuts down");
+        cancel.cancel();
+    });
+    Ok(token)
 }

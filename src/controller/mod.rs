@@ -1,0 +1,228 @@
+//! The operator's process: watches, health, leadership, shutdown. What is done to a homeserver is elsewhere:
+//! [`crate::operation`] and [`crate::inspection`].
+
+mod backoff;
+pub mod leader;
+mod options;
+pub mod release;
+pub mod server;
+mod watches;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::ListParams,
+    runtime::{
+        Controller,
+        controller::{self, Action},
+        events::{Recorder, Reporter},
+        reflector::Store,
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{backoff::Backoff, server::Readiness, watches::Watches};
+pub use self::{options::Options, watches::Scope};
+use crate::{
+    api::{MANAGER, Synapse, SynapseMaintenance},
+    context::{Config, Context},
+    error::Error,
+    inspection,
+    metrics::Metrics,
+    operation::{self, orphans},
+};
+
+/// How many objects of one kind are worked on at once.
+const CONCURRENCY: u16 = 16;
+/// How soon a Lease whose holder lives is looked at again, in case a watch missed its end.
+const TEND_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Runs the operator until `shutdown`, or until it loses its leadership.
+///
+/// # Errors
+/// When the health server cannot listen, or leadership was lost.
+pub async fn run(
+    client: Client,
+    options: Options,
+    shutdown: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let readiness = Readiness::default();
+    let context = context(client.clone(), &options);
+    let server = server::serve(options.listen, context.metrics.clone(), readiness.clone(), shutdown.clone()).await?;
+
+    let mut lost = None;
+    if let Some(lease) = options.leader_election() {
+        readiness.standing_by();
+        let leadership = leader::acquire(client, lease, shutdown.clone()).await;
+        let Some(leadership) = leadership else { return Ok(server.await?) };
+        lost = Some(leadership);
+    }
+    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown.clone());
+    match lost {
+        None => work.await,
+        Some(leadership) => tokio::select! {
+            () = work => {}
+            () = leadership.lost() => return Err("lost the leadership: another operator works now".into()),
+        },
+    }
+    Ok(server.await?)
+}
+
+/// What every reconcile shares, as the options want it.
+fn context(client: Client, options: &Options) -> Context {
+    let reporter = Reporter { controller: MANAGER.into(), instance: options.pod_name.clone() };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let config = Config {
+        tools_image: options.tools_image.clone(),
+        tools_image_pull_policy: options.tools_image_pull_policy.clone(),
+        own_pod: options.own_pod(),
+        reconcile_timeout: std::time::Duration::from_secs(60),
+    };
+    Context::new(client, config, recorder, Metrics::default())
+}
+
+/// All controllers, until `shutdown`. A reconcile that runs comes to its end first.
+pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readiness, shutdown: CancellationToken) {
+    if !wait_for_kinds(&context, &scope, &readiness, &shutdown).await {
+        return;
+    }
+    let watches = Watches::new(&context, scope);
+    let (maintenances, maintenance_controller) = watches.controller::<SynapseMaintenance>();
+    let (synapses, synapse_controller) = watches.controller::<Synapse>();
+    let (leases, lease_controller) = watches.lease_controller();
+    let uninstall = watches.uninstalling(context.clone());
+
+    let stores = (maintenances.clone(), synapses.clone());
+    let ready = readiness.clone();
+    tokio::spawn(async move {
+        let (maintenances, synapses) = stores;
+        if maintenances.wait_until_ready().await.is_ok() && synapses.wait_until_ready().await.is_ok() {
+            ready.ready();
+        }
+    });
+    let operations = maintenance_controller
+        .owns_stream(watches.jobs())
+        .watches_stream(watches.synapses(), watches::operations_of_synapse(maintenances.clone()))
+        .watches_stream(watches.leases(), watches::operations_of_lease(maintenances.clone()))
+        .watches_stream(watches.deployments(), watches::operations_that_hold_counts(maintenances.clone()))
+        .watches_stream(watches.stateful_sets(), watches::operations_that_hold_counts(maintenances.clone()))
+        .reconcile_all_on(uninstall);
+    let homeservers = synapse_controller
+        .owns_stream(watches.jobs())
+        .watches_stream(watches.leases(), watches::synapse_of_lease())
+        .watches_stream(watches.maintenances(), watches::synapse_of_operation(maintenances.clone()));
+    let orphans = lease_controller.watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
+
+    tokio::join!(
+        drive(
+            "SynapseMaintenance",
+            operations,
+            operation::reconcile::reconcile::<SynapseMaintenance>,
+            context.clone(),
+            shutdown.clone()
+        ),
+        drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
+        drive("Lease", orphans, tend, context.clone(), shutdown),
+    );
+}
+
+/// Runs one controller, with a backoff for each object.
+async fn drive<K, F, R>(
+    kind: &'static str,
+    controller: Controller<K>,
+    reconcile: F,
+    context: Arc<Context>,
+    shutdown: CancellationToken,
+) where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+    F: Fn(Arc<K>, Arc<Context>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    let backoff = Arc::new(Backoff::default());
+    let (after_error, after_success) = (backoff.clone(), backoff);
+    let reconcile = Arc::new(reconcile);
+    controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(
+            move |object: Arc<K>, context: Arc<Context>| {
+                let (reconcile, backoff) = (reconcile.clone(), after_success.clone());
+                async move {
+                    let key = object.uid().unwrap_or_default();
+                    let result = reconcile(object, context.clone()).await;
+                    match &result {
+                        Ok(_) => {
+                            backoff.reset(&key);
+                            context.metrics.reconciled(kind, "ok");
+                        }
+                        Err(error) => context.metrics.reconciled(kind, error.class()),
+                    }
+                    result
+                }
+            },
+            move |object: Arc<K>, error: &Error, _| {
+                let wait = after_error.next(&object.uid().unwrap_or_default());
+                // The API server's conflicts are the normal way of meeting somebody else's write.
+                if error.class() == "conflict" {
+                    tracing::debug!(kind, name = object.name_any(), %error, "again");
+                } else {
+                    tracing::warn!(kind, namespace = object.namespace(), name = object.name_any(), %error, ?wait, "reconcile failed");
+                }
+                Action::requeue(wait)
+            },
+            context,
+        )
+        .for_each(|result| async move {
+            match result {
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(kind, %error, "watch"),
+            }
+        })
+        .await;
+}
+
+/// Looks after a homeserver's Lease.
+async fn tend(held: Arc<Lease>, context: Arc<Context>) -> Result<Action, Error> {
+    let tended = orphans::tend(&context, &held, false);
+    Ok(match tokio::time::timeout(context.config.reconcile_timeout, tended).await.map_err(|_| Error::TimedOut)?? {
+        orphans::Outcome::Alive => Action::requeue(TEND_EVERY),
+        orphans::Outcome::Stopping => Action::requeue(std::time::Duration::from_secs(1)),
+        orphans::Outcome::Freed => Action::await_change(),
+        orphans::Outcome::Unreadable(why) => {
+            tracing::error!(
+                namespace = held.namespace(),
+                name = held.name_any(),
+                why,
+                "a Lease of ours cannot be read: a person must look at it"
+            );
+            Action::requeue(TEND_EVERY)
+        }
+    })
+}
+
+/// Waits until the API server knows our kinds: CRDs may be installed after us. False: shut down meanwhile.
+async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness, shutdown: &CancellationToken) -> bool {
+    loop {
+        let one = ListParams::default().limit(1);
+        let synapses: Api<Synapse> = scope.api(&context.client);
+        let maintenances: Api<SynapseMaintenance> = scope.api(&context.client);
+        let found = async { synapses.list(&one).await.map(drop).and(maintenances.list(&one).await.map(drop)) };
+        match found.await {
+            Ok(()) => return true,
+            Err(error) => {
+                tracing::warn!(%error, "waits for the CustomResourceDefinitions of synapse-keeper.dev");
+                readiness.waiting_for(&format!("the CustomResourceDefinitions of synapse-keeper.dev: {error}"));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {}
+            () = shutdown.cancelled() => return false,
+        }
+    }
+}
+
+/// A store that a controller fills.
+type Reader<K> = Store<K>;

@@ -1,0 +1,285 @@
+//! What wakes a reconcile.
+//!
+//! Each stream has a backoff of its own, and its errors end in the log: in a kube `Controller` all streams share one
+//! backoff, so that a single watch that fails (a right that is missing) would slow down all the others.
+//! Objects that are not ours pass by as metadata and are not kept.
+
+use std::{fmt::Debug, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        batch::v1::Job,
+        coordination::v1::Lease,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use super::Reader;
+use crate::{
+    api::{MANAGER, Synapse, SynapseMaintenance},
+    context::Context,
+    metrics::Metrics,
+    operation::lease::{MANAGED_BY, PURPOSE_HOMESERVER, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
+};
+
+/// Which namespaces the operator looks after.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// This one; `None`: all.
+    pub namespace: Option<String>,
+    /// The operator's own.
+    pub own: Option<String>,
+}
+
+impl Scope {
+    /// An API over the scope.
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self, client: &Client) -> Api<K> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        }
+    }
+}
+
+/// Makes the streams.
+pub struct Watches {
+    client: Client,
+    scope: Scope,
+    metrics: Metrics,
+}
+
+impl Watches {
+    pub fn new(context: &Context, scope: Scope) -> Self {
+        Self { client: context.client.clone(), scope, metrics: context.metrics.clone() }
+    }
+
+    /// A controller of one of our kinds, and the store that it fills.
+    pub fn controller<K>(&self) -> (Reader<K>, Controller<K>)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.controller_with(watcher::Config::default())
+    }
+
+    /// The controller of the homeservers' Leases.
+    pub fn lease_controller(&self) -> (Reader<Lease>, Controller<Lease>) {
+        self.controller_with(watcher::Config::default().labels(&homeserver_leases()))
+    }
+
+    fn controller_with<K>(&self, config: watcher::Config) -> (Reader<K>, Controller<K>)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (reader, writer) = reflector::store();
+        let stream = watcher(self.scope.api::<K>(&self.client), small_pages(config))
+            .default_backoff()
+            // Nobody reads them of our own kinds, and they are half of an object's size.
+            .modify(|object| object.managed_fields_mut().clear())
+            .reflect(writer)
+            .applied_objects();
+        (reader.clone(), Controller::for_stream(self.told::<K, _, _>(stream), reader))
+    }
+
+    /// Jobs of ours.
+    pub fn jobs(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Job>>> + Send + 'static {
+        self.metadata(watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}")))
+    }
+
+    pub fn synapses(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Synapse>>> + Send + 'static {
+        self.metadata(watcher::Config::default())
+    }
+
+    pub fn maintenances(
+        &self,
+    ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<SynapseMaintenance>>> + Send + 'static {
+        self.metadata(watcher::Config::default())
+    }
+
+    /// Leases of homeservers.
+    pub fn leases(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Lease>>> + Send + 'static {
+        self.metadata(watcher::Config::default().labels(&homeserver_leases()))
+    }
+
+    pub fn deployments(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Deployment>>> + Send + 'static {
+        self.metadata(watcher::Config::default())
+    }
+
+    pub fn stateful_sets(
+        &self,
+    ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<StatefulSet>>> + Send + 'static {
+        self.metadata(watcher::Config::default())
+    }
+
+    /// Watches for the Lease of the chart's pre-delete hook, and speaks when it comes or goes.
+    pub fn uninstalling(&self, context: Arc<Context>) -> impl Stream<Item = ()> + Send + 'static {
+        let api: Api<PartialObjectMeta<Lease>> = match &self.scope.own {
+            Some(own) => Api::namespaced(self.client.clone(), own),
+            None => self.scope_meta(),
+        };
+        let config = small_pages(
+            watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_UNINSTALL}")),
+        );
+        watcher(api, config).default_backoff().filter_map(move |event| {
+            let is_there = match event {
+                Ok(watcher::Event::InitApply(_) | watcher::Event::Apply(_)) => Some(true),
+                Ok(watcher::Event::Delete(_)) => Some(false),
+                Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => None,
+            };
+            let changed = is_there.filter(|is_there| context.is_uninstalling() != *is_there);
+            if let Some(is_there) = changed {
+                tracing::info!(uninstalling = is_there, "the chart's pre-delete hook");
+                context.set_uninstalling(is_there);
+            }
+            std::future::ready(changed.map(drop))
+        })
+    }
+
+    fn scope_meta<K>(&self) -> Api<PartialObjectMeta<K>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        self.scope.api(&self.client)
+    }
+
+    fn metadata<K>(
+        &self,
+        config: watcher::Config,
+    ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + use<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+    {
+        let stream = watcher(self.scope_meta::<K>(), small_pages(config)).default_backoff().touched_objects();
+        self.told::<K, _, _>(stream)
+    }
+
+    /// Notes signs of life, logs errors and leaves them out.
+    fn told<K, T, S>(&self, stream: S) -> impl Stream<Item = watcher::Result<T>> + use<K, T, S>
+    where
+        K: Resource<DynamicType = ()>,
+        S: Stream<Item = watcher::Result<T>>,
+    {
+        let metrics = self.metrics.clone();
+        let kind: &'static str = match K::kind(&()) {
+            std::borrow::Cow::Borrowed(kind) => kind,
+            std::borrow::Cow::Owned(_) => "other",
+        };
+        stream.filter(move |item| {
+            match item {
+                Ok(_) => metrics.watch_event(kind),
+                Err(error) => tracing::warn!(kind, %error, "a watch failed and begins again"),
+            }
+            std::future::ready(item.is_ok())
+        })
+    }
+}
+
+fn homeserver_leases() -> String {
+    format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_HOMESERVER}")
+}
+
+/// Any version of a list will do to begin with, in pages that keep the memory low.
+fn small_pages(config: watcher::Config) -> watcher::Config {
+    config.any_semantic().page_size(100)
+}
+
+type Refs<K> = Vec<ObjectRef<K>>;
+
+/// A `Synapse` wakes its operations that are not finished.
+pub fn operations_of_synapse(
+    store: Store<SynapseMaintenance>,
+) -> impl Fn(PartialObjectMeta<Synapse>) -> Refs<SynapseMaintenance> {
+    move |synapse| unfinished(&store, synapse.namespace().as_deref(), Some(&synapse.name_any()))
+}
+
+/// A Lease wakes the operations on its homeserver that are not finished: one of them may be next.
+pub fn operations_of_lease(
+    store: Store<SynapseMaintenance>,
+) -> impl Fn(PartialObjectMeta<Lease>) -> Refs<SynapseMaintenance> {
+    move |lease| unfinished(&store, lease.namespace().as_deref(), lease.labels().get(SYNAPSE_LABEL).map(String::as_str))
+}
+
+/// A Deployment or StatefulSet wakes the operations of its namespace that have something down: it may be contested.
+pub fn operations_that_hold_counts<W: ResourceExt>(
+    store: Store<SynapseMaintenance>,
+) -> impl Fn(W) -> Refs<SynapseMaintenance> {
+    move |workload| {
+        let namespace = workload.namespace();
+        let holds_counts = |operation: &Arc<SynapseMaintenance>| {
+            operation.status.as_ref().and_then(|status| status.active_run()).is_some_and(|run| run.window.is_some())
+        };
+        let here = store.state().into_iter().filter(|operation| operation.namespace() == namespace);
+        here.filter(holds_counts).map(|operation| ObjectRef::from_obj(&*operation)).collect()
+    }
+}
+
+fn unfinished(
+    store: &Store<SynapseMaintenance>,
+    namespace: Option<&str>,
+    synapse: Option<&str>,
+) -> Refs<SynapseMaintenance> {
+    let waits = |operation: &Arc<SynapseMaintenance>| {
+        operation.namespace().as_deref() == namespace
+            && Some(operation.spec.synapse_ref.name.as_str()) == synapse
+            && operation.status.as_ref().is_none_or(|status| status.active_run().is_some())
+    };
+    store.state().into_iter().filter(waits).map(|operation| ObjectRef::from_obj(&*operation)).collect()
+}
+
+/// A Lease wakes its `Synapse`, whose status names the holder.
+pub fn synapse_of_lease() -> impl Fn(PartialObjectMeta<Lease>) -> Refs<Synapse> {
+    move |lease| {
+        let name = lease.labels().get(SYNAPSE_LABEL);
+        name.map(|name| ObjectRef::new(name).within(&lease.namespace().unwrap_or_default())).into_iter().collect()
+    }
+}
+
+/// An operation wakes its `Synapse`: what it did makes the old facts old.
+pub fn synapse_of_operation(
+    store: Store<SynapseMaintenance>,
+) -> impl Fn(PartialObjectMeta<SynapseMaintenance>) -> Refs<Synapse> {
+    move |meta| {
+        let namespace = meta.namespace().unwrap_or_default();
+        let operation = store.get(&ObjectRef::new(&meta.name_any()).within(&namespace));
+        operation
+            .map(|operation| ObjectRef::new(&operation.spec.synapse_ref.name).within(&namespace))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// An operation wakes the Leases of its namespace: it may have died with one.
+pub fn leases_of_namespace(store: Store<Lease>) -> impl Fn(PartialObjectMeta<SynapseMaintenance>) -> Refs<Lease> {
+    move |meta| {
+        let namespace = meta.namespace();
+        store
+            .state()
+            .iter()
+            .filter(|lease| lease.namespace() == namespace)
+            .map(|lease| ObjectRef::from_obj(&**lease))
+            .collect()
+    }
+}

@@ -1,0 +1,159 @@
+//! Is an inspection due, under way, or over? Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::project;
+use crate::{
+    api::synapse::{Inspection, SynapseStatus},
+    operation::observed::{JobState, ObservedJob},
+    task::report::{ErrorClass, Findings, Report, TaskError},
+};
+
+/// An inspection is that old when the next one is due.
+const EVERY: SignedDuration = SignedDuration::from_hours(24);
+/// The pause after a first failure; it doubles.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
+/// The longest pause after failures.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+/// How long a Job's Pod may take to start before it is said so.
+const START_WITHIN: SignedDuration = SignedDuration::from_mins(2);
+/// A Job whose Pod has not started is looked at this often.
+const LOOK_AT_POD: SignedDuration = SignedDuration::from_secs(5);
+/// A second look at what is watched.
+const SAFETY: SignedDuration = SignedDuration::from_secs(60);
+
+/// What was seen around the object.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub generation: i64,
+    pub suspended: bool,
+    /// Who holds the homeserver's Lease, for people.
+    pub holder: Option<String>,
+    /// An operation has the homeserver down.
+    pub is_down: bool,
+    /// When the last operation on it ended.
+    pub last_operation: Option<Timestamp>,
+    /// The Job of the inspection under way.
+    pub job: Option<ObservedJob>,
+}
+
+/// One thing to do once the status is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Wait(SignedDuration),
+    CreateJob,
+    /// Its result is in the status.
+    DeleteJob,
+}
+
+/// Decides.
+pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStatus, Action) {
+    let mut status = before.clone();
+    status.observed_generation = Some(seen.generation);
+    status.operation = seen.holder.clone();
+    let under_way = status.inspection.clone().filter(|inspection| inspection.finished_at.is_none());
+    let action = match under_way {
+        Some(inspection) => follow(&mut status, inspection, seen, now),
+        None => begin(&mut status, seen, now),
+    };
+    project::ready(&mut status, seen, now);
+    (status, action)
+}
+
+fn begin(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) -> Action {
+    if seen.suspended || seen.is_down {
+        return Action::Wait(SAFETY);
+    }
+    let last = status.inspection.clone();
+    if let Some(due) = last.as_ref().map(|last| due_at(last, seen)).filter(|due| *due > now) {
+        return Action::Wait(due.duration_since(now));
+    }
+    status.inspection = Some(Inspection {
+        number: last.as_ref().map_or(1, |last| last.number + 1),
+        generation: seen.generation,
+        started_at: Time(now),
+        finished_at: None,
+        job_uid: None,
+        failures: last.map_or(0, |last| last.failures),
+    });
+    Action::CreateJob
+}
+
+/// When the next inspection is due after this finished one.
+fn due_at(last: &Inspection, seen: &Seen) -> Timestamp {
+    let finished = last.finished_at.as_ref().map_or(last.started_at.0, |time| time.0);
+    if last.generation != seen.generation || seen.last_operation.is_some_and(|ended| ended >= last.started_at.0) {
+        // At once, but not in a circle: an inspection that fails for the new generation has that generation.
+        return finished;
+    }
+    if last.failures == 0 {
+        return finished + EVERY;
+    }
+    let doubled = FIRST_PAUSE * 2_i32.pow(u32::try_from(last.failures.clamp(1, 8) - 1).unwrap_or(0));
+    finished + doubled.min(LONGEST_PAUSE)
+}
+
+fn follow(status: &mut SynapseStatus, mut inspection: Inspection, seen: &Seen, now: Timestamp) -> Action {
+    let Some(job) = &seen.job else {
+        return match inspection.job_uid {
+            None => Action::CreateJob,
+            Some(_) => end(status, inspection, Err(unknown("somebody deleted the inspection's Job".to_owned())), now),
+        };
+    };
+    inspection.job_uid = Some(job.uid.clone());
+    status.inspection = Some(inspection.clone());
+    match (&job.state, &job.report) {
+        (JobState::Active, _) if job.started => Action::Wait(SAFETY),
+        (JobState::Active, _) => {
+            if now.duration_since(inspection.started_at.0) > START_WITHIN {
+                let why = job.pod.clone().unwrap_or_else(|| "no Pod was made for the inspection's Job".to_owned());
+                project::failed(
+                    status,
+                    seen.generation,
+                    &terminal("PodDoesNotStart", format!("the inspection's Pod does not start: {why}")),
+                    now,
+                );
+            }
+            Action::Wait(LOOK_AT_POD)
+        }
+        (_, Some(Report { error: None, findings: Some(Findings::Inspection(findings)), .. })) => {
+            end(status, inspection, Ok(findings.as_ref().clone()), now)
+        }
+        (_, Some(Report { error: Some(error), .. })) => end(status, inspection, Err(error.clone()), now),
+        (JobState::Failed(why), _) => end(
+            status,
+            inspection,
+            Err(unknown([why.as_str(), job.pod.as_deref().unwrap_or_default()].join("; "))),
+            now,
+        ),
+        (JobState::Complete, _) => {
+            end(status, inspection, Err(unknown("the inspection's result went with its Pod".to_owned())), now)
+        }
+    }
+}
+
+fn end(
+    status: &mut SynapseStatus,
+    mut inspection: Inspection,
+    result: Result<crate::task::report::InspectionFindings, TaskError>,
+    now: Timestamp,
+) -> Action {
+    inspection.finished_at = Some(Time(now));
+    inspection.failures = if result.is_ok() { 0 } else { inspection.failures + 1 };
+    let generation = inspection.generation;
+    status.inspection = Some(inspection);
+    match result {
+        Ok(findings) => project::found(status, generation, findings, now),
+        Err(error) => project::failed(status, generation, &error, now),
+    }
+    Action::DeleteJob
+}
+
+fn unknown(message: String) -> TaskError {
+    TaskError { class: ErrorClass::Transient, reason: "InspectionFailed".to_owned(), message }
+}
+
+fn terminal(reason: &str, message: String) -> TaskError {
+    TaskError { class: ErrorClass::Terminal, reason: reason.to_owned(), message }
+}

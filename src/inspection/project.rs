@@ -1,0 +1,183 @@
+//! What was found, as status and conditions. Each wrong thing is a condition that says what to do.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::plan::Seen;
+use crate::{
+    api::{
+        conditions::{self, Conditions, Type},
+        synapse::{Locale, SynapseStatus},
+    },
+    operation::report::bytes,
+    task::report::{InspectionFindings, TaskError},
+};
+
+/// Synapse needs PostgreSQL 14 since 1.143 (`synapse/storage/engines/postgres.py`).
+const OLDEST_POSTGRES: i32 = 140_000;
+
+/// Takes over what an inspection found.
+pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFindings, now: Timestamp) {
+    let facts = findings.clone();
+    status.synapse_version = facts.synapse_version.or(status.synapse_version.take());
+    status.schema_version = facts.schema_version;
+    status.schema_compat_version = facts.schema_compat_version;
+    status.postgres_version = Some(facts.postgres_version);
+    status.locale = Some(Locale { encoding: facts.encoding, collate: facts.collate, ctype: facts.ctype });
+    status.database_bytes = Some(facts.database_bytes);
+    status.database_size = Some(bytes(facts.database_bytes));
+    status.dead_rows = Some(facts.dead_rows);
+    status.largest_tables = facts.largest_tables;
+    status.pending_background_updates = facts.pending_background_updates;
+    status.inconsistent_sequences = facts.inconsistent_sequences;
+    status.unused_rooms = facts.unused_rooms;
+    status.uncensored_redactions = facts.uncensored_redactions;
+    status.inspected_at = facts.inspected_at.or(Some(Time(now)));
+
+    let mut conditions = Conditions::new(&mut status.conditions, generation, now);
+    reachable(&mut conditions, &findings);
+    locale(&mut conditions, &findings);
+    sequences(&mut conditions, &findings);
+    background_updates(&mut conditions, &findings);
+    postgres_version(&mut conditions, &findings);
+}
+
+/// The inspection came to no result. What was known stays, with its age; what is not known any more says so.
+pub fn failed(status: &mut SynapseStatus, generation: i64, error: &TaskError, now: Timestamp) {
+    Conditions::new(&mut status.conditions, generation, now).set(
+        Type::DatabaseReachable,
+        false,
+        &error.reason,
+        &error.message,
+    );
+}
+
+fn reachable(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    if findings.in_recovery {
+        let message = "postgres.host is a standby: nothing can be written there. Point it at the primary";
+        conditions.set(Type::DatabaseReachable, false, "Standby", message);
+    } else if findings.schema_version.is_none() {
+        let message = "the database has no Synapse schema: correct postgres.database, or start Synapse once";
+        conditions.set(Type::DatabaseReachable, false, "NoSynapseSchema", message);
+    } else {
+        let message = match findings.warnings.is_empty() {
+            true => format!("PostgreSQL {} answers", findings.postgres_version),
+            false => format!("PostgreSQL {} answers. {}", findings.postgres_version, findings.warnings.join(". ")),
+        };
+        conditions.set(Type::DatabaseReachable, true, "Reachable", &message);
+    }
+}
+
+/// Synapse refuses anything but UTF8, C, C unless `allow_unsafe_locale` is set, and then a glibc upgrade can corrupt its
+/// indexes (element-hq/synapse#6722).
+fn locale(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    let InspectionFindings { encoding, collate, ctype, .. } = findings;
+    if (encoding.as_str(), collate.as_str(), ctype.as_str()) == ("UTF8", "C", "C") {
+        conditions.set(Type::LocaleSafe, true, "Utf8AndC", "encoding UTF8, collation C, ctype C");
+        return;
+    }
+    let message = format!(
+        "encoding {encoding}, collation {collate}, ctype {ctype}: Synapse wants UTF8, C, C. A change of the operating system's \
+         locale data can corrupt the indexes: move the data to a database made with ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    );
+    conditions.set(Type::LocaleSafe, false, "UnsafeLocale", &message);
+}
+
+fn sequences(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    match findings.inconsistent_sequences.as_slice() {
+        [] => conditions.set(
+            Type::SequencesConsistent,
+            true,
+            "Consistent",
+            "every sequence is ahead of its tables and its stream positions",
+        ),
+        behind => {
+            let message = format!(
+                "{}. Synapse may refuse to start. Do not delete rows of stream_positions; move the sequences forward",
+                behind.join("; ")
+            );
+            conditions.set(Type::SequencesConsistent, false, "SequenceBehind", &message)
+        }
+    };
+}
+
+fn background_updates(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    match findings.pending_background_updates.as_slice() {
+        [] => conditions.set(Type::BackgroundUpdatesDone, true, "Done", "Synapse has no background update left to do"),
+        pending => {
+            let message = format!(
+                "Synapse still has to do: {}. Let it run; if the list does not get shorter, look into its log",
+                pending.join(", ")
+            );
+            conditions.set(Type::BackgroundUpdatesDone, false, "Pending", &message)
+        }
+    };
+}
+
+fn postgres_version(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    let version = &findings.postgres_version;
+    if findings.postgres_version_num >= OLDEST_POSTGRES {
+        conditions.set(Type::PostgresSupported, true, "Supported", &format!("PostgreSQL {version}"));
+    } else {
+        let message = format!("Synapse needs PostgreSQL 14 or newer, this is {version}: upgrade PostgreSQL");
+        conditions.set(Type::PostgresSupported, false, "TooOld", &message);
+    }
+}
+
+/// `Ready`: all that was seen is well. The first thing that is not gives the reason.
+pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
+    const GOOD: [Type; 5] = [
+        Type::DatabaseReachable,
+        Type::PostgresSupported,
+        Type::LocaleSafe,
+        Type::SequencesConsistent,
+        Type::BackgroundUpdatesDone,
+    ];
+    let under_way = status.inspection.as_ref().is_none_or(|inspection| inspection.finished_at.is_none());
+    let first = status.inspected_at.is_none();
+    let bad = GOOD
+        .into_iter()
+        .filter_map(|type_| conditions::find(&status.conditions, type_))
+        .find(|condition| condition.status == "False")
+        .cloned();
+    let mut conditions = Conditions::new(&mut status.conditions, seen.generation, now);
+    if seen.suspended {
+        conditions
+            .set(Type::Ready, false, "Suspended", "spec.suspend is true: nothing new is started")
+            .clear(Type::Reconciling)
+            .clear(Type::Stalled);
+        return;
+    }
+    match bad {
+        Some(bad) => {
+            conditions.set(Type::Ready, false, &bad.reason, &bad.message).set(
+                Type::Stalled,
+                true,
+                &bad.reason,
+                &bad.message,
+            );
+            conditions.clear(Type::Reconciling);
+        }
+        None if first && under_way => {
+            let message = "the first inspection is under way";
+            conditions
+                .set(Type::Ready, false, "Inspecting", message)
+                .set(Type::Reconciling, true, "Inspecting", message)
+                .clear(Type::Stalled);
+        }
+        None if first => {
+            conditions.set(Type::Ready, false, "Waiting", "waits for the first inspection").set(
+                Type::Reconciling,
+                true,
+                "Waiting",
+                "waits for the first inspection",
+            );
+        }
+        None => {
+            conditions
+                .set(Type::Ready, true, "Healthy", "all that was looked at is well")
+                .clear(Type::Reconciling)
+                .clear(Type::Stalled);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! observe → plan → report → act for `Synapse` objects.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+    runtime::{controller::Action as Requeue, events},
+};
+
+use super::plan::{Action, Seen, plan};
+use crate::{
+    api::{
+        Synapse, SynapseMaintenance,
+        conditions::{self, Type, truncate},
+        synapse::SynapseStatus,
+    },
+    context::Context,
+    error::Error,
+    operation::{job, lease, observe},
+};
+
+/// The inspection's name among the steps.
+const STEP: &str = "inspect";
+/// The inspection's Job is ended after this many seconds.
+const DEADLINE: i64 = 900;
+
+/// One reconcile of one `Synapse` object.
+///
+/// # Errors
+/// What the API server answers, or that it took too long. The caller tries again, with backoff.
+pub async fn reconcile(object: Arc<Synapse>, context: Arc<Context>) -> Result<Requeue, Error> {
+    tokio::time::timeout(context.config.reconcile_timeout, drive(&object, &context))
+        .await
+        .map_err(|_| Error::TimedOut)?
+}
+
+async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
+    let api: Api<Synapse> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
+    let Some(mut object) = api.get_opt(&cached.name_any()).await? else { return Ok(Requeue::await_change()) };
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(Requeue::await_change());
+    }
+    loop {
+        let before = object.status.clone().unwrap_or_default();
+        let seen = observe(context, &object, &before).await?;
+        let (status, action) = plan(&before, &seen, Timestamp::now());
+        if status != before {
+            object.status = Some(status.clone());
+            object = api.replace_status(&object.name_any(), &PostParams::default(), &object).await?;
+            tell(context, &object, &before, &status).await;
+        }
+        match action {
+            Action::Wait(time) => return Ok(Requeue::requeue(time.unsigned_abs())),
+            Action::CreateJob => create_job(context, &object).await?,
+            Action::DeleteJob => delete_job(context, &object).await?,
+        }
+    }
+}
+
+async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) -> Result<Seen, Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let name = object.name_any();
+    let leases: Api<Lease> = Api::namespaced(context.client.clone(), &namespace);
+    let held = leases.get_opt(&lease::name(&name)).await?;
+    let operations: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), &namespace);
+    let mut seen = Seen {
+        generation: object.metadata.generation.unwrap_or_default(),
+        suspended: object.spec.suspend || context.is_uninstalling(),
+        holder: held.as_ref().and_then(lease::holder).and_then(lease::Holder::parse).map(|holder| holder.to_string()),
+        ..Default::default()
+    };
+    for operation in operations.list(&ListParams::default()).await?.items {
+        if operation.spec.synapse_ref.name != name {
+            continue;
+        }
+        let status = operation.status.unwrap_or_default();
+        seen.is_down |= status.active_run().is_some_and(crate::api::operation::Run::holds_counts);
+        // Only what changed the database makes the old facts old.
+        let worked =
+            status.run.as_ref().filter(|run| run.is_finished() && run.steps.iter().any(|step| step.result.is_some()));
+        seen.last_operation =
+            seen.last_operation.max(worked.and_then(|run| run.finished_at.as_ref()).map(|time| time.0));
+    }
+    if let Some(inspection) = status.inspection.as_ref().filter(|inspection| inspection.finished_at.is_none()) {
+        seen.job =
+            observe::job(context, &namespace, &job_name(object, inspection.number), &object.uid().unwrap_or_default())
+                .await?;
+    }
+    Ok(seen)
+}
+
+fn job_name(object: &Synapse, number: i64) -> String {
+    job::name(&object.name_any(), &object.uid().unwrap_or_default(), number, STEP, 1)
+}
+
+async fn create_job(context: &Context, object: &Synapse) -> Result<(), Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let number =
+        object.status.as_ref().and_then(|status| status.inspection.as_ref()).map_or(1, |inspection| inspection.number);
+    let mut args = vec![STEP.to_owned()];
+    args.extend(object.spec.admin_api.iter().map(|api| format!("--synapse-url={}", api.url)));
+    let built = job::build(&job::Blueprint {
+        namespace: &namespace,
+        owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
+        synapse: &object.name_any(),
+        spec: &object.spec,
+        image: object.spec.jobs.image.as_deref().unwrap_or(&context.config.tools_image),
+        image_pull_policy: &context.config.tools_image_pull_policy,
+        data_volume: job::DataVolume::No,
+        step: STEP,
+        run: number,
+        attempt: 1,
+        args,
+        deadline_seconds: Some(DEADLINE),
+    });
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
+    match api.create(&PostParams::default(), &built).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+/// The result is in the status: the Job is not needed any more. One that failed stays until the next, for its log.
+async fn delete_job(context: &Context, object: &Synapse) -> Result<(), Error> {
+    let Some(inspection) = object.status.as_ref().and_then(|status| status.inspection.clone()) else { return Ok(()) };
+    let number = if inspection.failures > 0 { inspection.number - 1 } else { inspection.number };
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    match api.delete(&job_name(object, number), &DeleteParams::background()).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+/// An event when a condition changes its status: it gets worse, or well again.
+async fn tell(context: &Context, object: &Synapse, before: &SynapseStatus, after: &SynapseStatus) {
+    let was = conditions::find(&before.conditions, Type::Ready)
+        .map(|condition| (condition.status.as_str(), condition.reason.as_str()));
+    let Some(ready) = conditions::find(&after.conditions, Type::Ready) else { return };
+    if was == Some((ready.status.as_str(), ready.reason.as_str())) || ready.reason == "Inspecting" {
+        return;
+    }
+    let event = events::Event {
+        type_: if ready.status == "True" { events::EventType::Normal } else { events::EventType::Warning },
+        reason: ready.reason.clone(),
+        note: Some(truncate(&ready.message, 1024).to_owned()),
+        action: "Inspect".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
+        tracing::warn!(%error, "could not publish an event");
+    }
+}
