@@ -45,6 +45,8 @@ pub enum Action {
     PublishCounts,
     /// Free the Lease. Only when no counts are out.
     ReleaseLease,
+    /// Delete the Jobs of earlier runs.
+    SweepJobs,
     AddFinalizer,
     RemoveFinalizer,
     /// Set a workload's replicas, if it has `from` now.
