@@ -178,10 +178,10 @@ pub fn events(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
             tell(false, "Resumed", "Resume", "as many Pods are Ready as before".to_owned());
         }
     }
-    if let Some(failure) = &run.failure {
-        if old.is_none_or(|old| old.failure.is_none()) {
-            tell(true, &failure.reason, "Run", failure.message.clone());
-        }
+    if let Some(failure) = &run.failure
+        && old.is_none_or(|old| old.failure.is_none())
+    {
+        tell(true, &failure.reason, "Run", failure.message.clone());
     }
     if run.outcome.is_some() && old.is_none_or(|old| old.outcome.is_none()) {
         let entry = after.history.first().filter(|entry| entry.number == run.number);
