@@ -1,6 +1,6 @@
 //! Calls Helm and reads what it renders.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, sync::LazyLock};
 
 use serde::Deserialize;
 use serde_yaml_ng::Value;
@@ -12,15 +12,20 @@ const RELEASE: [&str; 4] = ["keeper", "--namespace", "home", "--kube-version=1.3
 pub type Manifests = Vec<Value>;
 
 fn helm(arguments: &[&str]) -> (bool, String, String) {
-    let helm =
-        std::env::var("HELM").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/helm").to_owned());
-    let output = Command::new(&helm)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run {helm}: {error}. Set HELM, or build it with 'make cluster-up'"));
+    let output = Command::new(&*BINARY).args(arguments).output().unwrap_or_else(|error| panic!("{}: {error}", *BINARY));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
+
+/// `HELM`, or the one that belongs to the tests' cluster, which need not be up.
+static BINARY: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("HELM").unwrap_or_else(|_| {
+        let programs = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/bin-dir")).output();
+        let programs = programs.expect("tests/cluster/bin-dir builds the cluster's programs; or set HELM");
+        assert!(programs.status.success(), "{}", String::from_utf8_lossy(&programs.stderr));
+        format!("{}/helm", String::from_utf8(programs.stdout).unwrap().trim())
+    })
+});
 
 fn template(chart: &str, values: &[&str], more: &[&str]) -> (bool, String, String) {
     let mut arguments = vec!["template", RELEASE[0], chart];

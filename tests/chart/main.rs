@@ -1,4 +1,4 @@
-//! The chart, rendered by the real Helm. No cluster is needed; `HELM` names another binary than `tests/cluster/helm`.
+//! The chart, rendered by the real Helm. No cluster need be up; `HELM` names another binary.
 
 mod helm;
 
@@ -241,6 +241,8 @@ fn more_replicas_need_an_election() {
     assert_eq!(*env(pods(&manifests)[0].1, "LEADER_ELECTION_LEASE"), "keeper-synapse-keeper-leader");
     let manifests = render(&["leaderElection.enabled=false"]);
     assert_eq!(*env(pods(&manifests)[0].1, "LEADER_ELECTION_LEASE"), "");
+    let deployment = manifests.iter().find(|object| kind(object) == "Deployment").unwrap();
+    assert_eq!(deployment["spec"]["strategy"], serde_yaml_ng::from_str::<Value>("{type: Recreate}").unwrap());
     assert!(refusal(&["leaderElection.enabled=false", "replicas=2"]).contains("/replicas"));
 }
 

@@ -10,10 +10,10 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 # How it went.
 - apiGroups: [synapse-keeper.dev]
   resources: [synapses/status, synapsemaintenances/status]
-  verbs: [patch]
-# The finalizer, which is there only while replica counts are out.
+  verbs: [update]
+# The finalizer of an operation, which is there only while replica counts are out.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapses, synapsemaintenances]
+  resources: [synapsemaintenances]
   verbs: [patch]
 # The homeserver's workloads: how many replicas they have, who scaled them up meanwhile.
 - apiGroups: [apps]
@@ -31,11 +31,11 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-# Whether Pods are really gone, are Ready again, or why they are not.
+# Whether Pods are really gone, are Ready again, or why they are not; on which node PostgreSQL's volume is.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list]
-# The report of a step, which is the last line of its Pod's log.
+# The report of a step, where it is too long for the Pod's status, and the end of the log of one that failed.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
@@ -46,7 +46,7 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 # One Lease a homeserver: who works on it, and the replica counts to give back.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, watch, create, update, delete]
 {{- end }}
 
 {{/* In the release's own namespace. */}}
@@ -54,5 +54,5 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 # Which replica is the leader, and whether `helm uninstall` has asked to bring everything back.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, watch, create, update, patch]
+  verbs: [get, list, watch, create, update]
 {{- end }}
