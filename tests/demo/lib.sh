@@ -37,6 +37,12 @@ kn() {
 	k --namespace "$namespace" "$@"
 }
 
+# Pod Security admission refuses everything there that is not `restricted`.
+restricted_namespace() {
+	k create namespace "$1" --dry-run=client -o yaml | k apply -f -
+	k label namespace "$1" --overwrite pod-security.kubernetes.io/enforce=restricted >/dev/null
+}
+
 # The manifests name the images of our own cluster; elsewhere the usual ones take their place.
 with_images() {
 	if [[ ! $context ]]; then
