@@ -549,7 +549,8 @@ class Seeder:
             if before:
                 before(room)
             self.leave(room, (a, b), forgetting)
-            self.count("rooms left and forgotten" if len(forgetting) == 2 else "rooms left")
+            if not before:
+                self.count("rooms left and forgotten" if len(forgetting) == 2 else "rooms left")
 
         empty("old-party", forgetting=(a, b))
         progress.step()
