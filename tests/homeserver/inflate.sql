@@ -38,6 +38,24 @@ SET LOCAL temp_buffers = '64MB';
 SET LOCAL statement_timeout = 0;
 SET LOCAL client_min_messages = notice;
 
+-- A table that is to become many times as large takes its rows sooner without its indexes. Only those
+-- that nothing depends on are set aside: no constraint's, no replica identity's.
+CREATE FUNCTION pg_temp.set_aside() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    filled regclass[] := ARRAY['events', 'event_json', 'event_edges', 'event_auth', 'event_auth_chains', 'event_auth_chain_links',
+        'event_search', 'event_to_state_groups', 'state_groups', 'state_group_edges', 'state_groups_state', 'room_memberships',
+        'current_state_events', 'local_current_membership', 'event_relations']::regclass[];
+BEGIN
+    CREATE TEMP TABLE aside ON COMMIT DROP AS
+    SELECT 1 AS place, format('DROP INDEX %s', indexrelid::regclass) AS remove, pg_get_indexdef(indexrelid) AS restore
+    FROM pg_index i WHERE indrelid = ANY (filled) AND NOT indisreplident AND NOT indisclustered
+      AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)
+    UNION ALL
+    SELECT 2, format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+           format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY (filled);
+END $$;
+
 -- An even number in [0, 1), the same for the same arguments whatever the plan.
 CREATE FUNCTION pg_temp.r(n bigint, salt int) RETURNS double precision IMMUTABLE PARALLEL SAFE LANGUAGE sql AS
 $$ SELECT ((hashint8extended(n, salt) >> 12) & 4503599627370495)::double precision / 4503599627370496 $$;
@@ -52,7 +70,8 @@ FROM pg_stat_activity a JOIN pg_class c ON c.oid = 'events'::regclass
 WHERE a.datname = current_database() AND a.usesysid = c.relowner AND a.pid <> pg_backend_pid()
   AND a.backend_type = 'client backend' AND :'force' = '0' \gset
 SELECT :'others' <> '' AS busy, (SELECT count(*) FROM rooms) AS have_rooms, (SELECT count(*) FROM events) AS have_events,
-       (SELECT count(*) FROM rooms) >= :rooms AND (SELECT count(*) FROM events) >= :events AS enough \gset
+       (SELECT count(*) FROM rooms) >= :rooms AND (SELECT count(*) FROM events) >= :events AS enough,
+       (SELECT count(*) FROM events) < :events / 2 AS growing \gset
 \if :busy
     \warn 'inflate: the owner of the tables is connected (' :others '): stop Synapse first, or say -v force=1'
     ROLLBACK;
@@ -123,7 +142,7 @@ BEGIN
            least(2000, 2 + floor(size ^ 0.75))::int AS strangers,
            pg_temp.r(n, seed + 9) * 0.6 AS born,
            pg_temp.r(n, seed + 10) AS lived,
-           NULL::text AS room_id, NULL::text AS create_id, NULL::text AS last_id, NULL::bigint AS last_so
+           NULL::text AS room_id, NULL::text AS create_id, NULL::text AS last_id, NULL::bigint AS last_so, NULL::bigint AS bump_so
     FROM exact;
     UPDATE plan_rooms SET residents = greatest(residents, 1);
 
@@ -173,6 +192,8 @@ BEGIN
     FROM generate_series(0, 8191) numbers(i) LEFT JOIN texts USING (i);
 END $$;
 CREATE INDEX ON plan_slots (no, so);
+CREATE INDEX ON members (no);
+CREATE UNIQUE INDEX ON plan_rooms (no);
 ANALYZE plan_rooms; ANALYZE plan_slots; ANALYZE members; ANALYZE sentences;
 
 CREATE TEMP TABLE ev (
@@ -336,6 +357,7 @@ BEGIN
                 IF at = 1 THEN
                     sg := sg_base + 2 * (slot.so - so_base) - 1;
                     room.create_id := id;
+                    room.bump_so := slot.so;
                     room.room_id := coalesce(room.room_id, '!' || substr(id, 2));
                 END IF;
                 before := sg;
@@ -362,6 +384,7 @@ BEGIN
                 INSERT INTO ev VALUES (slot.so, room.no, depth, ts, id, prev_id, auth, kind, key, sender, content, NULL, sg, before, st_chain[at], st_seq[at]);
             ELSE
                 IF kind = 'm.room.message' OR kind = 'm.room.encrypted' THEN
+                    room.bump_so := slot.so;
                     message_id := id;
                     message_sender := who;
                 END IF;
@@ -374,14 +397,25 @@ BEGIN
                     (done / extract(epoch FROM clock_timestamp() - started))::int;
             END IF;
         END LOOP;
-        UPDATE plan_rooms SET room_id = room.room_id, create_id = room.create_id, last_id = prev_id, last_so = slot.so
+        UPDATE plan_rooms SET room_id = room.room_id, create_id = room.create_id, last_id = prev_id, last_so = slot.so,
+            bump_so = room.bump_so
         WHERE plan_rooms.no = room.no;
     END LOOP;
     PERFORM set_config('inflate.chain', (chain_next - 1)::text, false);
 END $$;
+-- In the order in which they happened, as a live server would have written them. What follows reads it
+-- in that order, and joins by hashes of the small tables.
+ALTER TABLE ev RENAME TO ev_by_room;
+CREATE TEMP TABLE ev ON COMMIT DROP AS SELECT * FROM ev_by_room ORDER BY so;
+DROP TABLE ev_by_room;
 CREATE UNIQUE INDEX ON ev (so);
 CREATE INDEX ON ev (no, so) WHERE state_key IS NOT NULL;
 ANALYZE ev;
+
+\if :growing
+    SELECT pg_temp.set_aside() \g /dev/null
+    SELECT remove FROM aside ORDER BY place DESC \gexec
+\endif
 
 \echo '[ 3/20] rooms'
 INSERT INTO rooms (room_id, is_public, creator, room_version, has_auth_chain_index)
@@ -398,7 +432,7 @@ FROM plan_rooms WHERE ours AND n % 4 = 0;
 INSERT INTO events (topological_ordering, event_id, type, room_id, processed, outlier, depth, origin_server_ts, received_ts,
                     sender, contains_url, instance_name, stream_ordering, state_key)
 SELECT depth, event_id, type, room_id, true, false, depth, ts, ts + 20, sender, false, 'master', so, state_key
-FROM ev JOIN plan_rooms USING (no) ORDER BY so;
+FROM ev JOIN plan_rooms USING (no);
 
 \echo '[ 5/20] event_json'
 INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
@@ -426,36 +460,35 @@ SELECT event_id, room_id, '{}',
        || CASE WHEN state_key IS NULL THEN '' ELSE ',"state_key":"' || state_key || '"' END
        || ',"type":"' || type || '"}',
        CASE version WHEN 12 THEN 4 ELSE 3 END
-FROM ev JOIN plan_rooms USING (no) JOIN sentences ON i = so % 8192 ORDER BY so;
+FROM ev JOIN plan_rooms USING (no) JOIN sentences ON i = so % 8192;
 
 \echo '[ 6/20] event_edges'
-INSERT INTO event_edges (event_id, prev_event_id) SELECT event_id, prev_id FROM ev WHERE prev_id IS NOT NULL ORDER BY so;
+INSERT INTO event_edges (event_id, prev_event_id) SELECT event_id, prev_id FROM ev WHERE prev_id IS NOT NULL;
 
 \echo '[ 7/20] event_auth'
 INSERT INTO event_auth (event_id, auth_id, room_id)
 SELECT event_id, a, room_id
 FROM ev JOIN plan_rooms USING (no),
      -- Version 12 does not name the create event: the room's id does.
-     LATERAL unnest(CASE WHEN version = 12 AND depth > 1 THEN array_append(auth, create_id) ELSE auth END) a
-ORDER BY so;
+     LATERAL unnest(CASE WHEN version = 12 AND depth > 1 THEN array_append(auth, create_id) ELSE auth END) a;
 
 \echo '[ 8/20] event_auth_chains'
-INSERT INTO event_auth_chains (event_id, chain_id, sequence_number) SELECT event_id, chain, seq FROM ev WHERE chain IS NOT NULL ORDER BY so;
+INSERT INTO event_auth_chains (event_id, chain_id, sequence_number) SELECT event_id, chain, seq FROM ev WHERE chain IS NOT NULL;
 INSERT INTO event_auth_chain_links SELECT chain, seq, to_chain, to_seq FROM links;
 
 \echo '[ 9/20] state_events'
 INSERT INTO state_events (event_id, room_id, type, state_key)
-SELECT event_id, room_id, type, state_key FROM ev JOIN plan_rooms USING (no) WHERE state_key IS NOT NULL ORDER BY so;
+SELECT event_id, room_id, type, state_key FROM ev JOIN plan_rooms USING (no) WHERE state_key IS NOT NULL;
 
 \echo '[10/20] state_groups'
 INSERT INTO state_groups (id, room_id, event_id)
 SELECT id, room_id, event_id FROM ev JOIN plan_rooms USING (no),
      LATERAL (SELECT sg UNION ALL SELECT sg - 1 WHERE depth = 1) g(id)
-WHERE state_key IS NOT NULL ORDER BY id;
-INSERT INTO state_group_edges (state_group, prev_state_group) SELECT sg, prev_sg FROM ev WHERE prev_sg IS NOT NULL ORDER BY so;
+WHERE state_key IS NOT NULL;
+INSERT INTO state_group_edges (state_group, prev_state_group) SELECT sg, prev_sg FROM ev WHERE prev_sg IS NOT NULL;
 
 \echo '[11/20] event_to_state_groups'
-INSERT INTO event_to_state_groups (event_id, state_group) SELECT event_id, sg FROM ev ORDER BY so;
+INSERT INTO event_to_state_groups (event_id, state_group) SELECT event_id, sg FROM ev;
 
 \echo '[12/20] state_groups_state'
 INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)
@@ -470,17 +503,17 @@ SELECT DISTINCT ON (no, state_key) no, state_key AS user_id, event_id, so, sende
 FROM ev JOIN members m USING (no) WHERE type = 'm.room.member' AND m.user_id = ev.state_key ORDER BY no, state_key, so DESC;
 INSERT INTO room_memberships (event_id, user_id, sender, room_id, membership, forgotten, display_name, avatar_url, event_stream_ordering, participant)
 SELECT event_id, state_key, sender, room_id, c ->> 'membership', (unused AND forgotten AND here)::int, c ->> 'displayname', c ->> 'avatar_url', so, false
-FROM ev JOIN plan_rooms USING (no) JOIN members m ON m.no = ev.no AND m.user_id = ev.state_key, LATERAL (SELECT content::jsonb) x(c)
-WHERE type = 'm.room.member' ORDER BY so;
+FROM ev JOIN plan_rooms USING (no) JOIN members m ON m.no = ev.no AND m.user_id = ev.state_key, LATERAL (SELECT content::jsonb OFFSET 0) x(c)
+WHERE type = 'm.room.member';
 INSERT INTO local_current_membership (room_id, user_id, event_id, membership, event_stream_ordering)
-SELECT room_id, user_id, event_id, membership, so FROM standing JOIN plan_rooms USING (no) WHERE here ORDER BY so;
+SELECT room_id, user_id, event_id, membership, so FROM standing JOIN plan_rooms USING (no) WHERE here;
 
 \echo '[14/20] current_state_events'
 -- Synapse deletes the state of a room that its last user has left.
 INSERT INTO current_state_events (event_id, room_id, type, state_key, membership, event_stream_ordering)
 SELECT event_id, room_id, type, state_key, CASE WHEN type = 'm.room.member' THEN content::jsonb ->> 'membership' END, so
 FROM (SELECT DISTINCT ON (no, type, state_key) * FROM ev WHERE state_key IS NOT NULL ORDER BY no, type, state_key, so DESC) s
-JOIN plan_rooms USING (no) WHERE NOT unused ORDER BY so;
+JOIN plan_rooms USING (no) WHERE NOT unused;
 INSERT INTO event_forward_extremities (event_id, room_id) SELECT last_id, room_id FROM plan_rooms;
 
 \echo '[15/20] event_search'
@@ -488,13 +521,13 @@ INSERT INTO event_search (event_id, room_id, key, vector, origin_server_ts, stre
 SELECT event_id, room_id, CASE type WHEN 'm.room.message' THEN 'content.body' WHEN 'm.room.name' THEN 'content.name' ELSE 'content.topic' END,
        CASE type WHEN 'm.room.message' THEN vector ELSE to_tsvector('english', coalesce(content::jsonb ->> 'topic', content::jsonb ->> 'name')) END, ts, so
 FROM ev JOIN plan_rooms USING (no) JOIN sentences ON i = so % 8192
-WHERE type IN ('m.room.message', 'm.room.name', 'm.room.topic') ORDER BY so;
+WHERE type IN ('m.room.message', 'm.room.name', 'm.room.topic');
 
 \echo '[16/20] event_relations, redactions'
 INSERT INTO event_relations (event_id, relates_to_id, relation_type, aggregation_key)
-SELECT event_id, relates_to, 'm.annotation', U&'\+01F44D' FROM ev WHERE type = 'm.reaction' ORDER BY so;
+SELECT event_id, relates_to, 'm.annotation', U&'\+01F44D' FROM ev WHERE type = 'm.reaction';
 INSERT INTO redactions (event_id, redacts, have_censored, received_ts)
-SELECT event_id, relates_to, false, ts + 20 FROM ev WHERE type = 'm.room.redaction' ORDER BY so;
+SELECT event_id, relates_to, false, ts + 20 FROM ev WHERE type = 'm.room.redaction';
 
 \echo '[17/20] event_push_actions, receipts'
 -- Synapse keeps the unread of the last day only, and what mentions someone.
@@ -502,7 +535,7 @@ INSERT INTO event_push_actions (room_id, event_id, user_id, actions, topological
 SELECT room_id, event_id, user_id, '', depth, so, 1, 0, 1, 'main'
 FROM ev JOIN plan_rooms USING (no) JOIN members m USING (no)
 WHERE here AND k <= 3 AND user_id <> sender AND NOT unused AND type IN ('m.room.message', 'm.room.encrypted')
-  AND ts > extract(epoch FROM now()) * 1000 - 72000000 ORDER BY so;
+  AND ts > extract(epoch FROM now()) * 1000 - 72000000;
 WITH read AS (
     SELECT no, room_id, user_id, last_id, last_so, format('{"ts":%s}', (extract(epoch FROM now()) * 1000)::bigint) AS data
     FROM members m JOIN plan_rooms USING (no) JOIN standing s USING (no, user_id)
@@ -526,18 +559,14 @@ FROM plan_rooms LEFT JOIN LATERAL (
 ) s ON true;
 INSERT INTO room_stats_current (room_id, current_state_events, joined_members, invited_members, left_members, banned_members,
                                 local_users_in_room, completed_delta_stream_id, knocked_members)
-SELECT room_id, CASE WHEN unused THEN 0 ELSE others + joined + gone END, CASE WHEN unused THEN 0 ELSE joined END, 0,
-       CASE WHEN unused THEN 0 ELSE gone END, 0, CASE WHEN unused THEN 0 ELSE local END, last_so, 0
-FROM plan_rooms,
-     LATERAL (SELECT count(*) FILTER (WHERE membership = 'join') AS joined, count(*) FILTER (WHERE membership <> 'join') AS gone,
-                     count(*) FILTER (WHERE here AND membership = 'join') AS local FROM standing s WHERE s.no = plan_rooms.no) m,
-     LATERAL (SELECT count(DISTINCT type) AS others FROM ev WHERE ev.no = plan_rooms.no AND state_key = '') o;
+SELECT room_id, 7 - (NOT encrypted)::int + members, members, 0, 0, 0, residents, last_so, 0
+FROM plan_rooms JOIN (SELECT no, count(*) AS members FROM standing GROUP BY no) m USING (no) WHERE NOT unused
+UNION ALL SELECT room_id, 0, 0, 0, 0, 0, 0, last_so, 0 FROM plan_rooms WHERE unused;
 INSERT INTO user_stats_current (user_id, joined_rooms, completed_delta_stream_id)
 SELECT user_id, count(*), max(so) FROM standing WHERE here AND membership = 'join' GROUP BY user_id
 ON CONFLICT (user_id) DO UPDATE SET joined_rooms = user_stats_current.joined_rooms + excluded.joined_rooms;
 INSERT INTO sliding_sync_joined_rooms (room_id, event_stream_ordering, bump_stamp, room_name, is_encrypted)
-SELECT room_id, last_so, (SELECT max(so) FROM ev WHERE ev.no = p.no AND type IN ('m.room.create', 'm.room.message', 'm.room.encrypted')),
-       'Room ' || n, encrypted FROM plan_rooms p WHERE NOT unused;
+SELECT room_id, last_so, bump_so, 'Room ' || n, encrypted FROM plan_rooms WHERE NOT unused;
 INSERT INTO sliding_sync_membership_snapshots (room_id, user_id, sender, membership_event_id, membership, forgotten,
                                                event_stream_ordering, event_instance_name, has_known_state, room_name, is_encrypted)
 SELECT room_id, user_id, sender, event_id, membership, (unused AND forgotten)::int, so, 'master', true, 'Room ' || n, encrypted
@@ -559,9 +588,12 @@ BEGIN
     UPDATE user_directory_stream_pos SET stream_id = top;
     UPDATE room_forgetter_stream_pos SET stream_id = top;
 END $$;
+\echo '[20/20] indexes, statistics'
+\if :growing
+    SELECT restore FROM aside ORDER BY place, restore \gexec
+\endif
 COMMIT;
 
-\echo '[20/20] statistics'
 -- Not the place to hear which of the catalogues only a superuser may analyze.
 SET client_min_messages = error;
 ANALYZE;
