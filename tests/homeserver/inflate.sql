@@ -2,7 +2,7 @@
 --
 --     psql -d synapse -v rooms=2000 -v events=250000 -f inflate.sql
 --
--- rooms and events are what the database holds afterwards; run again, it adds what is missing.
+-- rooms and events (200, 50000) are what the database holds afterwards; run again, it adds what is missing.
 -- More: -v days=365 (the time that the events cover), -v snapshot=10 (a full copy of a room's state
 -- after so many changes), -v unused=0.3 (share of rooms that every local user has left),
 -- -v seed=1, -v force=1 (do not mind other sessions of the tables' owner).
@@ -20,6 +20,8 @@
 \set SHOW_CONTEXT never
 \set VERBOSITY terse
 \pset footer off
+\if :{?rooms} \else \set rooms 200 \endif
+\if :{?events} \else \set events 50000 \endif
 \if :{?days} \else \set days 365 \endif
 \if :{?snapshot} \else \set snapshot 10 \endif
 \if :{?unused} \else \set unused 0.3 \endif
@@ -64,16 +66,16 @@ $$ SELECT ((hashint8extended(n, salt) >> 12) & 4503599627370495)::double precisi
 CREATE FUNCTION pg_temp.b64(data bytea) RETURNS text IMMUTABLE PARALLEL SAFE LANGUAGE sql AS
 $$ SELECT translate(encode(data, 'base64'), E'=\n', '') $$;
 
-SELECT coalesce(string_agg(DISTINCT format('%s from %s, process %s', coalesce(nullif(a.application_name, ''), 'a session'),
-                                           coalesce(host(a.client_addr), 'this host'), a.pid), '; '), '') AS others
+SELECT count(*) AS others, format('inflate: %s sessions of the tables'' owner are open (%s): stop Synapse first, or say -v force=1',
+    count(*), string_agg(DISTINCT coalesce(nullif(a.application_name, ''), 'no name') || ' at ' || coalesce(host(a.client_addr), 'this host'), ', ')) AS refusal
 FROM pg_stat_activity a JOIN pg_class c ON c.oid = 'events'::regclass
 WHERE a.datname = current_database() AND a.usesysid = c.relowner AND a.pid <> pg_backend_pid()
   AND a.backend_type = 'client backend' AND :'force' = '0' \gset
-SELECT :'others' <> '' AS busy, (SELECT count(*) FROM rooms) AS have_rooms, (SELECT count(*) FROM events) AS have_events,
+SELECT :others > 0 AS busy, (SELECT count(*) FROM rooms) AS have_rooms, (SELECT count(*) FROM events) AS have_events,
        (SELECT count(*) FROM rooms) >= :rooms AND (SELECT count(*) FROM events) >= :events AS enough,
        (SELECT count(*) FROM events) < :events / 2 AS growing \gset
 \if :busy
-    \warn 'inflate: the owner of the tables is connected (' :others '): stop Synapse first, or say -v force=1'
+    \warn :refusal
     ROLLBACK;
     DO $$ BEGIN RAISE 'Synapse is connected'; END $$;
 \endif
@@ -93,7 +95,8 @@ DECLARE
     rooms bigint := greatest(1, current_setting('inflate.rooms')::bigint - (SELECT count(*) FROM rooms));
     events bigint := current_setting('inflate.events')::bigint - (SELECT count(*) FROM events);
     seed int := current_setting('inflate.seed')::int;
-    room_base bigint := (SELECT count(*) FROM rooms);
+    -- Rooms are numbered after the stream, which never goes back: a deleted room's number is not used again.
+    room_base bigint := (SELECT last_value FROM events_stream_seq);
 BEGIN
     IF events < 12 * rooms THEN
         RAISE '% more rooms need at least % more events, not %', rooms, 12 * rooms, events;
