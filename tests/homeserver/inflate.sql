@@ -440,28 +440,29 @@ FROM ev JOIN plan_rooms USING (no);
 \echo '[ 5/20] event_json'
 INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
 SELECT event_id, room_id, '{}',
-       '{"signatures":{"' || split_part(sender, ':', 2) || '":{"ed25519:a_key":"' || pg_temp.b64(sha512(int8send(so))) || '"}}'
-       || ',"unsigned":{"age_ts":' || ts || '}'
-       || CASE WHEN version = 12 AND depth = 1 THEN '' ELSE ',"room_id":"' || room_id || '"' END
-       || ',"auth_events":' || coalesce(array_to_json(auth)::text, '[]')
-       || ',"prev_events":[' || coalesce('"' || prev_id || '"', '') || ']'
-       || ',"content":' || CASE
-              WHEN state_key IS NOT NULL THEN content
-              WHEN type = 'm.room.message' THEN '{"body":"' || body || '","msgtype":"m.text"}'
-              WHEN type = 'm.room.encrypted' THEN
-                  '{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"' || pg_temp.b64(sha512(int8send(-so))) || ciphertext
-                  || '","device_id":"PHONE","sender_key":"' || pg_temp.b64(sha256(int8send(no)))
-                  || '","session_id":"' || pg_temp.b64(sha256(int8send(-no))) || '"}'
-              WHEN type = 'm.reaction' THEN
-                  '{"m.relates_to":{"event_id":"' || relates_to || '","key":"\ud83d\udc4d","rel_type":"m.annotation"}}'
-              WHEN version = 12 THEN '{"redacts":"' || relates_to || '"}'
-              ELSE '{}' END
-       || CASE WHEN type = 'm.room.redaction' AND version = 10 THEN ',"redacts":"' || relates_to || '"' ELSE '' END
-       || ',"depth":' || depth
-       || ',"hashes":{"sha256":"' || pg_temp.b64(sha256(int8send(so))) || '"}'
-       || ',"origin_server_ts":' || ts || ',"sender":"' || sender || '"'
-       || CASE WHEN state_key IS NULL THEN '' ELSE ',"state_key":"' || state_key || '"' END
-       || ',"type":"' || type || '"}',
+       -- concat, not ||: each of those would copy what there is so far.
+       concat('{"signatures":{"', split_part(sender, ':', 2), '":{"ed25519:a_key":"', pg_temp.b64(sha512(int8send(so))), '"}}',
+           ',"unsigned":{"age_ts":', ts, '}',
+           CASE WHEN version = 10 OR depth > 1 THEN concat(',"room_id":"', room_id, '"') END,
+           ',"auth_events":', coalesce(array_to_json(auth), '[]'),
+           ',"prev_events":[', '"' || prev_id || '"', ']',
+           ',"content":', CASE
+               WHEN state_key IS NOT NULL THEN content
+               WHEN type = 'm.room.message' THEN concat('{"body":"', body, '","msgtype":"m.text"}')
+               WHEN type = 'm.room.encrypted' THEN concat(
+                   '{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"', pg_temp.b64(sha512(int8send(-so))), ciphertext,
+                   '","device_id":"PHONE","sender_key":"', pg_temp.b64(sha256(int8send(no))),
+                   '","session_id":"', pg_temp.b64(sha256(int8send(-no))), '"}')
+               WHEN type = 'm.reaction' THEN concat(
+                   '{"m.relates_to":{"event_id":"', relates_to, '","key":"\ud83d\udc4d","rel_type":"m.annotation"}}')
+               WHEN version = 12 THEN concat('{"redacts":"', relates_to, '"}')
+               ELSE '{}' END,
+           CASE WHEN type = 'm.room.redaction' AND version = 10 THEN concat(',"redacts":"', relates_to, '"') END,
+           ',"depth":', depth,
+           ',"hashes":{"sha256":"', pg_temp.b64(sha256(int8send(so))), '"}',
+           ',"origin_server_ts":', ts, ',"sender":"', sender, '"',
+           ',"state_key":"' || state_key || '"',
+           ',"type":"', type, '"}'),
        CASE version WHEN 12 THEN 4 ELSE 3 END
 FROM ev JOIN plan_rooms USING (no) JOIN sentences ON i = so % 8192;
 
