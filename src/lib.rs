@@ -4,4 +4,7 @@
 //! in Jobs. `docs/architecture.md` has the picture.
 
 pub mod api;
+pub mod bytes;
+pub mod postgres;
+pub mod synapse;
 pub mod task;
