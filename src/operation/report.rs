@@ -195,26 +195,3 @@ pub fn events(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
     }
     events
 }
-
-/// Bytes for people: `1.2 GiB`.
-pub fn bytes(bytes: i64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value.abs() >= 1024.0 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn bytes_are_readable() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (-1536, "-1.5 KiB"), (5 << 40, "5.0 TiB")]
-        {
-            assert_eq!(super::bytes(bytes), text);
-        }
-    }
-}
