@@ -52,7 +52,7 @@ func (a *app) loadOurs(note noteFunc) error {
 		}
 	}
 	note("from %s", binary)
-	return nil
+	return a.cluster.forgetOldImages()
 }
 
 func (a *app) load() error {
@@ -104,6 +104,36 @@ func (c *Cluster) load(image oci.Image) error {
 	in.Close()
 	if err := errors.Join(importer.Wait(), writeErr); err != nil {
 		return fmt.Errorf("putting %s in: %w\n%s", image.Name, err, output.String())
+	}
+	return nil
+}
+
+// forgetOldImages removes the images that lost their name to a newer one; their layers go with them.
+// The kubelet would do so on a full disk, which it never sees here. What runs from them goes on running.
+func (c *Cluster) forgetOldImages() error {
+	list, err := c.ctr("images", "list").Output()
+	if err != nil {
+		return commandError("ctr images list", err)
+	}
+	named := map[string]bool{}
+	unnamed := map[string]string{}
+	for _, line := range strings.Split(string(list), "\n")[1:] {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		if name, digest := fields[0], fields[2]; strings.HasPrefix(name, "sha256:") {
+			unnamed[name] = digest
+		} else {
+			named[digest] = true
+		}
+	}
+	for name, digest := range unnamed {
+		if !named[digest] {
+			if out, err := c.ctr("images", "remove", name).CombinedOutput(); err != nil {
+				return fmt.Errorf("ctr images remove: %w\n%s", err, out)
+			}
+		}
 	}
 	return nil
 }
