@@ -214,7 +214,8 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 fn tls_advice(error: &io::Error, target: &Target) -> String {
     use rustls::{CertificateError as Certificate, Error::InvalidCertificate};
     match tls_error(error) {
-        Some(InvalidCertificate(Certificate::UnknownIssuer)) => match &target.ca_file {
+        // A bad signature: an authority of the same name, but with another key.
+        Some(InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature)) => match &target.ca_file {
             Some(_) => {
                 "The certificate authority of postgres.tls.caSecret did not sign the server's certificate.".to_owned()
             }

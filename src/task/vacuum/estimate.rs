@@ -106,7 +106,7 @@ async fn shape(session: &mut Session, table: &Table) -> Result<Shape> {
     let indexes: Vec<(i64, f64, Option<Vec<i16>>)> = sqlx::query_as(
         "SELECT pg_relation_size(c.oid), \
              coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), '90')::float8 / 100, \
-             CASE WHEN a.amname = 'btree' AND i.indexprs IS NULL AND i.indpred IS NULL THEN i.indkey::int2[] END \
+             CASE WHEN a.amname = 'btree' AND i.indexprs IS NULL AND i.indpred IS NULL THEN string_to_array(i.indkey::text, ' ')::int2[] END \
          FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam \
          WHERE i.indrelid = $1::oid",
     )
