@@ -28,7 +28,7 @@ func (a *app) down() error {
 		return errors.Join(c.stop("provisioner", "coredns", "kube-proxy", "kubelet"), c.removeContainers())
 	})
 	step("control plane", func() error {
-		return c.stop("forward", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
+		return errors.Join(c.stop("forward"), c.stopControlPlane())
 	})
 	step("container runtime, mounts, control groups", func() error {
 		return errors.Join(c.stop("containerd"), c.endLeftovers(), c.unmount(), removeCgroups(c.cgroup()))
@@ -49,6 +49,11 @@ func (c *Cluster) stop(names ...string) error {
 		failed = append(failed, c.processes().Stop(name, 15*time.Second))
 	}
 	return errors.Join(failed...)
+}
+
+// stopControlPlane ends etcd last: without it the API server would linger for a minute.
+func (c *Cluster) stopControlPlane() error {
+	return c.stop("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
 }
 
 // ctr talks to the cluster's containerd.
