@@ -28,10 +28,10 @@ func (a *app) down() error {
 		return errors.Join(c.stop("provisioner", "coredns", "kube-proxy", "kubelet"), c.removeContainers())
 	})
 	step("control plane", func() error {
-		return c.stop("forward", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
+		return errors.Join(c.stop("forward"), c.stopControlPlane())
 	})
 	step("container runtime, mounts, control groups", func() error {
-		return errors.Join(c.stop("containerd"), c.endShims(), c.unmount(), removeCgroups(c.cgroup()))
+		return errors.Join(c.stop("containerd"), c.endLeftovers(), c.unmount(), removeCgroups(c.cgroup()))
 	})
 	step("network, files, kernel settings", func() error {
 		var err error
@@ -51,6 +51,11 @@ func (c *Cluster) stop(names ...string) error {
 	return errors.Join(failed...)
 }
 
+// stopControlPlane ends etcd last: without it the API server would linger for a minute.
+func (c *Cluster) stopControlPlane() error {
+	return c.stop("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
+}
+
 // ctr talks to the cluster's containerd.
 func (c *Cluster) ctr(args ...string) *exec.Cmd {
 	ctr := c.path("bin", "ctr")
@@ -60,7 +65,7 @@ func (c *Cluster) ctr(args ...string) *exec.Cmd {
 // removeContainers does what the kubelet would: containers outlive whoever started them.
 func (c *Cluster) removeContainers() error {
 	if !c.processes().Alive("containerd") {
-		return nil // endShims finds them
+		return nil // endLeftovers finds them
 	}
 	for _, kind := range []struct {
 		name   string
@@ -70,35 +75,47 @@ func (c *Cluster) removeContainers() error {
 		{"containers", []string{"containers", "delete"}},
 		{"sandboxes", []string{"sandboxes", "remove", "--force"}},
 	} {
-		out, err := c.ctr(kind.name, "list", "--quiet").Output()
+		if err := c.removeAll(kind.name, kind.remove); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAll tries more than once: containerd clears up after a container that ends, and may be quicker than we are.
+func (c *Cluster) removeAll(kind string, remove []string) error {
+	for tries := 10; ; tries-- {
+		list, err := c.ctr(kind, "list").Output()
 		if err != nil {
-			return commandError("ctr "+kind.name+" list", err)
+			return commandError("ctr "+kind+" list", err)
 		}
-		if ids := strings.Fields(string(out)); len(ids) > 0 {
-			if out, err := c.ctr(append(kind.remove, ids...)...).CombinedOutput(); err != nil {
-				return fmt.Errorf("ctr %s: %w\n%s", strings.Join(kind.remove, " "), err, out)
+		var ids []string
+		for _, line := range strings.Split(string(list), "\n")[1:] { // below the heading
+			if columns := strings.Fields(line); len(columns) > 0 {
+				ids = append(ids, columns[0])
 			}
 		}
-	}
-	return nil
-}
-
-// endShims ends the containers that containerd did not: a shim that is asked to end takes its container along.
-func (c *Cluster) endShims() error {
-	for _, pid := range proc.Running(shimOf(c)) {
-		environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.Contains(string(environment), c.containerdSocket()) {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				return err
-			}
+		if len(ids) == 0 {
+			return nil
+		}
+		out, err := c.ctr(append(remove, ids...)...).CombinedOutput()
+		if err != nil && tries == 0 {
+			return fmt.Errorf("ctr %s: %w\n%s", strings.Join(remove, " "), err, out)
 		}
 	}
-	return nil
 }
 
-func shimOf(c *Cluster) string {
+// endLeftovers ends what runs on when containerd could not be asked any more: shims, and all in our control groups.
+func (c *Cluster) endLeftovers() error {
+	var failed []error
 	programs, _ := filepath.EvalSymlinks(c.path("bin"))
-	return filepath.Join(programs, "containerd-shim-runc-v2")
+	for _, pid := range proc.Running(filepath.Join(programs, "containerd-shim-runc-v2")) {
+		arguments, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(arguments), c.containerdSocket()) { // other clusters run the same program
+			failed = append(failed, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	return errors.Join(append(failed, killCgroups(c.cgroup()))...)
 }
 
 // unmount removes the mounts below the cluster's folder, the last made first.
@@ -140,17 +157,16 @@ func (c *Cluster) removeFiles() error {
 	if err := os.RemoveAll(c.Dir); err != nil {
 		return err
 	}
-	for _, empty := range []string{
-		"/var/log/containers", "/var/lib/cni/results", "/var/lib/cni", "/run/containerd/s", "/run/containerd",
-	} {
-		syscall.Rmdir(empty)
-	}
 	if others, _ := filepath.Glob(filepath.Join(clusterRoot, "*")); len(others) > 0 {
 		return nil
 	}
 	if err := restoreSettings(); err != nil {
 		return err
 	}
-	syscall.Rmdir(clusterRoot)
+	for _, empty := range []string{
+		clusterRoot, "/var/log/containers", "/var/lib/cni/results", "/var/lib/cni", "/run/containerd/s", "/run/containerd",
+	} {
+		syscall.Rmdir(empty)
+	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,8 @@ type recipe struct {
 	From    string     // the recipe whose layers lie below
 	Program string     // instead of a script: one of the cluster's programs, and nothing else
 	Config  oci.Config // how containers run
+	// Files of the folder that become a layer of their own, on top, and where. A change to them is quick.
+	Files map[string]string
 }
 
 // imageBuilder makes images from recipes. It keeps their layers in the cache, each under a name made of its inputs.
@@ -63,7 +66,27 @@ func (b imageBuilder) image(name string) (oci.Image, error) {
 	for _, l := range built {
 		image.Layers = append(image.Layers, l.Layer)
 	}
+	if err == nil && len(r.Files) > 0 {
+		var layer oci.Layer
+		layer, err = b.fileLayer(r)
+		image.Layers = append(image.Layers, layer)
+	}
 	return image, err
+}
+
+func (b imageBuilder) fileLayer(r recipe) (oci.Layer, error) {
+	h := sha256.New()
+	var files []oci.File
+	for _, name := range slices.Sorted(maps.Keys(r.Files)) {
+		fmt.Fprintln(h, r.Files[name])
+		if err := hashFiles(h, r.dir, []string{name}); err != nil {
+			return oci.Layer{}, err
+		}
+		files = append(files, oci.File{Path: r.Files[name], Source: filepath.Join(r.dir, name), Mode: 0o755})
+	}
+	return b.cached(hex.EncodeToString(h.Sum(nil))[:16], func(dir string) (oci.Layer, error) {
+		return oci.WriteFiles(filepath.Join(dir, "layer.tar"), files)
+	})
 }
 
 func (b imageBuilder) programLayer(name string) (oci.Layer, error) {
@@ -120,7 +143,7 @@ func (b imageBuilder) key(r recipe, below []builtLayer) (string, error) {
 	}
 	var files []string
 	err := filepath.WalkDir(r.dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && d.Name() != "image.json" {
+		if err == nil && d.Type().IsRegular() && d.Name() != "image.json" && r.Files[d.Name()] == "" {
 			relative, _ := filepath.Rel(r.dir, path)
 			files = append(files, relative)
 		}

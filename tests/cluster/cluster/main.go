@@ -80,6 +80,10 @@ func lock(cache string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+		return file.Close, nil
+	}
+	fmt.Fprintln(os.Stderr, "waiting for another run of this program")
 	return file.Close, syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
 }
 

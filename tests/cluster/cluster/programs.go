@@ -67,7 +67,11 @@ func programsKey(module string) (string, error) {
 		}
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s%s\n%s\n", version, buildTags, strings.Join(inKube, " "))
+	flags, err := linkerFlags(module)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(h, "%s%s\n%s\n%s\n", version, buildTags, flags, strings.Join(inKube, " "))
 	if err := hashFiles(h, module, files); err != nil {
 		return "", err
 	}
@@ -123,28 +127,30 @@ func build(module, into string, note noteFunc) error {
 	return nil
 }
 
-// linkerFlags tell the programs their versions: Kubernetes' own is not in its source, and Helm charts ask for it.
+// linkerFlags tell the programs their versions: Kubernetes' own is not in its source, and Helm charts ask for it,
+// `helm template` for the one that helm was made for.
 func linkerFlags(module string) (string, error) {
+	const containerd, helm, kubernetes = "github.com/containerd/containerd/v2", "helm.sh/helm/v3", "k8s.io/kubernetes"
+	out, err := goCommand(module, "list", "-m", "-f", "{{.Version}}", containerd, helm, kubernetes).Output()
+	if err != nil {
+		return "", commandError("go list -m", err)
+	}
+	versions := strings.Fields(string(out))
+	numbers := strings.Split(strings.TrimPrefix(versions[2], "v"), ".")
 	flags := []string{"-s", "-w"}
 	set := func(variable, value string) { flags = append(flags, "-X", variable+"="+value) }
-	for _, m := range []struct{ module, variable string }{
-		{"github.com/containerd/containerd/v2", "github.com/containerd/containerd/v2/version.Version"},
-		{"helm.sh/helm/v3", "helm.sh/helm/v3/internal/version.version"},
-		{"k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion"},
-		{"k8s.io/kubernetes", "k8s.io/client-go/pkg/version.gitVersion"},
+	set(containerd+"/version.Version", versions[0])
+	set(helm+"/internal/version.version", versions[1])
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		set(pkg+".gitVersion", versions[2])
+		set(pkg+".gitTreeState", "clean")
+	}
+	for _, prefix := range []string{
+		"k8s.io/component-base/version.git", "k8s.io/client-go/pkg/version.git",
+		helm + "/pkg/chartutil.k8sVersion", helm + "/pkg/lint/rules.k8sVersion",
 	} {
-		out, err := goCommand(module, "list", "-m", "-f", "{{.Version}}", m.module).Output()
-		if err != nil {
-			return "", commandError("go list -m "+m.module, err)
-		}
-		version := strings.TrimSpace(string(out))
-		set(m.variable, version)
-		if pkg, ok := strings.CutSuffix(m.variable, ".gitVersion"); ok {
-			numbers := strings.Split(strings.TrimPrefix(version, "v"), ".")
-			set(pkg+".gitMajor", numbers[0])
-			set(pkg+".gitMinor", numbers[1])
-			set(pkg+".gitTreeState", "clean")
-		}
+		set(prefix+"Major", numbers[0])
+		set(prefix+"Minor", numbers[1])
 	}
 	return strings.Join(flags, " "), nil
 }

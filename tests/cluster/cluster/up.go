@@ -68,14 +68,21 @@ func (c *Cluster) prepare(note noteFunc) error {
 	if err := os.Rename(c.config("pods.conflist"), c.path("cni", "pods.conflist")); err != nil {
 		return err
 	}
-	return linkPrograms(c)
+	return c.linkPrograms(note)
 }
 
 // linkPrograms gives the shell wrappers a fixed path to the programs.
-func linkPrograms(c *Cluster) error {
+func (c *Cluster) linkPrograms(note noteFunc) error {
 	link := c.path("bin")
-	if err := os.Remove(link); err != nil && !os.IsNotExist(err) {
-		return err
+	old, err := os.Readlink(link)
+	if old == c.Programs {
+		return nil
+	}
+	if err == nil {
+		note("the programs are new: the control plane starts again")
+		if err := errors.Join(c.stopControlPlane(), os.Remove(link)); err != nil {
+			return err
+		}
 	}
 	return os.Symlink(c.Programs, link)
 }
