@@ -9,7 +9,7 @@ use crate::{
         conditions::{self, Conditions, Type},
         synapse::{Locale, SynapseStatus},
     },
-    operation::report::bytes,
+    bytes,
     task::report::{InspectionFindings, TaskError},
 };
 
@@ -25,7 +25,7 @@ pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFi
     status.postgres_version = Some(facts.postgres_version);
     status.locale = Some(Locale { encoding: facts.encoding, collate: facts.collate, ctype: facts.ctype });
     status.database_bytes = Some(facts.database_bytes);
-    status.database_size = Some(bytes(facts.database_bytes));
+    status.database_size = Some(bytes::human(facts.database_bytes));
     status.dead_rows = Some(facts.dead_rows);
     status.largest_tables = facts.largest_tables;
     status.pending_background_updates = facts.pending_background_updates;

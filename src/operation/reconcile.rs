@@ -179,7 +179,7 @@ fn what(action: &Action) -> &'static str {
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
         Action::Scale { .. } => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",
-        Action::DeleteJob(_) => "to delete a Job",
+        Action::DeleteJob(_) | Action::SweepJobs => "to delete a Job",
     }
 }
 

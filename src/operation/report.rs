@@ -178,10 +178,10 @@ pub fn events(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
             tell(false, "Resumed", "Resume", "as many Pods are Ready as before".to_owned());
         }
     }
-    if let Some(failure) = &run.failure {
-        if old.is_none_or(|old| old.failure.is_none()) {
-            tell(true, &failure.reason, "Run", failure.message.clone());
-        }
+    if let Some(failure) = &run.failure
+        && old.is_none_or(|old| old.failure.is_none())
+    {
+        tell(true, &failure.reason, "Run", failure.message.clone());
     }
     if run.outcome.is_some() && old.is_none_or(|old| old.outcome.is_none()) {
         let entry = after.history.first().filter(|entry| entry.number == run.number);
@@ -194,27 +194,4 @@ pub fn events(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
         tell(warning, reason, "Run", message);
     }
     events
-}
-
-/// Bytes for people: `1.2 GiB`.
-pub fn bytes(bytes: i64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value.abs() >= 1024.0 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn bytes_are_readable() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (-1536, "-1.5 KiB"), (5 << 40, "5.0 TiB")]
-        {
-            assert_eq!(super::bytes(bytes), text);
-        }
-    }
 }

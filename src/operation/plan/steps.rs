@@ -54,10 +54,10 @@ impl Planner<'_> {
             return self.failing(refusal.reason, Terminal, refusal.message);
         }
         let index = self.run().steps.iter().position(|step| step.state != StepState::Succeeded)?;
-        if self.run().steps[index].offline {
-            if let Some(next) = self.take_down() {
-                return Some(next);
-            }
+        if self.run().steps[index].offline
+            && let Some(next) = self.take_down()
+        {
+            return Some(next);
         }
         match self.run().steps[index].state {
             StepState::Pending | StepState::Failed => self.begin(index),

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// Control groups of the first kind: a tree for each controller.
+const cgroupTrees = "/sys/fs/cgroup/*"
+
+func makeCgroups(name string) error {
+	trees, err := filepath.Glob(cgroupTrees)
+	if err != nil {
+		return err
+	}
+	for _, tree := range trees {
+		if err := os.MkdirAll(tree+name, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeCgroups waits a moment for those whose last process is just ending.
+func removeCgroups(name string) error {
+	trees, err := filepath.Glob(cgroupTrees + name)
+	if err != nil {
+		return err
+	}
+	for _, tree := range trees {
+		var dirs []string
+		filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		slices.Reverse(dirs) // children first
+		for _, dir := range dirs {
+			for end := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				err := syscall.Rmdir(dir)
+				if err == nil || errors.Is(err, syscall.ENOENT) {
+					break
+				}
+				if time.Now().After(end) {
+					return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+				}
+			}
+		}
+	}
+	return nil
+}
