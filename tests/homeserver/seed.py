@@ -168,7 +168,7 @@ class Seeder:
         self.transaction = 0
         self.admin = None
         self.server = None
-        self.state = {"done": [], "rooms": [], "users": [], "counts": {}}
+        self.state = {"done": [], "rooms": [], "users": [], "counts": {}, "sent": {}, "messages": 0}
 
     # --- plumbing
 
@@ -194,7 +194,7 @@ class Seeder:
 
     def load(self):
         try:
-            self.state = self.client("GET", f"user/{quote(self.admin)}/account_data/{MARKER}", self.admin)
+            self.state |= self.client("GET", f"user/{quote(self.admin)}/account_data/{MARKER}", self.admin)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -238,7 +238,7 @@ class Seeder:
         self.admin = self.account("admin", admin=True)
         self.server = self.admin.split(":", 1)[1]
         self.load()
-        phases = (self.users, self.rooms, self.messages, self.media, self.keys, self.habits,
+        phases = (self.users, self.rooms, self.messages, self.receipts, self.media, self.keys, self.habits,
                   self.empty_rooms, self.departures)
         missing = [phase for phase in phases if phase.__name__ not in self.state["done"]]
         if missing and "users" in self.state["done"]:
@@ -336,70 +336,78 @@ class Seeder:
         return " ".join(self.rng.choice(WORDS) for _ in range(min(60, int(self.rng.lognormvariate(2.2, 0.7)) + 1)))
 
     def messages(self):
-        rooms, wanted = self.state["rooms"], self.options.messages
+        wanted = self.options.messages
+        weights = [1 / (rank + 1) for rank in range(len(self.state["rooms"]))]
+        sent = self.state["sent"]  # by room, the first and the last few messages that others can refer to
         progress = Progress("messages", wanted)
-        weights = [1 / (rank + 1) for rank in range(len(rooms))]
-        sent = {room["id"]: [] for room in rooms}
-        for _ in range(wanted):
-            room = self.rng.choices(rooms, weights)[0]
-            user = self.rng.choice(room["members"])
-            before = sent[room["id"]]
-            if room["kind"] == "encrypted":
-                event = self.send(room["id"], user, "m.room.encrypted", {
-                    "algorithm": "m.megolm.v1.aes-sha2",
-                    "ciphertext": unpadded(self.rng.randbytes(self.rng.randrange(150, 420))),
-                    "session_id": unpadded(self.rng.randbytes(32)),
-                    "sender_key": unpadded(self.rng.randbytes(32)),
-                    "device_id": "PHONE",
-                })
-                self.count("encrypted messages")
-                before.append((event, user))
-                progress.step(room["name"])
-                continue
-            text = self.sentence()
-            content = {"msgtype": "m.text", "body": text}
-            chance = self.rng.random()
-            if before and chance < 0.12:
-                content["m.relates_to"] = {"m.in_reply_to": {"event_id": self.rng.choice(before)[0]}}
-                self.count("replies")
-            elif before and chance < 0.18:
-                root = before[0][0]
-                content["m.relates_to"] = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True,
-                                           "m.in_reply_to": {"event_id": root}}
-                self.count("thread messages")
-            elif before and chance < 0.22:
-                content["m.mentions"] = {"user_ids": [self.rng.choice(room["members"])]}
-            event = self.send(room["id"], user, "m.room.message", content)
-            self.count("messages")
-            chance = self.rng.random()
-            if chance < 0.08:
-                self.send(room["id"], user, "m.room.message", {
-                    "msgtype": "m.text", "body": "* " + text + " indeed",
-                    "m.new_content": {"msgtype": "m.text", "body": text + " indeed"},
-                    "m.relates_to": {"rel_type": "m.replace", "event_id": event},
-                })
-                self.count("edits")
-            elif chance < 0.14:
-                self.transaction += 1
-                path = f"rooms/{quote(room['id'])}/redact/{quote(event)}/seed-{time.time_ns()}-{self.transaction}"
-                self.client("PUT", path, user, {"reason": "spoken too soon"})
-                self.count("redactions")
-                progress.step(room["name"])
-                continue
-            before.append((event, user))
-            if chance > 0.7:
-                for friend in self.rng.sample(room["members"], min(2, len(room["members"]))):
-                    self.send(room["id"], friend, "m.reaction", {"m.relates_to": {
-                        "rel_type": "m.annotation", "event_id": event, "key": self.rng.choice("👍🎉❤😂👀")}})
-                    self.count("reactions")
+        progress.done = self.state["messages"]
+        for number in range(self.state["messages"], wanted):
+            self.rng = random.Random(f"{self.options.seed}/message/{number}")
+            room = self.rng.choices(self.state["rooms"], weights)[0]
+            before = sent.setdefault(room["id"], [])
+            event = self.message(room, self.rng.choice(room["members"]), before)
+            if event:
+                before.append(event)
+                del before[1:-8]
+            self.state["messages"] = number + 1
+            if number % 100 == 99:
+                self.save()
             progress.step(room["name"])
-        self.receipts(sent)
 
-    def receipts(self, sent):
-        readers = [(room, user) for room in self.state["rooms"] if sent[room["id"]] for user in room["members"]]
+    def message(self, room, user, before):
+        """One message with what follows it; its id, where others may refer to it."""
+        if room["kind"] == "encrypted":
+            self.count("encrypted messages")
+            return self.send(room["id"], user, "m.room.encrypted", {
+                "algorithm": "m.megolm.v1.aes-sha2",
+                "ciphertext": unpadded(self.rng.randbytes(self.rng.randrange(150, 420))),
+                "session_id": unpadded(self.rng.randbytes(32)),
+                "sender_key": unpadded(self.rng.randbytes(32)),
+                "device_id": "PHONE",
+            })
+        text = self.sentence()
+        content = {"msgtype": "m.text", "body": text}
+        chance = self.rng.random()
+        threaded = before and 0.12 <= chance < 0.18
+        if threaded:
+            content["m.relates_to"] = {"rel_type": "m.thread", "event_id": before[0], "is_falling_back": True,
+                                       "m.in_reply_to": {"event_id": before[0]}}
+            self.count("thread messages")
+        elif before and chance < 0.12:
+            content["m.relates_to"] = {"m.in_reply_to": {"event_id": self.rng.choice(before)}}
+            self.count("replies")
+        elif chance < 0.22:
+            content["m.mentions"] = {"user_ids": [self.rng.choice(room["members"])]}
+        event = self.send(room["id"], user, "m.room.message", content)
+        self.count("messages")
+        chance = self.rng.random()
+        if chance < 0.08 and not threaded:
+            self.send(room["id"], user, "m.room.message", {
+                "msgtype": "m.text", "body": "* " + text + " indeed",
+                "m.new_content": {"msgtype": "m.text", "body": text + " indeed"},
+                "m.relates_to": {"rel_type": "m.replace", "event_id": event},
+            })
+            self.count("edits")
+        elif chance < 0.14:
+            self.transaction += 1
+            path = f"rooms/{quote(room['id'])}/redact/{quote(event)}/seed-{time.time_ns()}-{self.transaction}"
+            self.client("PUT", path, user, {"reason": "spoken too soon"})
+            self.count("redactions")
+            return None
+        elif chance > 0.7:
+            for friend in self.rng.sample(room["members"], min(2, len(room["members"]))):
+                self.send(room["id"], friend, "m.reaction", {"m.relates_to": {
+                    "rel_type": "m.annotation", "event_id": event, "key": self.rng.choice("👍🎉❤😂👀")}})
+                self.count("reactions")
+        # A receipt for a message of a thread would have to name the thread.
+        return None if threaded else event
+
+    def receipts(self):
+        sent = self.state["sent"]
+        readers = [(room, user) for room in self.state["rooms"] if sent.get(room["id"]) for user in room["members"]]
         progress = Progress("read receipts", len(readers))
         for room, user in readers:
-            event = self.rng.choice(sent[room["id"]][-5:])[0]
+            event = self.rng.choice(sent[room["id"]][-5:])
             kind = "m.read.private" if self.rng.random() < 0.2 else "m.read"
             body = {"thread_id": "main"} if self.rng.random() < 0.3 else {}
             self.client("POST", f"rooms/{quote(room['id'])}/receipt/{kind}/{quote(event)}", user, body)
