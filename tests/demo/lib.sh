@@ -75,11 +75,29 @@ start_homeserver() {
 	wait_for_homeserver
 }
 
+# Lines such as "[ 12/400] messages": one that rewrites itself on a terminal, now and then one elsewhere.
+progress() {
+	local terminal=
+	if [[ -t 1 ]]; then
+		terminal=yes
+	fi
+	awk -v terminal="$terminal" '
+		/^\[ *[0-9]+\/ *[0-9]+\]/ {
+			if (terminal) { printf "\r\033[K  %s", $0; open = 1 }
+			else if (lines++ % 40 == 0) print "  " $0
+			fflush(); next
+		}
+		open { print ""; open = 0 }
+		{ print "  " $0; fflush() }
+		END { if (open) print "" }
+	'
+}
+
 # The log of a Pod that may not have begun yet.
 follow_log() {
 	local try
 	for try in {1..60}; do
-		if kn logs --follow "$1" 2>/dev/null; then
+		if kn logs --follow "$1" 2>/dev/null | progress; then
 			return
 		fi
 		sleep 1
