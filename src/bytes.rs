@@ -15,7 +15,9 @@ pub fn parse(text: &str) -> Result<i64, String> {
         _ => 0,
     };
     let bytes = text[..digits].parse::<i64>().ok().filter(|_| unit > 0).and_then(|count| count.checked_mul(unit));
-    bytes.ok_or_else(|| format!("{text:?} is not an amount of bytes: write a whole number, alone or with Ki, Mi, Gi, Ti"))
+    bytes.ok_or_else(|| {
+        format!("{text:?} is not an amount of bytes: write a whole number, alone or with Ki, Mi, Gi, Ti")
+    })
 }
 
 /// An amount for people: `512 B`, `16.0 MiB`, `1.2 GiB`.
@@ -40,7 +42,8 @@ mod tests {
 
     #[test]
     fn reads_every_unit() {
-        for (text, bytes) in [("0", 0), ("17", 17), ("1Ki", 1024), ("16Mi", 16 << 20), ("20Gi", 20 << 30), ("1Ti", 1 << 40)]
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("1Ki", 1024), ("16Mi", 16 << 20), ("20Gi", 20 << 30), ("1Ti", 1 << 40)]
         {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }

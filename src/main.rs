@@ -17,7 +17,7 @@ enum Command {
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
     /// Do one task and report: what the operator's Jobs run. Works by hand as well.
-    Task(task::Task),
+    Task(Box<task::Task>),
 }
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -30,6 +30,6 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Task(task) => Ok(task::main(task)?),
+        Command::Task(task) => Ok(task::main(*task)?),
     }
 }

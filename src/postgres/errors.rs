@@ -69,7 +69,9 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
         }
         (_, Some(code)) if code.starts_with("53") || code.starts_with("08") => (Transient, "DatabaseError", ""),
         (_, Some(_)) => (Terminal, "DatabaseError", ""),
-        _ => (Terminal, "DriverError", "This is a bug in synapse-keeper, or something that is not PostgreSQL answered."),
+        _ => {
+            (Terminal, "DriverError", "This is a bug in synapse-keeper, or something that is not PostgreSQL answered.")
+        }
     };
     error_with(class, reason, &format!("While {doing}: {said}"), advice)
 }
@@ -214,7 +216,9 @@ fn tls_advice(error: &io::Error, target: &Target) -> String {
     match tls_error(error) {
         // A bad signature: an authority of the same name, but with another key.
         Some(InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature)) => match &target.ca_file {
-            Some(_) => "The certificate authority of postgres.tls.caSecret did not sign the server's certificate.".to_owned(),
+            Some(_) => {
+                "The certificate authority of postgres.tls.caSecret did not sign the server's certificate.".to_owned()
+            }
             None => "No authority that this machine trusts signed the server's certificate: name the right one in \
                      postgres.tls.caSecret."
                 .to_owned(),

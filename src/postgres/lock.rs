@@ -80,13 +80,14 @@ pub async fn check_it_survives(first: &mut Session, second: &mut Session) -> Res
     let taken = ask(lock).fetch_one(&mut first.connection).await.explain(DOING)?;
     sqlx::raw_sql("BEGIN").execute(&mut second.connection).await.explain(DOING)?;
     let taken_twice = ask(lock).fetch_one(&mut second.connection).await.explain(DOING)?;
-    let kept = !taken_twice && ask(
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() \
+    let kept = !taken_twice
+        && ask(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() \
          AND classid::int8 = (($1 >> 32) & 4294967295) AND objid::int8 = ($1 & 4294967295) AND objsubid = 1)",
-    )
-    .fetch_one(&mut first.connection)
-    .await
-    .explain(DOING)?;
+        )
+        .fetch_one(&mut first.connection)
+        .await
+        .explain(DOING)?;
     // The server session that a pooler gave to both of them must not keep the lock.
     if taken_twice {
         sqlx::raw_sql("SELECT pg_advisory_unlock_all()").execute(&mut second.connection).await.explain(DOING)?;

@@ -139,7 +139,8 @@ pub async fn blockers(session: &mut Session, pid: i32) -> Result<Vec<String>> {
 /// Transient, `EarlierAttempt`, if one does not go.
 pub async fn end_earlier(session: &mut Session, application: &Application) -> Result<usize> {
     const DOING: &str = "ending the sessions of earlier attempts";
-    const EARLIER: &str = "datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, $1)";
+    const EARLIER: &str =
+        "datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, $1)";
     let ended: Vec<bool> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {EARLIER}"
     )))

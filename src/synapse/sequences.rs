@@ -149,11 +149,7 @@ pub async fn check(session: &mut Session) -> Result<Checked> {
     Ok(checked)
 }
 
-async fn compare(
-    session: &mut Session,
-    sequence: &Sequence,
-    known: &HashSet<(&str, &str)>,
-) -> Result<Option<String>> {
+async fn compare(session: &mut Session, sequence: &Sequence, known: &HashSet<(&str, &str)>) -> Result<Option<String>> {
     let doing = format!("comparing sequence {} with its tables", sequence.name);
     let (highest, sign) = if sequence.backwards { ("-min", "-") } else { ("max", "") };
     let mut names = Vec::new();

@@ -62,7 +62,10 @@ impl Connection {
         if let Some(path) = self.ca_file.as_ref().filter(|path| !path.exists()) {
             return Err(TaskError::terminal(
                 "SecretKeyMissing",
-                format!("The Secret or the key of postgres.tls.caSecret does not exist (there is no file {}).", path.display()),
+                format!(
+                    "The Secret or the key of postgres.tls.caSecret does not exist (there is no file {}).",
+                    path.display()
+                ),
             ));
         }
         Ok(Target {

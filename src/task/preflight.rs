@@ -153,7 +153,8 @@ async fn vacuum_plan(
 
 fn request(arguments: &Arguments, name: &str, vacuum: &Vacuum) -> Result<Request> {
     let amount = |field: &str, text: &str| {
-        bytes::parse(text).map_err(|error| TaskError::terminal("InvalidStep", format!("{field} of step {name}: {error}.")))
+        bytes::parse(text)
+            .map_err(|error| TaskError::terminal("InvalidStep", format!("{field} of step {name}: {error}.")))
     };
     Ok(Request {
         mode: vacuum.mode,

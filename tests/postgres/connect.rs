@@ -12,8 +12,7 @@ const ANY_STEP: &str = r#"vacuum-1={"vacuum":{"mode":"Analyze"}}"#;
 
 #[tokio::test]
 async fn a_wrong_password() {
-    let finished =
-        Database::empty("wrong_password").task("inspect").credentials("synapse", "wrong-4711").run().await;
+    let finished = Database::empty("wrong_password").task("inspect").credentials("synapse", "wrong-4711").run().await;
     let error = finished.refused("PasswordRefused", &["password authentication failed for user \"synapse\" [28P01]"]);
     assert_eq!(error.class, ErrorClass::Terminal);
     assert!(!finished.printed.contains("wrong-4711"));
@@ -58,9 +57,8 @@ async fn tls_that_is_checked() {
     let database = Database::empty("tls");
     let (ca, port) = (server().ca_file(), server().port);
     let other_ca = ca.replace("ca.crt", "other-ca.crt");
-    let inspect = |host: &str, arguments: &[&str]| {
-        Program::task("inspect").database(host, port, &database.name).with(arguments)
-    };
+    let inspect =
+        |host: &str, arguments: &[&str]| Program::task("inspect").database(host, port, &database.name).with(arguments);
     let good = inspect("localhost", &["--tls-mode", "verify-full", "--ca-file", &ca]).run().await;
     assert_eq!(good.inspection().encoding, "UTF8");
     let encrypted = database.sql("SELECT count(*) FROM pg_stat_ssl WHERE ssl");
@@ -115,9 +113,14 @@ async fn a_lock_that_does_not_survive_its_transaction() {
     for (port, survives) in [(server().port, true), (pooler.port, false)] {
         let (mut first, mut second) = (raw(&database, port).await, raw(&database, port).await);
         let checked = lock::check_it_survives(&mut first, &mut second).await;
-        assert_eq!(checked.as_ref().map_err(|error| error.reason.as_str()), if survives { Ok(&()) } else { Err("Pooler") });
-        let left = database.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
-             (SELECT oid FROM pg_database WHERE datname = current_database())");
+        assert_eq!(
+            checked.as_ref().map_err(|error| error.reason.as_str()),
+            if survives { Ok(&()) } else { Err("Pooler") }
+        );
+        let left = database.sql(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+             (SELECT oid FROM pg_database WHERE datname = current_database())",
+        );
         assert_eq!(left, "0", "the check leaves no lock behind");
     }
 }
@@ -131,6 +134,7 @@ async fn raw(database: &Database, port: u16) -> Session {
         .database(&database.name)
         .extra_float_digits(None);
     let mut connection = PgConnection::connect_with(&options).await.expect("a session");
-    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await.unwrap();
+    let pid: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await.unwrap();
     Session { connection, pid, version: 150_000 }
 }

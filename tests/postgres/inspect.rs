@@ -39,8 +39,10 @@ async fn rooms_that_nobody_is_in() {
     database.sql("INSERT INTO rooms (room_id, is_public, creator, room_version, has_auth_chain_index) \
          VALUES ('!empty:example.org', false, '@a:example.org', '10', true), ('!invited:elsewhere.org', false, '@b:elsewhere.org', '12', true)");
     assert_eq!(count().await, unused + 2);
-    database.sql("INSERT INTO local_current_membership (room_id, user_id, event_id, membership) \
-         VALUES ('!invited:elsewhere.org', '@a:example.org', '$x', 'invite')");
+    database.sql(
+        "INSERT INTO local_current_membership (room_id, user_id, event_id, membership) \
+         VALUES ('!invited:elsewhere.org', '@a:example.org', '$x', 'invite')",
+    );
     assert_eq!(count().await, unused + 1, "a room with a pending invite is in use");
     database.sql("INSERT INTO partial_state_rooms (room_id, device_lists_stream_id, joined_via) VALUES ('!empty:example.org', 1, 'x')");
     assert_eq!(count().await, unused, "a room that is just being joined is in use");
@@ -86,12 +88,16 @@ async fn an_empty_database_and_an_older_schema() {
     assert!(found.unused_rooms.is_some());
     assert_eq!(found.pending_background_updates, ["an_index"]);
     assert_eq!(found.uncensored_redactions, None);
-    assert!(found.warnings.iter().any(|warning| warning.contains("permission denied for table redactions")), "{found:?}");
+    assert!(
+        found.warnings.iter().any(|warning| warning.contains("permission denied for table redactions")),
+        "{found:?}"
+    );
 }
 
 #[tokio::test]
 async fn another_server_s_users() {
-    let finished = Database::of_synapse("other_server").task("inspect").with(&["--server-name", "other.org"]).run().await;
+    let finished =
+        Database::of_synapse("other_server").task("inspect").with(&["--server-name", "other.org"]).run().await;
     let warnings = &finished.inspection().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("of example.org, not of other.org")), "{warnings:?}");
 }

@@ -171,7 +171,9 @@ fn sample_sql(table: &str, columns: &[Column], stripes: &[(i64, i64)]) -> String
     let names = columns.iter().map(|column| column.quoted.as_str()).collect::<Vec<_>>().join(", ");
     let reads = stripes
         .iter()
-        .map(|(first, end)| format!("SELECT {names} FROM ONLY {table} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"))
+        .map(|(first, end)| {
+            format!("SELECT {names} FROM ONLY {table} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'")
+        })
         .collect::<Vec<_>>()
         .join(" UNION ALL ");
     format!(

@@ -1,6 +1,9 @@
 //! Doing it: table after table, within the time, measured before and after.
 
-use std::{collections::BTreeMap, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;

@@ -4,7 +4,10 @@
 
 use std::path::PathBuf;
 
-use super::{estimate, plan::{self, Candidate}};
+use super::{
+    estimate,
+    plan::{self, Candidate},
+};
 use crate::{
     api::maintenance::VacuumMode,
     bytes,
@@ -54,7 +57,10 @@ pub async fn survey(session: &mut Session, request: &Request) -> Result<Survey> 
     if !missing.is_empty() {
         return Err(TaskError::terminal(
             "TableMissing",
-            format!("There is no table {} in the schema that Synapse uses. Correct `tables` of the step.", missing.join(", ")),
+            format!(
+                "There is no table {} in the schema that Synapse uses. Correct `tables` of the step.",
+                missing.join(", ")
+            ),
         ));
     }
 
@@ -149,7 +155,9 @@ impl Space {
         let Some((table, copy)) = &self.largest else { return Ok(()) };
         let needed = bytes::human(self.needed);
         let (copy, wal) = (bytes::human(*copy), bytes::human(self.needed - copy));
-        let figures = format!("VACUUM FULL needs about {needed} beside the present files: {copy} for the new copy of {table}, {wal} for WAL");
+        let figures = format!(
+            "VACUUM FULL needs about {needed} beside the present files: {copy} for the new copy of {table}, {wal} for WAL"
+        );
         match self.free {
             None => Err(TaskError::terminal(
                 "FreeSpaceUnknown",

@@ -17,7 +17,11 @@ use std::time::{Duration, Instant};
 ///
 /// # Panics
 /// If it is not yes within the time.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, within: Duration, mut ask: impl FnMut() -> F) -> Duration {
+pub async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> F,
+) -> Duration {
     let started = Instant::now();
     while !ask().await {
         assert!(started.elapsed() < within, "not within {within:?}: {what}");

@@ -1,8 +1,17 @@
 //! PgBouncer in transaction mode: what must not stand between a task and PostgreSQL.
 
-use std::{fs, net::TcpStream, thread, time::{Duration, Instant}};
+use std::{
+    fs,
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::{PASSWORD, daemon::{self, Daemon, free_port}, server};
+use super::{
+    PASSWORD,
+    daemon::{self, Daemon, free_port},
+    server,
+};
 
 /// A running PgBouncer (Debian package `pgbouncer`) in front of the server.
 pub struct Pooler {

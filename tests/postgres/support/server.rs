@@ -9,8 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-
 use super::daemon::{self, Daemon, free_port};
 
 /// Password of every role. No output of ours may ever hold it.
@@ -58,7 +56,8 @@ impl Server {
             format!("ssl_key_file={}", path("server.key")),
         ];
         let server = Self::start(directory, programs, &ssl);
-        let passwords = ["synapse", "stranger", "unwelcome"].map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
+        let passwords =
+            ["synapse", "stranger", "unwelcome"].map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
         server.psql("postgres", &format!("{ROLES}{}", passwords.concat()));
         server
     }
@@ -67,7 +66,22 @@ impl Server {
     pub fn psql(&self, database: &str, sql: &str) -> String {
         let (socket, port) = (self.socket(), self.port.to_string());
         let psql = self.program("psql");
-        daemon::run(&[&psql, "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", &socket, "-p", &port, "-U", "postgres", "-d", database, "-c", sql])
+        daemon::run(&[
+            &psql,
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            &socket,
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-c",
+            sql,
+        ])
     }
 
     fn start(directory: PathBuf, programs: PathBuf, settings: &[String]) -> Self {
@@ -92,7 +106,11 @@ impl Server {
     fn wait(&self) {
         let ready = self.program("pg_isready");
         let started = Instant::now();
-        while !Command::new(&ready).args(["-q", "-h", &self.socket(), "-p", &self.port.to_string()]).status().unwrap().success()
+        while !Command::new(&ready)
+            .args(["-q", "-h", &self.socket(), "-p", &self.port.to_string()])
+            .status()
+            .unwrap()
+            .success()
         {
             assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL did not start:\n{}", self.daemon.log());
             thread::sleep(Duration::from_millis(50));
@@ -104,7 +122,21 @@ impl Server {
         let directory = daemon::new_directory();
         let data = directory.join("data").display().to_string();
         let (socket, port) = (self.socket(), self.port.to_string());
-        daemon::run(&[&self.program("pg_basebackup"), "-D", &data, "-h", &socket, "-p", &port, "-U", "postgres", "-c", "fast", "-R", "--no-sync"]);
+        daemon::run(&[
+            &self.program("pg_basebackup"),
+            "-D",
+            &data,
+            "-h",
+            &socket,
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-c",
+            "fast",
+            "-R",
+            "--no-sync",
+        ]);
         Self::start(directory, self.programs.clone(), &["ssl=off".to_owned()])
     }
 
@@ -121,17 +153,6 @@ impl Server {
     /// A program of its version.
     pub fn program(&self, name: &str) -> String {
         self.programs.join(name).display().to_string()
-    }
-
-    /// A session of the superuser, without the settings that our own sessions have.
-    pub async fn superuser(&self, database: &str) -> PgConnection {
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&self.socket())
-            .port(self.port)
-            .username("postgres")
-            .database(database)
-            .application_name("a test");
-        PgConnection::connect_with(&options).await.expect("a session of the superuser")
     }
 }
 
@@ -162,7 +183,9 @@ fn write_certificates(directory: &Path) {
     // PostgreSQL refuses a key that others may read.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(directory.join("server.key"), mode).expect("the key's mode");
-    assert!(!rustix::process::geteuid().is_root() || {
-        Command::new("chown").args(["-R", "postgres:postgres"]).arg(directory).status().unwrap().success()
-    });
+    assert!(
+        !rustix::process::geteuid().is_root() || {
+            Command::new("chown").args(["-R", "postgres:postgres"]).arg(directory).status().unwrap().success()
+        }
+    );
 }
