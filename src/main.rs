@@ -32,7 +32,7 @@ enum Command {
     /// Wait until every homeserver has its replicas back (the chart's pre-delete hook).
     Release(controller::release::Options),
     /// Do one task and report: what the operator's Jobs run. Works by hand as well.
-    Task(task::Task),
+    Task(Box<task::Task>),
 }
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -54,7 +54,7 @@ fn main() -> Result<ExitCode> {
             log(cli.log_format);
             run(async { controller::release::run(client().await?, options).await })?;
         }
-        Command::Task(task) => return Ok(task::main(task)?),
+        Command::Task(task) => return Ok(task::main(*task)?),
     }
     Ok(ExitCode::SUCCESS)
 }

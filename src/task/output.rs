@@ -45,25 +45,20 @@ fn shortened(report: &Report, limit: usize) -> String {
     if let Some(result) = &mut short.result {
         result.tables.clear();
         result.skipped.clear();
+        // Names of up to all tables. A cut cursor would name half of one.
+        result.cursor.take_if(|cursor| cursor.len() > limit / 4);
     }
     let mut text = to_json(&short);
-    // JSON may write one character in six bytes, so that it takes more than one cut.
+    // A tenth at a time: how many bytes JSON writes for a character differs.
     while text.len() > limit {
-        let excess = text.len() - limit;
         let message = short.error.as_mut().map(|error| &mut error.message);
-        let result = short.result.as_mut();
-        let (summary, cursor) = result.map(|result| (&mut result.summary, &mut result.cursor)).unzip();
-        // A cut cursor would name half a table.
-        if let Some(cursor) = cursor {
-            *cursor = None;
+        let summary = short.result.as_mut().map(|result| &mut result.summary);
+        let Some(longest) = message.into_iter().chain(summary).max_by_key(|text| text.len()) else { break };
+        if longest.len() < 2 * '…'.len_utf8() {
+            break;
         }
-        let longest = message.into_iter().chain(summary).max_by_key(|text| text.len());
-        let Some(longest) = longest.filter(|text| !text.is_empty()) else { break };
-        let keep = longest.len().saturating_sub(excess + '…'.len_utf8());
-        longest.truncate(longest.floor_char_boundary(keep));
-        if !longest.is_empty() {
-            longest.push('…');
-        }
+        longest.truncate(longest.floor_char_boundary(longest.len() * 9 / 10 - '…'.len_utf8()));
+        longest.push('…');
         text = to_json(&short);
     }
     text

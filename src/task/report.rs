@@ -25,6 +25,7 @@ pub struct Report {
     /// Absent: success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskError>,
+    /// What was done. Beside an error: what had been done before it, and stays done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<StepResult>,
     /// What an inspection or a preflight found.

@@ -18,15 +18,10 @@ fn slow(name: &str) -> Database {
     database
 }
 
-async fn at_work(database: &Database) {
-    eventually("VACUUM FULL is at work", Duration::from_secs(20), async || database.is_vacuuming()).await;
-}
-
 #[tokio::test]
 async fn the_statement_of_a_killed_task_ends_within_seconds() {
     let database = slow("killed");
-    let mut task = database.task("vacuum").with(&FULL).start();
-    at_work(&database).await;
+    let mut task = database.task("vacuum").with(&FULL).start().at_work(&database).await;
     task.child.kill().await.unwrap();
     let took =
         eventually("the statement is gone", Duration::from_secs(10), async || database.our_sessions().is_empty()).await;
@@ -57,8 +52,7 @@ async fn without_the_setting_it_would_go_on() {
 #[tokio::test]
 async fn sigterm_cancels_the_statement() {
     let database = slow("sigterm");
-    let task = database.task("vacuum").with(&FULL).start();
-    at_work(&database).await;
+    let task = database.task("vacuum").with(&FULL).start().at_work(&database).await;
     let pid = Pid::from_raw(task.child.id().unwrap().try_into().unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     let took =
@@ -74,8 +68,7 @@ async fn the_server_ends_the_session() {
     let database = slow("terminated");
     let rows = database.checksum("slow");
     let attempt = |number: &str| database.task("vacuum").with(&FULL).with(&OPERATION).with(&["--attempt", number]);
-    let task = attempt("1").start();
-    at_work(&database).await;
+    let task = attempt("1").start().at_work(&database).await;
     database.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'VACUUM (FULL)%'",
     );
@@ -92,8 +85,7 @@ async fn the_server_ends_the_session() {
 async fn an_earlier_attempt_is_ended_first() {
     let database = slow("earlier");
     let attempt = |number: &str| database.task("vacuum").with(&FULL).with(&OPERATION).with(&["--attempt", number]);
-    let first = attempt("1").start();
-    at_work(&database).await;
+    let first = attempt("1").start().at_work(&database).await;
     database.sql("UPDATE slow_switch SET slow = false");
     let second = attempt("2").run().await;
     assert!(second.printed.contains("ended 2 sessions of earlier attempts"), "{}", second.printed);
@@ -106,8 +98,7 @@ async fn an_earlier_attempt_is_ended_first() {
 async fn what_was_done_before_a_failure_is_reported() {
     let database = slow("partial");
     database.add_bloated("bloated", 30_000);
-    let task = database.task("vacuum").with(&FULL).with(&["--table", "bloated"]).start();
-    at_work(&database).await;
+    let task = database.task("vacuum").with(&FULL).with(&["--table", "bloated"]).start().at_work(&database).await;
     eventually("the slow table's turn", Duration::from_secs(20), async || {
         database.our_sessions().contains("public.slow")
     })

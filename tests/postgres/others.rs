@@ -51,8 +51,7 @@ async fn synapse_comes_back_in_the_middle() {
     let database = Database::empty("synapse_comes");
     database.add_slow("slow", 60);
     let file = database.sql("SELECT pg_relation_filenode('slow')");
-    let task = database.task("vacuum").with(&FULL).with(&["--table", "slow"]).start();
-    eventually("VACUUM FULL is at work", Duration::from_secs(20), async || database.is_vacuuming()).await;
+    let task = database.task("vacuum").with(&FULL).with(&["--table", "slow"]).start().at_work(&database).await;
     let mut synapse = database.session("synapse", "synapse-worker").await;
     let took =
         eventually("our statement is cancelled", Duration::from_secs(10), async || !database.is_vacuuming()).await;
@@ -69,8 +68,7 @@ async fn somebody_begins_to_write_in_the_middle() {
     database.add_bloated("bloated", 3_000);
     database.add_slow("slow", 60);
     database.sql("GRANT ALL ON bloated TO stranger");
-    let task = database.task("vacuum").with(&FULL).with(&["--table", "slow"]).start();
-    eventually("VACUUM FULL is at work", Duration::from_secs(20), async || database.is_vacuuming()).await;
+    let task = database.task("vacuum").with(&FULL).with(&["--table", "slow"]).start().at_work(&database).await;
     let mut writer = database.session("stranger", "a script").await;
     execute(&mut writer, "BEGIN; UPDATE bloated SET body = 'x' WHERE id = 4").await;
     task.finish().await.refused("Contested", &["role stranger, application a script", "writes to bloated"]);
@@ -95,12 +93,10 @@ async fn two_tasks_at_once() {
     database.add_slow("slow", 60);
     let first =
         ["--table", "slow", "--operation", "11111111-0000-0000-0000-000000000001", "--run", "3", "--attempt", "2"];
-    let mut first = database.task("vacuum").with(&FULL).with(&first).start();
-    eventually("VACUUM FULL is at work", Duration::from_secs(20), async || database.is_vacuuming()).await;
+    let mut first = database.task("vacuum").with(&FULL).with(&first).start().at_work(&database).await;
     let second = database.task("vacuum").with(&["--mode", "Analyze", "--table", "slow_switch"]).run().await;
     let words = ["synapse-keeper/11111111-0000-0000-0000-000000000001/3.2"];
     assert_eq!(second.refused("DatabaseBusy", &words).class, ErrorClass::Transient);
     assert!(database.is_vacuuming(), "the first one goes on");
-    // An inspection reads beside it; it waits for no lock that it does not need.
     first.child.start_kill().unwrap();
 }

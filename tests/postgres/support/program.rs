@@ -1,12 +1,17 @@
 //! The program under test, run as a Job runs it.
 
-use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use synapse_keeper::task::report::{Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::PASSWORD;
+use super::{Database, PASSWORD};
 
 /// A call of `synapse-keeper task …` with its mounts.
 pub struct Program {
@@ -93,6 +98,22 @@ fn termination_log(mounts: &TempDir) -> PathBuf {
 }
 
 impl Running {
+    /// Waits until the task's VACUUM FULL holds its lock.
+    ///
+    /// # Panics
+    /// If the task ends before, with what it printed.
+    pub async fn at_work(mut self, database: &Database) -> Self {
+        let started = Instant::now();
+        while !database.is_vacuuming() {
+            if started.elapsed() > Duration::from_secs(60) || self.child.try_wait().expect("the program").is_some() {
+                self.child.start_kill().ok();
+                panic!("the task does not vacuum: {}", self.finish().await.printed);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self
+    }
+
     /// Waits for the end.
     ///
     /// # Panics
@@ -118,10 +139,6 @@ impl Running {
                 synapse_keeper::task::report::ErrorClass::Transient => 11,
             });
             assert_eq!(code, expected, "{report:?}");
-        }
-        if let Some(directory) = std::env::var_os("SYNAPSE_KEEPER_PRINT") {
-            let name = PathBuf::from(directory).join(format!("{:?}", std::thread::current().id()));
-            let _ = fs::write(name, &stdout);
         }
         Finished { code: output.status.code(), printed: format!("{stdout}{stderr}"), report }
     }

@@ -9,8 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-
 use super::daemon::{self, Daemon, free_port};
 
 /// Password of every role. No output of ours may ever hold it.
@@ -155,17 +153,6 @@ impl Server {
     /// A program of its version.
     pub fn program(&self, name: &str) -> String {
         self.programs.join(name).display().to_string()
-    }
-
-    /// A session of the superuser, without the settings that our own sessions have.
-    pub async fn superuser(&self, database: &str) -> PgConnection {
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&self.socket())
-            .port(self.port)
-            .username("postgres")
-            .database(database)
-            .application_name("a test");
-        PgConnection::connect_with(&options).await.expect("a session of the superuser")
     }
 }
 
