@@ -81,7 +81,7 @@ fn each_mistake_about_pods_has_an_answer_of_its_own() {
     assert_refused(&world, "full-node", "PodDoesNotStart", &["Insufficient cpu"]);
     let stated = vacuum_full("full-disk", "events", "").replace("minimumGain: '0'", "minimumGain: '0', freeSpace: '1'");
     world.apply(&stated);
-    assert_refused(&world, "full-disk", "NotEnoughSpace", &["1 B"]);
+    assert_refused(&world, "full-disk", "DiskTooSmall", &["1 B"]);
 }
 
 #[test]
