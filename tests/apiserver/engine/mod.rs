@@ -1,9 +1,10 @@
 //! The engine: an operation from its Lease to its end.
 
+mod crash;
 mod life;
 
 use crate::stage::Play;
 
 pub fn tests() -> Vec<(&'static str, Play)> {
-    [life::tests()].concat()
+    [crash::tests(), life::tests()].concat()
 }
