@@ -4,11 +4,14 @@
 //! in Jobs. `docs/architecture.md` has the picture.
 
 pub mod api;
+pub mod bytes;
 pub mod context;
 pub mod controller;
 pub mod error;
 pub mod inspection;
 pub mod metrics;
 pub mod operation;
+pub mod postgres;
 pub mod recipes;
+pub mod synapse;
 pub mod task;

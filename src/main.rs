@@ -1,7 +1,9 @@
 //! The one binary: the operator, its tasks, its CRDs, and the chart's pre-delete hook.
 
+use std::{io::IsTerminal, process::ExitCode};
+
 use clap::{Parser, Subcommand, ValueEnum};
-use synapse_keeper::{api, controller};
+use synapse_keeper::{api, controller, task};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -29,26 +31,32 @@ enum Command {
     Crds,
     /// Wait until every homeserver has its replicas back (the chart's pre-delete hook).
     Release(controller::release::Options),
+    /// Do one task and report: what the operator's Jobs run. Works by hand as well.
+    Task(Box<task::Task>),
 }
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    // Whoever speaks TLS in this process takes this one; a second call only says that there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     match cli.command {
-        Command::Crds => print_crds(),
+        Command::Crds => print_crds()?,
         Command::Controller(options) => {
             log(cli.log_format);
             run(async {
                 let shutdown = shutdown_on_signal()?;
                 controller::run(client().await?, options, shutdown).await
-            })
+            })?;
         }
         Command::Release(options) => {
             log(cli.log_format);
-            run(async { controller::release::run(client().await?, options).await })
+            run(async { controller::release::run(client().await?, options).await })?;
         }
+        Command::Task(task) => return Ok(task::main(*task)?),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print_crds() -> Result<()> {
@@ -69,7 +77,10 @@ async fn client() -> Result<kube::Client> {
 
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -1,11 +1,8 @@
 //! Metrics for Prometheus. Labels are bounded: names of homeservers and words from explicit lists, never texts of errors.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64},
 };
 
 use prometheus_client::{
@@ -36,6 +33,9 @@ struct KindLabels {
     kind: &'static str,
 }
 
+/// The kinds whose objects are operations.
+const KINDS: [&str; 1] = ["SynapseMaintenance"];
+
 /// All metrics of the operator.
 #[derive(Clone)]
 pub struct Metrics {
@@ -45,47 +45,43 @@ pub struct Metrics {
     runs: Family<OutcomeLabels, Counter>,
     reconciles: Family<OutcomeLabels, Counter>,
     watch_last_event: Family<KindLabels, Gauge<i64, AtomicI64>>,
-    /// When each watch last showed a sign of life, by the monotonic clock.
-    watches: Arc<Mutex<Vec<(&'static str, Instant)>>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("synapse_keeper");
-        let (quiesced, downtime) = (Family::default(), Family::default());
-        let (runs, reconciles, watch_last_event) = (Family::default(), Family::default(), Family::default());
-        registry.register(
-            "homeserver_quiesced",
-            "1 while the homeserver's replicas are at 0 by our hand",
-            Family::clone(&quiesced),
-        );
-        registry.register_with_unit(
-            "homeserver_last_downtime",
-            "Downtime of the last run that had one",
-            Unit::Seconds,
-            Family::clone(&downtime),
-        );
-        registry.register("runs", "Finished runs of operations", Family::clone(&runs));
-        registry.register("reconciles", "Reconciles by what came of them", Family::clone(&reconciles));
-        registry.register_with_unit(
-            "watch_last_event",
-            "Unix time of the last event of a watch",
-            Unit::Seconds,
-            Family::clone(&watch_last_event),
-        );
-        Self {
-            registry: Arc::new(registry),
-            quiesced,
-            downtime,
-            runs,
-            reconciles,
-            watch_last_event,
-            watches: Arc::default(),
+        let metrics = Self {
+            registry: Arc::default(),
+            quiesced: Family::default(),
+            downtime: Family::default(),
+            runs: Family::default(),
+            reconciles: Family::default(),
+            watch_last_event: Family::default(),
+        };
+        // Prometheus does not see the step from absent to 1: without zeros the first failure would raise no alert.
+        for kind in KINDS {
+            for outcome in ["succeeded", "skipped", "failed"] {
+                drop(metrics.runs.get_or_create(&OutcomeLabels { kind, outcome }));
+            }
         }
+        metrics.registered()
     }
 }
 
 impl Metrics {
+    fn registered(mut self) -> Self {
+        let mut registry = Registry::with_prefix("synapse_keeper");
+        let quiesced = "1 while the homeserver's replicas are at 0 by our hand";
+        registry.register("homeserver_quiesced", quiesced, self.quiesced.clone());
+        let downtime = "Downtime of the last run that had one";
+        registry.register_with_unit("homeserver_last_downtime", downtime, Unit::Seconds, self.downtime.clone());
+        registry.register("runs", "Finished runs of operations", self.runs.clone());
+        registry.register("reconciles", "Reconciles by what came of them", self.reconciles.clone());
+        let event = "Unix time of the last event of a watch";
+        registry.register_with_unit("watch_last_event", event, Unit::Seconds, self.watch_last_event.clone());
+        self.registry = Arc::new(registry);
+        self
+    }
+
     /// Notes what a new status says.
     pub fn record(&self, subject: &Subject, after: &OperationStatus) {
         let labels =
@@ -117,11 +113,6 @@ impl Metrics {
     /// Notes a sign of life of a watch.
     pub fn watch_event(&self, kind: &'static str) {
         self.watch_last_event.get_or_create(&KindLabels { kind }).set(jiff::Timestamp::now().as_second());
-        let mut watches = self.watches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match watches.iter_mut().find(|(name, _)| *name == kind) {
-            Some((_, last)) => *last = Instant::now(),
-            None => watches.push((kind, Instant::now())),
-        }
     }
 
     /// The text that Prometheus reads.

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::Toleration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Duration;
+
 /// Settings of the Jobs' Pods. An operation's own settings go before those of its `Synapse`, field by field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +47,10 @@ pub struct JobSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub run_as_user: Option<i64>,
+    /// How long a Pod may take until its container runs, image included; 5m by default. After it the run fails, with the
+    /// reason that the kubelet or the scheduler gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_within: Option<Duration>,
     /// Group of the mounted volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -84,6 +90,7 @@ impl JobSettings {
             image_pull_secrets: list(self.image_pull_secrets, &base.image_pull_secrets),
             priority_class_name: self.priority_class_name.or_else(|| base.priority_class_name.clone()),
             run_as_user: self.run_as_user.or(base.run_as_user),
+            start_within: self.start_within.or_else(|| base.start_within.clone()),
             fs_group: self.fs_group.or(base.fs_group),
         }
     }

@@ -4,6 +4,7 @@
 //! an operator that is killed at any moment is followed by one that knows as much. `phase`, `step` and `last` are for
 //! people; nothing reads them back.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -313,7 +314,17 @@ pub struct HistoryEntry {
     pub figures: Figures,
 }
 
+/// What is kept of the downtime's budget for starting Synapse again, at most.
+const RESTART_RESERVE: SignedDuration = SignedDuration::from_secs(60);
+
 impl Run {
+    /// When offline work must be over, so that Synapse is Ready again within `downtime.atMost`.
+    pub fn work_until(&self) -> Option<Timestamp> {
+        let budget = self.downtime.at_most.to_signed();
+        let reserve = RESTART_RESERVE.min(budget / 4);
+        self.window.as_ref().map(|window| window.recorded_at.0 + (budget - reserve))
+    }
+
     /// Counts of this run's workloads are out: recorded and not all given back.
     pub fn holds_counts(&self) -> bool {
         self.window.as_ref().is_some_and(|window| window.returned_at.is_none())

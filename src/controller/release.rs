@@ -14,7 +14,7 @@ use kube::{
 
 use super::watches::Scope;
 use crate::{
-    api::MANAGER,
+    api::{self, MANAGER},
     context::{Config, Context},
     metrics::Metrics,
     operation::{
@@ -32,9 +32,9 @@ pub struct Options {
     /// Look after this namespace alone; empty: all.
     #[arg(long, env, default_value = "")]
     pub watch_namespace: String,
-    /// How long to try, in seconds.
-    #[arg(long, default_value = "600")]
-    pub timeout: u64,
+    /// How long to try, such as 4m.
+    #[arg(long, default_value = "10m")]
+    pub timeout: api::Duration,
 }
 
 /// Waits until every homeserver is back.
@@ -64,7 +64,7 @@ pub async fn run(client: Client, options: Options) -> Result<(), Box<dyn std::er
             .iter()
             .map(|lease| format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any()))
             .collect();
-        if began.elapsed() > Duration::from_secs(options.timeout) {
+        if began.elapsed() > options.timeout.to_signed().unsigned_abs() {
             return Err(
                 format!("not back in time: {}. `kubectl describe lease` says what to type", names.join(", ")).into()
             );

@@ -9,7 +9,7 @@ use crate::{
         conditions::{self, Conditions, Type},
         synapse::{Locale, SynapseStatus},
     },
-    operation::report::bytes,
+    bytes,
     task::report::{InspectionFindings, TaskError},
 };
 
@@ -22,10 +22,11 @@ pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFi
     status.synapse_version = facts.synapse_version.or(status.synapse_version.take());
     status.schema_version = facts.schema_version;
     status.schema_compat_version = facts.schema_compat_version;
-    status.postgres_version = Some(facts.postgres_version);
+    // "15.20 (Debian 15.20-0+deb12u1)": what the distribution calls it is nobody's question here.
+    status.postgres_version = facts.postgres_version.split_whitespace().next().map(str::to_owned);
     status.locale = Some(Locale { encoding: facts.encoding, collate: facts.collate, ctype: facts.ctype });
     status.database_bytes = Some(facts.database_bytes);
-    status.database_size = Some(bytes(facts.database_bytes));
+    status.database_size = Some(bytes::human(facts.database_bytes));
     status.dead_rows = Some(facts.dead_rows);
     status.largest_tables = facts.largest_tables;
     status.pending_background_updates = facts.pending_background_updates;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
 
@@ -53,6 +53,7 @@ pub async fn act<K: Operation>(
                 other => other.map(drop),
             }
         }
+        Action::SweepJobs => sweep_jobs(&jobs, subject).await,
         Action::DeleteJob(index) => {
             let Some(run) = &subject.status.run else { return Ok(()) };
             let step = &run.steps[*index];
@@ -64,6 +65,20 @@ pub async fn act<K: Operation>(
             }
         }
     }
+}
+
+/// The Jobs of earlier runs have served: their results are in the history. Those of the last run stayed for their logs.
+async fn sweep_jobs(jobs: &Api<Job>, subject: &Subject) -> kube::Result<()> {
+    let Some(run) = &subject.status.run else { return Ok(()) };
+    let earlier =
+        ListParams::default().labels(&format!("{}={},{}!={}", job::OWNER_UID, subject.uid, job::RUN, run.number));
+    for old in jobs.list(&earlier).await?.items {
+        match jobs.delete(&old.name_any(), &DeleteParams::background()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
 }
 
 async fn publish_counts(leases: &Api<Lease>, subject: &Subject) -> kube::Result<()> {
@@ -131,8 +146,7 @@ fn build_job<K: Operation>(
     let step = &run.steps[index];
     let mut args = step.args.clone();
     let mut deadline_seconds = None;
-    if let (true, Some(window)) = (step.offline, &run.window) {
-        let until = window.recorded_at.0 + run.downtime.at_most.to_signed();
+    if let (true, Some(until)) = (step.offline, run.work_until()) {
         args.push(format!("--until={until}"));
         deadline_seconds = Some(until.duration_since(now).as_secs().max(1));
     }

@@ -26,6 +26,8 @@ use crate::api::{MANAGER, jobs::JobSettings, postgres::Postgres, synapse::Synaps
 pub const CONTAINER: &str = "task";
 /// Label with the UID of the object that a Job works for.
 pub const OWNER_UID: &str = "synapse-keeper.dev/owner-uid";
+/// Label with the number of the run that a Job belongs to.
+pub const RUN: &str = "synapse-keeper.dev/run";
 
 const CREDENTIALS: &str = "/var/run/synapse-keeper/postgres";
 const CA: &str = "/var/run/synapse-keeper/postgres-ca";
@@ -109,6 +111,7 @@ fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
         (MANAGED_BY.to_owned(), MANAGER.to_owned()),
         ("app.kubernetes.io/name".to_owned(), "synapse-keeper-task".to_owned()),
         (OWNER_UID.to_owned(), blueprint.owner.uid.clone()),
+        (RUN.to_owned(), blueprint.run.to_string()),
         (SYNAPSE_LABEL.to_owned(), blueprint.synapse.to_owned()),
     ])
 }

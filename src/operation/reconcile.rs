@@ -14,7 +14,6 @@ use super::{
     observe::observe,
     observed::{Observed, Subject},
     plan::{Action, Plan, plan},
-    report,
 };
 use crate::{
     api::{RUN_NOW, conditions::truncate, operation::Failure},
@@ -122,7 +121,7 @@ async fn write_status<K: Operation>(
         return Ok(object);
     }
     let written = replace_status(api, &object, plan.status.clone()).await?;
-    for event in report::events(&subject.status, &plan.status) {
+    for event in super::events::between(&subject.status, &plan.status) {
         publish(context, &written, event).await;
     }
     context.metrics.record(subject, &plan.status);
@@ -166,7 +165,7 @@ async fn give_up<K: Operation>(
         });
     }
     let written = replace_status(api, &object, status.clone()).await?;
-    for event in report::events(&subject.status, &status) {
+    for event in super::events::between(&subject.status, &status) {
         publish(context, &written, event).await;
     }
     Ok(written)
@@ -179,7 +178,7 @@ fn what(action: &Action) -> &'static str {
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
         Action::Scale { .. } => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",
-        Action::DeleteJob(_) => "to delete a Job",
+        Action::DeleteJob(_) | Action::SweepJobs => "to delete a Job",
     }
 }
 
@@ -188,12 +187,12 @@ fn touches_object(action: &Action) -> bool {
 }
 
 /// Publishes an event. One that cannot be published is logged: it is no reason to fail.
-async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: report::Event) {
+async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: super::events::Event) {
     let event = events::Event {
         type_: if event.warning { events::EventType::Warning } else { events::EventType::Normal },
         reason: truncate(&event.reason, 128).to_owned(),
         note: Some(truncate(&event.note, 1024).to_owned()),
-        action: event.action.to_owned(),
+        action: truncate(&event.action, 128).to_owned(),
         secondary: None,
     };
     let published =

@@ -1,4 +1,4 @@
-//! What people and programs read: conditions, phase, history, events. Pure.
+//! What people and programs read: conditions, phase, history. Pure. Events are in [`super::events`].
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -70,7 +70,7 @@ fn step_of(status: &OperationStatus) -> Option<String> {
 }
 
 /// The counts that are out, for a person who must bring them back by hand.
-fn quiesced(status: &OperationStatus) -> Option<String> {
+pub(super) fn quiesced(status: &OperationStatus) -> Option<String> {
     let window = status.active_run().filter(|run| run.holds_counts())?.window.as_ref()?;
     let counts: Vec<String> =
         window.workloads.iter().map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
@@ -99,122 +99,4 @@ pub fn add_skipped(status: &mut OperationStatus, at: Timestamp, now: Timestamp) 
         figures: Figures::default(),
     };
     remember(status, entry);
-}
-
-/// An event to publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    pub warning: bool,
-    pub reason: String,
-    pub action: &'static str,
-    pub note: String,
-}
-
-/// The events that lead from one status to the next.
-pub fn events(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
-    let mut events = Vec::new();
-    let mut tell = |warning, reason: &str, action, note: String| {
-        events.push(Event { warning, reason: reason.to_owned(), action, note })
-    };
-    let (Some(run), old) = (&after.run, &before.run) else { return events };
-    let old = old.as_ref().filter(|old| old.number == run.number);
-
-    if old.is_none() {
-        tell(false, "Started", "Run", format!("run {} started ({:?})", run.number, run.trigger));
-    }
-    for step in &run.steps {
-        let was = old.and_then(|old| old.steps.iter().find(|was| was.name == step.name));
-        if was.map(|was| was.state) == Some(step.state) && was.map(|was| was.attempt) == Some(step.attempt) {
-            continue;
-        }
-        match step.state {
-            StepState::Pending if step.attempt > 0 => {
-                tell(
-                    true,
-                    "StepRetried",
-                    "Step",
-                    format!(
-                        "step {}, attempt {}: {}",
-                        step.name,
-                        step.attempt,
-                        step.message.as_deref().unwrap_or_default()
-                    ),
-                );
-            }
-            StepState::Pending => {}
-            StepState::Running => {
-                tell(false, "StepStarted", "Step", format!("step {}, attempt {}", step.name, step.attempt))
-            }
-            StepState::Succeeded => {
-                let said = step.result.as_ref().map(|result| result.summary.as_str()).or(step.message.as_deref());
-                tell(
-                    false,
-                    "StepSucceeded",
-                    "Step",
-                    [step.name.as_str(), said.unwrap_or_default()].join(": ").trim_end_matches(": ").to_owned(),
-                );
-            }
-            StepState::Failed => tell(
-                true,
-                "StepFailed",
-                "Step",
-                format!("step {}: {}", step.name, step.message.as_deref().unwrap_or_default()),
-            ),
-        }
-    }
-    let window = run.window.as_ref();
-    let was = old.and_then(|old| old.window.as_ref());
-    if let Some(window) = window {
-        if was.is_none() {
-            tell(false, "Quiescing", "Quiesce", quiesced(after).unwrap_or_default());
-        }
-        if window.stopped_at.is_some() && was.is_none_or(|was| was.stopped_at.is_none()) {
-            tell(false, "Quiesced", "Quiesce", "no Pod of the homeserver is left".to_owned());
-        }
-        if window.returned_at.is_some() && was.is_none_or(|was| was.returned_at.is_none()) {
-            tell(false, "ReplicasReturned", "Resume", "every workload has its replicas back".to_owned());
-        }
-        if window.ready_at.is_some() && was.is_none_or(|was| was.ready_at.is_none()) {
-            tell(false, "Resumed", "Resume", "as many Pods are Ready as before".to_owned());
-        }
-    }
-    if let Some(failure) = &run.failure {
-        if old.is_none_or(|old| old.failure.is_none()) {
-            tell(true, &failure.reason, "Run", failure.message.clone());
-        }
-    }
-    if run.outcome.is_some() && old.is_none_or(|old| old.outcome.is_none()) {
-        let entry = after.history.first().filter(|entry| entry.number == run.number);
-        let message = entry.and_then(|entry| entry.message.clone()).unwrap_or_default();
-        let (warning, reason) = match run.outcome {
-            Some(Outcome::Succeeded) => (false, "Succeeded"),
-            Some(Outcome::Skipped) => (true, "Skipped"),
-            _ => (true, "Failed"),
-        };
-        tell(warning, reason, "Run", message);
-    }
-    events
-}
-
-/// Bytes for people: `1.2 GiB`.
-pub fn bytes(bytes: i64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value.abs() >= 1024.0 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn bytes_are_readable() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (-1536, "-1.5 KiB"), (5 << 40, "5.0 TiB")]
-        {
-            assert_eq!(super::bytes(bytes), text);
-        }
-    }
 }

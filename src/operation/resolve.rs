@@ -174,7 +174,9 @@ pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) 
                 ),
             );
         }
-        if let Some(path) = data_on_empty_dir(&one.template) {
+        // Workers keep scratch files where the main process keeps data.
+        let keeps_data = spec.workloads.main.as_ref().is_none_or(|main| *main == *workload);
+        if let Some(path) = data_on_empty_dir(&one.template).filter(|_| keeps_data) {
             return no(
                 "DataOnEmptyDir",
                 format!(

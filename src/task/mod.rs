@@ -2,5 +2,97 @@
 //!
 //! A task runs by hand as well, against any PostgreSQL. It is told everything by its arguments and by mounted files, does
 //! its work, prints its progress as JSON lines, and reports how it ended (see [`report`]).
+//!
+//! Every task can be killed at any moment and run again: [`inspect`] and [`preflight`] change nothing, and [`vacuum`]
+//! skips what is already small.
 
+pub mod arguments;
+pub mod inspect;
+pub mod output;
+pub mod preflight;
 pub mod report;
+pub mod vacuum;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use report::{Findings, Report, TaskError};
+
+/// One task.
+#[derive(clap::Args)]
+pub struct Task {
+    #[command(subcommand)]
+    command: Command,
+    /// Where the report goes beside standard output [default: /dev/termination-log, if it exists]
+    #[arg(long, global = true, env = "SYNAPSE_KEEPER_TERMINATION_LOG")]
+    termination_log: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Read what is true of a homeserver's database.
+    Inspect(inspect::Arguments),
+    /// Check that steps can be done, and say what they would do. Changes nothing.
+    Preflight(preflight::Arguments),
+    /// Vacuum tables.
+    Vacuum(vacuum::Arguments),
+}
+
+/// Runs a task to its end and reports.
+///
+/// # Errors
+/// Only those of starting at all: no runtime, no signal handler. What goes wrong in the task is in its report.
+pub fn main(task: Task) -> std::io::Result<ExitCode> {
+    // One thread is enough: a task waits for PostgreSQL.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        let stop = stop_on_signal()?;
+        Ok::<_, std::io::Error>(match task.command {
+            Command::Inspect(arguments) => {
+                reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
+            }
+            Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
+            Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
+        })
+    })?;
+    output::finish(&report, task.termination_log.as_deref());
+    Ok(report.exit_code())
+}
+
+/// A task that only reads is left where it is when the signal comes: the connection closes, and PostgreSQL ends the
+/// statement within a second (`client_connection_check_interval`).
+async fn reading<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, TaskError>>,
+    findings: impl FnOnce(T) -> Findings,
+) -> Report {
+    match stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped())) {
+        Ok(found) => Report { findings: Some(findings(found)), ..Report::default() },
+        Err(error) => Report { error: Some(error), ..Report::default() },
+    }
+}
+
+/// The error of a task that was told to stop.
+fn stopped() -> TaskError {
+    TaskError::transient(
+        "Stopped",
+        "The task was told to stop (SIGTERM) before it had finished. Its statement was cancelled and undone.",
+    )
+}
+
+/// Kubernetes stops a Pod with SIGTERM, a terminal with SIGINT.
+fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}

@@ -7,6 +7,8 @@
 //! The exit code says the same in short: 0 success, [`EXIT_TERMINAL`] or [`EXIT_TRANSIENT`]. Anything else means that the
 //! task was killed and what it did is unknown.
 
+use std::process::ExitCode;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,12 +19,13 @@ pub const EXIT_TERMINAL: u8 = 10;
 pub const EXIT_TRANSIENT: u8 = 11;
 
 /// How a task ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Absent: success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskError>,
+    /// What was done. Beside an error: what had been done before it, and stays done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<StepResult>,
     /// What an inspection or a preflight found.
@@ -31,6 +34,17 @@ pub struct Report {
     /// The whole report is the last line of the log.
     #[serde(default)]
     pub details_in_log: bool,
+}
+
+impl Report {
+    /// The task's exit code.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.error.as_ref().map(|error| error.class) {
+            None => ExitCode::SUCCESS,
+            Some(ErrorClass::Terminal) => EXIT_TERMINAL.into(),
+            Some(ErrorClass::Transient) => EXIT_TRANSIENT.into(),
+        }
+    }
 }
 
 /// Why a task failed.
@@ -43,6 +57,26 @@ pub struct TaskError {
     /// What happened, in the words of whoever refused, and what to do.
     pub message: String,
 }
+
+impl TaskError {
+    /// An error that another try cannot mend.
+    pub fn terminal(reason: &str, message: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Terminal, reason: reason.to_owned(), message: message.into() }
+    }
+
+    /// An error that may be gone at the next try.
+    pub fn transient(reason: &str, message: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Transient, reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+impl std::fmt::Display for TaskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.reason, self.message)
+    }
+}
+
+impl std::error::Error for TaskError {}
 
 /// Whether another try can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Action, Headline, Next, Phase, Planner};
 use crate::{
     api::operation::{Figures, HistoryEntry, Outcome, Run},
+    bytes,
     operation::{observed::LeaseState, report},
 };
 
@@ -99,7 +100,7 @@ fn figures(run: &Run) -> Figures {
     Figures {
         downtime: downtime.map(|seconds| format!("{:#}", SignedDuration::from_secs(seconds))),
         downtime_seconds: downtime,
-        freed: freed.map(report::bytes),
+        freed: freed.map(bytes::human),
         freed_bytes: freed,
     }
 }

@@ -107,7 +107,8 @@ impl Planner<'_> {
             finished_at: None,
             outcome: None,
         });
-        (Action::Continue, self.pending("Starting", format!("run {number} starts")))
+        let action = if number == 1 { Action::Continue } else { Action::SweepJobs };
+        (action, self.pending("Starting", format!("run {number} starts")))
     }
 
     /// How the last run left it.

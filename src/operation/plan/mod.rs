@@ -47,6 +47,8 @@ pub enum Action {
     PublishCounts,
     /// Free the Lease. Only when no counts are out.
     ReleaseLease,
+    /// Delete the Jobs of earlier runs.
+    SweepJobs,
     AddFinalizer,
     RemoveFinalizer,
     /// Set a workload's replicas, if it has `from` now.
@@ -128,10 +130,10 @@ impl Planner<'_> {
             return next;
         }
         self.notice_reasons_to_stop();
-        if self.work_is_left() {
-            if let Some(next) = self.hold_lease().or_else(|| self.pin()).or_else(|| self.work()) {
-                return next;
-            }
+        if self.work_is_left()
+            && let Some(next) = self.hold_lease().or_else(|| self.pin()).or_else(|| self.work())
+        {
+            return next;
         }
         self.stop_job().or_else(|| self.resume()).or_else(|| self.release()).unwrap_or_else(|| self.finish())
     }

@@ -5,7 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, Phase, Planner, SAFETY, elapsed};
 use crate::{
-    api::operation::{Cursor, PinnedSynapse, StepState, StepStatus},
+    api::{
+        Duration,
+        operation::{Cursor, PinnedSynapse, StepState, StepStatus},
+    },
     operation::observed::{JobState, ObservedJob},
     operation::pinned,
     task::report::{
@@ -54,10 +57,10 @@ impl Planner<'_> {
             return self.failing(refusal.reason, Terminal, refusal.message);
         }
         let index = self.run().steps.iter().position(|step| step.state != StepState::Succeeded)?;
-        if self.run().steps[index].offline {
-            if let Some(next) = self.take_down() {
-                return Some(next);
-            }
+        if self.run().steps[index].offline
+            && let Some(next) = self.take_down()
+        {
+            return Some(next);
         }
         match self.run().steps[index].state {
             StepState::Pending | StepState::Failed => self.begin(index),
@@ -130,11 +133,13 @@ impl Planner<'_> {
             return Some((Action::Wait(SAFETY), self.step_headline(index, "its Job runs")));
         }
         let step = &self.run().steps[index];
-        let allowed = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
+        let wanted = self.run().synapse.as_ref().and_then(|pinned| pinned.spec.jobs.start_within.as_ref());
+        let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
+        let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
         let why = job.pod.clone().unwrap_or_else(|| "no Pod was made for its Job".to_owned());
         if elapsed(&since, self.now) > allowed {
-            let message = format!("the Pod of step {} did not start: {why}", step.name);
+            let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.failing("PodDoesNotStart", Terminal, message);
         }
         Some((Action::Wait(LOOK_AT_POD), self.step_headline(index, &why)))

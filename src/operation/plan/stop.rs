@@ -35,10 +35,11 @@ impl Planner<'_> {
         if let Some(message) = self.pods_do_not_stop(&window) {
             return self.fail("PodsDoNotStop", Transient, message);
         }
-        let at_most = &self.run().downtime.at_most;
-        if self.work_is_left() && elapsed(&window.recorded_at, self.now) > at_most.to_signed() {
-            let message =
-                format!("the downtime reached its limit of {at_most} (spec.downtime.atMost) before the work was done");
+        if self.work_is_left() && self.run().work_until().is_some_and(|until| self.now > until) {
+            let at_most = &self.run().downtime.at_most;
+            let message = format!(
+                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done"
+            );
             self.fail("DowntimeExceeded", Transient, message);
         }
     }

@@ -1,0 +1,58 @@
+{{/*
+The operator's rights, each with its reason; docs/security.md has them as a table. There are none on Secrets and
+ConfigMaps (Jobs mount them) and none to change a workload but for its scale: who may patch a Deployment may run any image.
+*/}}
+{{- define "synapse-keeper.rules" -}}
+# What it is asked to do.
+- apiGroups: [synapse-keeper.dev]
+  resources: [synapses, synapsemaintenances]
+  verbs: [get, list, watch]
+# How it went.
+- apiGroups: [synapse-keeper.dev]
+  resources: [synapses/status, synapsemaintenances/status]
+  verbs: [update]
+# The finalizer of an operation, which is there only while replica counts are out.
+- apiGroups: [synapse-keeper.dev]
+  resources: [synapsemaintenances]
+  verbs: [patch]
+# The homeserver's workloads: how many replicas they have, who scaled them up meanwhile.
+- apiGroups: [apps]
+  resources: [deployments, statefulsets]
+  verbs: [get, list, watch]
+# Stopping and starting them.
+- apiGroups: [apps]
+  resources: [deployments/scale, statefulsets/scale]
+  verbs: [get, patch]
+# Whether a selected workload holds the Pods behind postgres.host, which must not stop.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get]
+# The steps.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+# Whether Pods are really gone, are Ready again, or why they are not; on which node PostgreSQL's volume is.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list]
+# The report of a step, where it is too long for the Pod's status, and the end of the log of one that failed.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+# What happened, for kubectl describe. A repeated event is patched.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+# One Lease a homeserver: who works on it, and the replica counts to give back.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, list, watch, create, update, delete]
+{{- end }}
+
+{{/* In the release's own namespace. */}}
+{{- define "synapse-keeper.ownRules" -}}
+# Which replica is the leader, and whether `helm uninstall` has asked to bring everything back.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, list, watch, create, update]
+{{- end }}

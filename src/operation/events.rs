@@ -1,0 +1,101 @@
+//! The events that lead from one status to the next. Pure.
+
+use super::report::quiesced;
+use crate::api::operation::{OperationStatus, Outcome, Run, StepState, StepStatus, Window};
+
+/// An event to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub warning: bool,
+    pub reason: String,
+    /// What was being done. The API client folds events of the same reason and action into one, so a step gives its name.
+    pub action: String,
+    pub note: String,
+}
+
+impl Event {
+    fn normal(reason: &str, action: &str, note: impl Into<String>) -> Self {
+        Self { warning: false, reason: reason.to_owned(), action: action.to_owned(), note: note.into() }
+    }
+
+    fn warning(reason: &str, action: &str, note: impl Into<String>) -> Self {
+        Self { warning: true, ..Self::normal(reason, action, note) }
+    }
+}
+
+/// What there is to tell when `after` follows `before`.
+pub fn between(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
+    let Some(run) = &after.run else { return Vec::new() };
+    let old = before.run.as_ref().filter(|old| old.number == run.number);
+    let mut events = Vec::new();
+    if old.is_none() {
+        events.push(Event::normal("Started", "Run", format!("run {} started ({:?})", run.number, run.trigger)));
+    }
+    for step in &run.steps {
+        let was = old.and_then(|old| old.steps.iter().find(|was| was.name == step.name));
+        events.extend(of_step(was, step));
+    }
+    if let Some(window) = &run.window {
+        events.extend(of_window(old.and_then(|old| old.window.as_ref()), window, after));
+    }
+    if let Some(failure) = run.failure.as_ref().filter(|_| old.is_none_or(|old| old.failure.is_none())) {
+        events.push(Event::warning(&failure.reason, "Run", failure.message.clone()));
+    }
+    if run.is_finished() && !old.is_some_and(Run::is_finished) {
+        events.push(of_end(run, after));
+    }
+    events
+}
+
+fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Option<Event> {
+    if was.is_some_and(|was| (was.state, was.attempt) == (step.state, step.attempt)) {
+        return None;
+    }
+    let StepStatus { name, attempt, .. } = step;
+    let message = step.message.as_deref().unwrap_or_default();
+    match step.state {
+        StepState::Pending if *attempt > 0 => {
+            Some(Event::warning("StepRetried", name, format!("step {name}, attempt {attempt}: {message}")))
+        }
+        StepState::Running => Some(Event::normal("StepStarted", name, format!("step {name}, attempt {attempt}"))),
+        StepState::Succeeded => {
+            let said = step.result.as_ref().map_or(message, |result| &result.summary);
+            let note = if said.is_empty() { format!("step {name}") } else { format!("step {name}: {said}") };
+            Some(Event::normal("StepSucceeded", name, note))
+        }
+        // The run's failure tells why.
+        StepState::Pending | StepState::Failed => None,
+    }
+}
+
+fn of_window(was: Option<&Window>, window: &Window, after: &OperationStatus) -> Vec<Event> {
+    let mut events = Vec::new();
+    if was.is_none() {
+        events.push(Event::normal("Quiescing", "Quiesce", quiesced(after).unwrap_or_default()));
+    }
+    let reached = |time: fn(&Window) -> bool| time(window) && !was.is_some_and(time);
+    if reached(|window| window.stopped_at.is_some()) {
+        events.push(Event::normal("Quiesced", "Quiesce", "no Pod of the homeserver is left"));
+    }
+    if reached(|window| window.returned_at.is_some()) {
+        events.push(Event::normal("ReplicasReturned", "Resume", "every workload has its replicas back"));
+    }
+    if reached(|window| window.ready_at.is_some()) {
+        events.push(Event::normal("Resumed", "Resume", "as many Pods are Ready as before"));
+    }
+    events
+}
+
+fn of_end(run: &Run, after: &OperationStatus) -> Event {
+    let entry = after.history.first().filter(|entry| entry.number == run.number);
+    let message = entry.and_then(|entry| entry.message.clone()).unwrap_or_default();
+    match (run.outcome, &run.failure) {
+        (Some(Outcome::Succeeded), _) => Event::normal("Succeeded", "Run", message),
+        (Some(Outcome::Skipped), _) => Event::warning("Skipped", "Run", message),
+        (_, failure) => {
+            let why = failure.as_ref().map_or("unknown", |failure| &failure.reason);
+            let replicas = if run.window.is_some() { "; every replica is back" } else { "; no replica was touched" };
+            Event::warning("Failed", "Run", format!("run {} failed: {why}{replicas}", run.number))
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Errors of the connection and of PostgreSQL, in words: what it said, why it says so, what to do.
+//!
+//! PostgreSQL's own message always stands in front, with its SQLSTATE: it is what people search for.
+
+use std::{io, time::Duration};
+
+use sqlx::{Error, postgres::PgDatabaseError};
+
+use super::{Result, Target};
+use crate::{
+    api::postgres::TlsMode,
+    task::report::{ErrorClass, TaskError},
+};
+
+/// What to do about a pooler, wherever it is noticed.
+pub const POOLER_ADVICE: &str = "A pooler such as PgBouncer stands in between. Locks and settings of a session do not \
+    survive there: point postgres.host at PostgreSQL itself.";
+
+/// Turns an error of sqlx into one that a person can act on.
+pub trait Explain<T> {
+    /// `doing` goes on with "While …".
+    ///
+    /// # Errors
+    /// The same error, explained.
+    fn explain(self, doing: &str) -> Result<T>;
+}
+
+impl<T> Explain<T> for std::result::Result<T, Error> {
+    fn explain(self, doing: &str) -> Result<T> {
+        self.map_err(|error| failed(&error, doing))
+    }
+}
+
+/// PostgreSQL's SQLSTATE, if it is PostgreSQL that speaks.
+pub fn sqlstate(error: &Error) -> Option<&str> {
+    database(error).map(PgDatabaseError::code)
+}
+
+/// A statement failed.
+pub fn failed(error: &Error, doing: &str) -> TaskError {
+    use ErrorClass::{Terminal, Transient};
+    let said = said(error);
+    let (class, reason, advice) = match (error, sqlstate(error)) {
+        (Error::Io(_) | Error::WorkerCrashed, _) => {
+            (Transient, "ConnectionLost", "The connection broke: PostgreSQL may have restarted, or its Pod is gone.")
+        }
+        (_, Some("57P01" | "57P02" | "57P05")) => {
+            (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
+        }
+        (_, Some("53100")) => (
+            Terminal,
+            "DiskFull",
+            "The volume of the database is full. PostgreSQL undid the statement; nothing is lost. Make the volume larger.",
+        ),
+        (_, Some("53200")) => (Transient, "OutOfMemory", "PostgreSQL has too little memory."),
+        (_, Some("55P03")) => (Transient, "LockTimeout", "Another session holds the lock."),
+        (_, Some("40P01")) => (Transient, "Deadlock", "Two sessions waited for each other."),
+        (_, Some("57014")) => (Transient, "Canceled", "The statement took too long, or somebody cancelled it."),
+        (_, Some("42501")) => (
+            Terminal,
+            "InsufficientPrivilege",
+            "The role of postgres.credentials lacks a right: it must be the role that owns Synapse's tables.",
+        ),
+        (_, Some("25006")) => {
+            (Terminal, "ReadOnly", "The server or the database is read-only: is postgres.host the primary?")
+        }
+        (_, Some(code)) if code.starts_with("XX") => {
+            (Terminal, "DatabaseError", "PostgreSQL reports an internal error: look at its log, and check the disk.")
+        }
+        (_, Some(code)) if code.starts_with("53") || code.starts_with("08") => (Transient, "DatabaseError", ""),
+        (_, Some(_)) => (Terminal, "DatabaseError", ""),
+        _ => {
+            (Terminal, "DriverError", "This is a bug in synapse-keeper, or something that is not PostgreSQL answered.")
+        }
+    };
+    error_with(class, reason, &format!("While {doing}: {said}"), advice)
+}
+
+/// A connection was refused.
+pub fn refused(error: &Error, target: &Target) -> TaskError {
+    use ErrorClass::{Terminal, Transient};
+    let said = said(error);
+    let role = &target.credentials.username;
+    let database = &target.database;
+    let (class, reason, advice): (_, _, String) = match (error, sqlstate(error)) {
+        (_, Some("28P01")) => (
+            Terminal,
+            "PasswordRefused",
+            format!("The Secret of postgres.credentials has the wrong password for role {role:?}, or there is no such role."),
+        ),
+        (_, Some("28000")) if said.contains("pg_hba.conf") => (Terminal, "PgHbaRefused", pg_hba_advice(&said, target)),
+        (_, Some("28000")) => {
+            (Terminal, "RoleRefused", format!("Does role {role:?} exist, and may it log in (ALTER ROLE … LOGIN)?"))
+        }
+        (_, Some("3D000")) => {
+            (Terminal, "DatabaseMissing", format!("postgres.database names {database:?}, which is not on this server."))
+        }
+        (_, Some("42501")) => (
+            Terminal,
+            "ConnectDenied",
+            format!("Role {role:?} may not connect: GRANT CONNECT ON DATABASE {database:?} TO {role:?}."),
+        ),
+        (_, Some("53300")) => {
+            (Transient, "TooManyConnections", "PostgreSQL has no free connection: raise max_connections.".to_owned())
+        }
+        (_, Some("57P03")) => (Transient, "StartingUp", "PostgreSQL is starting, stopping or recovering.".to_owned()),
+        (_, Some("42704")) if said.contains("client_connection_check_interval") => {
+            (Terminal, "PostgresTooOld", "This PostgreSQL is older than 14, which Synapse does not support.".to_owned())
+        }
+        // PgBouncer's answer to settings in the start message, and to a database that it does not know.
+        (_, Some("08P01")) if said.contains("unsupported startup parameter") => {
+            (Terminal, "Pooler", POOLER_ADVICE.to_owned())
+        }
+        (_, Some(_)) => return failed(error, &format!("connecting to PostgreSQL at {target}")),
+        (Error::Tls(_), _) if said.contains("does not support TLS") => (
+            Terminal,
+            "TlsNotOffered",
+            "The server speaks no TLS: set `ssl = on` in PostgreSQL, or a weaker postgres.tls.mode.".to_owned(),
+        ),
+        (Error::Io(io), _) if tls_error(io).is_some() => (Terminal, "TlsRefused", tls_advice(io, target)),
+        (Error::Tls(_) | Error::Configuration(_), _) => {
+            (Terminal, "TlsRefused", "Look at postgres.tls: the mode, and the Secret of the certificate authority.".to_owned())
+        }
+        (Error::Io(io), _) => match io.kind() {
+            io::ErrorKind::ConnectionRefused => (
+                Transient,
+                "ConnectionRefused",
+                "Nothing listens there: is PostgreSQL running, is the port right, does listen_addresses allow it?".to_owned(),
+            ),
+            io::ErrorKind::NotFound => {
+                (Terminal, "SocketMissing", "There is no Unix socket of PostgreSQL in this directory.".to_owned())
+            }
+            _ => (
+                Transient,
+                "ConnectionLost",
+                "The server closed the connection before it answered: is this PostgreSQL, and is it healthy? A service \
+                 mesh between them may also do this: see spec.jobs.labels and annotations."
+                    .to_owned(),
+            ),
+        },
+        // What answers is no PostgreSQL: its first bytes make no sense.
+        _ => (Terminal, "NotPostgres", "Is this the port of PostgreSQL?".to_owned()),
+    };
+    error_with(class, reason, &format!("PostgreSQL at {target} cannot be used: {said}"), &advice)
+}
+
+/// The host's name did not resolve. Another try may help: a Service can be a moment younger than the Job.
+pub fn unresolved(target: &Target, said: &str) -> TaskError {
+    TaskError::transient(
+        "HostUnresolved",
+        format!(
+            "The name {:?} of postgres.host does not resolve: {said}. Is it spelt right, with the namespace where it is in \
+             another one (<service>.<namespace>)? Does a NetworkPolicy keep the Job from the cluster's DNS?",
+            target.host
+        ),
+    )
+}
+
+/// Nothing came back at all.
+pub fn no_answer(target: &Target, after: Duration) -> TaskError {
+    TaskError::transient(
+        "NoAnswer",
+        format!(
+            "PostgreSQL at {target} did not answer within {} s. A NetworkPolicy or a firewall may drop the packets.",
+            after.as_secs()
+        ),
+    )
+}
+
+fn error_with(class: ErrorClass, reason: &str, said: &str, advice: &str) -> TaskError {
+    let message = if advice.is_empty() { format!("{said}.") } else { format!("{said}. {advice}") };
+    TaskError { class, reason: reason.to_owned(), message }
+}
+
+fn database(error: &Error) -> Option<&PgDatabaseError> {
+    match error {
+        Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>(),
+        _ => None,
+    }
+}
+
+/// PostgreSQL's words with its SQLSTATE, or those of the operating system or the TLS library.
+fn said(error: &Error) -> String {
+    match (error, database(error)) {
+        (_, Some(database)) => {
+            let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+            format!("{}{detail} [{}]", database.message(), database.code())
+        }
+        (Error::Io(io), _) => io.to_string(),
+        (Error::Tls(tls), _) => tls.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+fn pg_hba_advice(said: &str, target: &Target) -> String {
+    let Target { database, credentials, .. } = target;
+    let role = &credentials.username;
+    if said.contains("no encryption") && target.tls == TlsMode::Disable {
+        return format!(
+            "pg_hba.conf has no line that lets role {role:?} into database {database:?} without TLS: set postgres.tls.mode \
+             to require, or add a line."
+        );
+    }
+    format!(
+        "pg_hba.conf has no line that lets role {role:?} into database {database:?} from the address of the Job's Pod: add \
+         one (`host {database} {role} <pod network> scram-sha-256`) and reload."
+    )
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn tls_advice(error: &io::Error, target: &Target) -> String {
+    use rustls::{CertificateError as Certificate, Error::InvalidCertificate};
+    match tls_error(error) {
+        // A bad signature: an authority of the same name, but with another key.
+        Some(InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature)) => match &target.ca_file {
+            Some(_) => {
+                "The certificate authority of postgres.tls.caSecret did not sign the server's certificate.".to_owned()
+            }
+            None => "No authority that this machine trusts signed the server's certificate: name the right one in \
+                     postgres.tls.caSecret."
+                .to_owned(),
+        },
+        Some(InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. })) => format!(
+            "The server's certificate is not for {:?}: use a name that it is for in postgres.host, or mode verify-ca.",
+            target.host
+        ),
+        Some(InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. })) => {
+            "The server's certificate has expired: renew it.".to_owned()
+        }
+        _ => "Look at postgres.tls and at the server's certificate.".to_owned(),
+    }
+}

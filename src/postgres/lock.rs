@@ -1,0 +1,104 @@
+//! The task's lock in the database.
+//!
+//! The engine's Lease keeps one operation a homeserver. This lock keeps one *task* a database: it also covers two
+//! operators, two `Synapse` objects that name one database, and a Pod that everybody believes dead. PostgreSQL frees it
+//! when the session ends, however it ends.
+
+use std::time::Duration;
+
+use super::{Explain, Result, Session, errors};
+use crate::task::report::TaskError;
+
+/// The key of the lock: "synkeepr" in ASCII. Advisory locks belong to one database, so one key is enough.
+const KEY: i64 = i64::from_be_bytes(*b"synkeepr");
+
+/// How long a task waits for the lock before it names the holder.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes the lock for as long as the session lives.
+///
+/// # Errors
+/// Transient, `DatabaseBusy`, with the holder.
+pub async fn acquire(session: &mut Session) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(KEY)
+            .fetch_one(&mut session.connection)
+            .await
+            .explain("taking the lock of synapse-keeper")?;
+        if taken {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let holder = holder(session).await?;
+            return Err(TaskError::transient(
+                "DatabaseBusy",
+                format!(
+                    "Another task of synapse-keeper works on this database: {holder}. Two operators, or two Synapse \
+                     objects for one database? It is tried again later."
+                ),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn holder(session: &mut Session) -> Result<String> {
+    // A bigint key is shown in two halves, with objsubid 1.
+    let holder: Option<(String, String)> = sqlx::query_as(
+        "SELECT coalesce(nullif(application_name, ''), 'no application name'), to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS TZ') \
+         FROM pg_locks JOIN pg_stat_activity USING (pid) \
+         WHERE locktype = 'advisory' AND granted AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND classid::int8 = ($1 >> 32) AND objid::int8 = ($1 & 4294967295) AND objsubid = 1 LIMIT 1",
+    )
+    .bind(KEY)
+    .fetch_optional(&mut session.connection)
+    .await
+    .explain("asking who holds the lock of synapse-keeper")?;
+    Ok(match holder {
+        Some((application, since)) => format!("{application}, connected since {since}"),
+        None => "it has just ended".to_owned(),
+    })
+}
+
+/// Makes sure that a lock of a session outlives a transaction: behind a pooler in transaction mode it belongs to a server
+/// session that the next transaction of anybody may get.
+///
+/// `first` locks. `second` opens a transaction, which takes the server session that `first` has just left, if they share
+/// a pool: then `second` already owns the lock, or `first` finds itself without it.
+///
+/// # Errors
+/// Terminal, `Pooler`.
+pub async fn check_it_survives(first: &mut Session, second: &mut Session) -> Result<()> {
+    const DOING: &str = "checking that a lock survives a transaction";
+    // Its own key, so that a failed check can never be taken for a task at work.
+    let key = KEY ^ i64::from(first.pid) ^ (i64::from(std::process::id()) << 20);
+    let lock = "SELECT pg_try_advisory_lock($1)";
+    let ask = |sql: &'static str| sqlx::query_scalar::<_, bool>(sql).bind(key).persistent(false);
+
+    let taken = ask(lock).fetch_one(&mut first.connection).await.explain(DOING)?;
+    sqlx::raw_sql("BEGIN").execute(&mut second.connection).await.explain(DOING)?;
+    let taken_twice = ask(lock).fetch_one(&mut second.connection).await.explain(DOING)?;
+    let kept = !taken_twice
+        && ask(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() \
+         AND classid::int8 = (($1 >> 32) & 4294967295) AND objid::int8 = ($1 & 4294967295) AND objsubid = 1)",
+        )
+        .fetch_one(&mut first.connection)
+        .await
+        .explain(DOING)?;
+    // The server session that a pooler gave to both of them must not keep the lock.
+    if taken_twice {
+        sqlx::raw_sql("SELECT pg_advisory_unlock_all()").execute(&mut second.connection).await.explain(DOING)?;
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.explain(DOING)?;
+    let freed = ask("SELECT pg_advisory_unlock($1)").fetch_one(&mut first.connection).await.explain(DOING)?;
+    if taken && kept && freed {
+        return Ok(());
+    }
+    Err(TaskError::terminal(
+        "Pooler",
+        format!("A lock of a session did not survive the end of its transaction. {}", errors::POOLER_ADVICE),
+    ))
+}

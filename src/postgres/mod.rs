@@ -1,0 +1,19 @@
+//! PostgreSQL, as the tasks need it: sessions that never outlive their task, errors that say what to do, and the facts
+//! that decide whether a statement is safe now.
+//!
+//! Nothing in here is about Synapse but the idea that one role owns its tables.
+
+pub mod connect;
+pub mod credentials;
+pub mod disk;
+pub mod errors;
+pub mod lock;
+pub mod relations;
+pub mod sessions;
+
+pub use connect::{Application, Session, Target};
+pub use credentials::Credentials;
+pub use errors::Explain;
+
+/// What everything in here returns: an error is already in the words in which a person will read it.
+pub type Result<T> = std::result::Result<T, crate::task::report::TaskError>;

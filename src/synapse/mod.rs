@@ -1,0 +1,7 @@
+//! Synapse, as seen from outside: what its database says, and what it answers.
+//!
+//! Its schema belongs to it and changes with its releases: whatever is asked here tolerates tables that are not there.
+
+pub mod database;
+pub mod sequences;
+pub mod version;

@@ -1,0 +1,169 @@
+//! `task inspect`: what is true of a homeserver's database. Reads, and changes nothing.
+//!
+//! A fact that cannot be had (a count that takes too long, a table that an older Synapse lacks) is a warning; the others
+//! are told.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    api::synapse::TableFacts,
+    postgres::{Explain, Result, Session, relations},
+    synapse::{
+        database::{self, Tables},
+        sequences, version,
+    },
+    task::{arguments::Connection, output::progress, report::InspectionFindings},
+};
+
+/// As many tables are named.
+const LARGEST: usize = 10;
+
+/// What to inspect.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// Where Synapse's main process answers, to ask for its version.
+    #[arg(long)]
+    synapse_url: Option<String>,
+    /// The homeserver's name; without it: as its users have it.
+    #[arg(long)]
+    server_name: Option<String>,
+}
+
+/// Reads everything.
+///
+/// # Errors
+/// The database cannot be reached or read at all.
+pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
+    let mut session = arguments.connection.target()?.connect().await?;
+    let mut findings = server(&mut session).await?;
+    let tables = relations::tables(&mut session).await?;
+    findings.dead_rows = tables.iter().map(|table| table.dead_rows).sum();
+    findings.largest_tables = tables.iter().take(LARGEST).map(facts).collect();
+    if let Some(warning) = ownership_warning(&tables, &arguments.connection) {
+        findings.warnings.push(warning);
+    }
+
+    let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
+    match database::schema_version(&mut session, &names).await? {
+        Some(schema) => {
+            findings.schema_version = Some(schema.version);
+            findings.schema_compat_version = schema.compat_version;
+            progress("reading Synapse's tables");
+            synapse(&mut session, &names, arguments.server_name.as_deref(), &mut findings).await?;
+        }
+        None => findings.warnings.push(
+            "There is no schema of Synapse in this database: is postgres.database right? A Synapse that has never \
+             started leaves it empty."
+                .to_owned(),
+        ),
+    }
+    if let Some(url) = &arguments.synapse_url {
+        match version::server_version(url).await {
+            Ok(version) => findings.synapse_version = Some(version),
+            Err(error) => findings.synapse_version_error = Some(error),
+        }
+    }
+    Ok(findings)
+}
+
+/// What is true of the server and of any database.
+async fn server(session: &mut Session) -> Result<InspectionFindings> {
+    let (now, version, version_num, sees_all): (i64, String, i32, bool) = sqlx::query_as(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_setting('server_version'), \
+             current_setting('server_version_num')::int, pg_has_role('pg_read_all_stats', 'USAGE')",
+    )
+    .fetch_one(&mut session.connection)
+    .await
+    .explain("reading the server's version")?;
+    let (encoding, collate, ctype) = relations::locale(session).await?;
+    let mut warnings = Vec::new();
+    if !sees_all {
+        warnings.push(
+            "PostgreSQL does not show the role where sessions of other roles come from. To have it named when they are \
+             in the way: GRANT pg_monitor to it."
+                .to_owned(),
+        );
+    }
+    Ok(InspectionFindings {
+        inspected_at: time(now),
+        postgres_version: version,
+        postgres_version_num: version_num,
+        encoding,
+        collate,
+        ctype,
+        database_bytes: relations::database_bytes(session).await?,
+        in_recovery: relations::in_recovery(session).await?,
+        warnings,
+        ..InspectionFindings::default()
+    })
+}
+
+/// What Synapse's own tables say.
+async fn synapse(
+    session: &mut Session,
+    tables: &Tables<'_>,
+    server_name: Option<&str>,
+    findings: &mut InspectionFindings,
+) -> Result<()> {
+    let warnings = &mut findings.warnings;
+    findings.pending_background_updates =
+        or_warn(database::pending_background_updates(session, tables).await, warnings)?.unwrap_or_default();
+    let checked = sequences::check(session).await?;
+    findings.inconsistent_sequences = checked.inconsistent;
+    warnings.extend(checked.errors.into_iter().map(|error| error.message));
+
+    let by_users = or_warn(database::server_name(session, tables).await, warnings)?.flatten();
+    if let (Some(stated), Some(found)) = (server_name, &by_users)
+        && stated != found
+    {
+        warnings.push(format!("The users in this database are of {found}, not of {stated}: is it the right database?"));
+    }
+    let server_name = server_name.or(by_users.as_deref());
+    findings.unused_rooms = or_warn(database::unused_rooms(session, tables, server_name).await, warnings)?.flatten();
+    findings.uncensored_redactions =
+        or_warn(database::uncensored_redactions(session, tables).await, warnings)?.flatten();
+    Ok(())
+}
+
+/// A fact that cannot be had is a warning, unless nothing can be had any more.
+fn or_warn<T>(fact: Result<T>, warnings: &mut Vec<String>) -> Result<Option<T>> {
+    match fact {
+        Ok(fact) => Ok(Some(fact)),
+        Err(error) if error.reason == "ConnectionLost" => Err(error),
+        Err(error) => {
+            warnings.push(error.message);
+            Ok(None)
+        }
+    }
+}
+
+fn facts(table: &relations::Table) -> TableFacts {
+    TableFacts {
+        name: table.name.clone(),
+        bytes: table.bytes,
+        rows: table.rows,
+        dead_rows: table.dead_rows,
+        last_vacuum: table.last_vacuum.and_then(time),
+    }
+}
+
+/// Microseconds since 1970, in whole seconds as Kubernetes writes a time.
+fn time(microseconds: i64) -> Option<Time> {
+    Timestamp::from_second(microseconds.div_euclid(1_000_000)).ok().map(Time)
+}
+
+fn ownership_warning(tables: &[relations::Table], connection: &Connection) -> Option<String> {
+    let foreign: Vec<&relations::Table> = tables.iter().filter(|table| !table.owned).collect();
+    let first = foreign.first()?;
+    Some(format!(
+        "{} of {} tables in {} belong to another role (such as {}, of {}): they cannot be vacuumed.",
+        foreign.len(),
+        tables.len(),
+        connection.database,
+        first.name,
+        first.owner
+    ))
+}

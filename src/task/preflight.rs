@@ -1,0 +1,184 @@
+//! `task preflight`: finds out what would make a step fail, before anything goes down, and what the step would cost.
+//!
+//! It runs as the step will run: with its image, its mounts, its account. It changes nothing.
+
+use crate::{
+    api::{
+        maintenance::{Step, Vacuum, VacuumMode},
+        operation::StepPlan,
+    },
+    bytes,
+    postgres::{Result, Session, connect::OLDEST_POSTGRES, lock, relations, sessions},
+    task::{
+        arguments::Connection,
+        output::progress,
+        report::{PreflightFindings, TablePlan, TaskError},
+        vacuum::{
+            plan,
+            survey::{self, Request, Space, Survey},
+        },
+    },
+};
+
+/// As many tables are named in a plan.
+const TABLES_SHOWN: usize = 50;
+
+/// What to check.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// A step: `<name>=<JSON as in the spec of a SynapseMaintenance>`; may be given several times.
+    #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
+    steps: Vec<(String, Step)>,
+    /// How many seconds Synapse may be down.
+    #[arg(long)]
+    downtime_at_most: Option<u32>,
+    /// Where a step of the last run ended: `<name>=<cursor of its result>`.
+    #[arg(long = "cursor", value_name = "NAME=POSITION", value_parser = cursor)]
+    cursors: Vec<(String, String)>,
+    /// Tell of a disk that is too small, or unknown, as a warning.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn step(text: &str) -> std::result::Result<(String, Step), String> {
+    let (name, json) = text.split_once('=').ok_or("write <name>=<JSON>")?;
+    let step = serde_json::from_str(json).map_err(|error| format!("step {name}: {error}"))?;
+    Ok((name.to_owned(), step))
+}
+
+fn cursor(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, position) = text.split_once('=').ok_or("write <name>=<position>")?;
+    Ok((name.to_owned(), position.to_owned()))
+}
+
+/// Checks the server and every step.
+///
+/// # Errors
+/// The first thing that would make a step fail.
+pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
+    let target = arguments.connection.target()?;
+    let mut session = target.connect().await?;
+    sessions::end_earlier(&mut session, &target.application).await?;
+    let mut second = target.connect().await?;
+    check_server(&mut session, &mut second).await?;
+    progress("the server can be used");
+
+    let mut findings = PreflightFindings { warnings: locale_warnings(&mut session).await?, ..Default::default() };
+    let others = sessions::others(&mut session, &arguments.connection.ignore_sessions).await?;
+    findings.other_sessions =
+        others.iter().filter(|session| !session.is_in_the_way()).map(ToString::to_string).collect();
+
+    for (name, step) in &arguments.steps {
+        if let Some(vacuum) = &step.vacuum {
+            progress(&format!("looking at step {name}"));
+            let plan = vacuum_plan(&mut session, &arguments, name, vacuum, &mut findings.warnings).await?;
+            findings.plan.push(plan);
+        }
+    }
+    Ok(findings)
+}
+
+/// What every task that writes needs of the server: new enough, not a standby, and no pooler in between.
+///
+/// # Errors
+/// Terminal: `PostgresTooOld`, `Standby`, `Pooler`.
+pub async fn check_server(first: &mut Session, second: &mut Session) -> Result<()> {
+    if first.version < OLDEST_POSTGRES {
+        return Err(TaskError::terminal(
+            "PostgresTooOld",
+            format!("This is PostgreSQL {}; Synapse and synapse-keeper need 14 or newer.", first.version / 10_000),
+        ));
+    }
+    if relations::in_recovery(first).await? {
+        return Err(TaskError::terminal(
+            "Standby",
+            "The server is a standby, which cannot be written to: point postgres.host at the primary.",
+        ));
+    }
+    lock::check_it_survives(first, second).await
+}
+
+async fn locale_warnings(session: &mut Session) -> Result<Vec<String>> {
+    let (encoding, collate, ctype) = relations::locale(session).await?;
+    if (encoding.as_str(), collate.as_str(), ctype.as_str()) == ("UTF8", "C", "C") {
+        return Ok(vec![]);
+    }
+    Ok(vec![format!(
+        "The database is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C. With another collation, an update of the \
+         operating system can corrupt indexes: dump, and restore into a database made with C."
+    )])
+}
+
+/// What a step would do.
+async fn vacuum_plan(
+    session: &mut Session,
+    arguments: &Arguments,
+    name: &str,
+    vacuum: &Vacuum,
+    warnings: &mut Vec<String>,
+) -> Result<StepPlan> {
+    let mode = vacuum.mode;
+    let offline = mode == VacuumMode::Full;
+    let request = request(arguments, name, vacuum)?;
+    let Survey { candidates, skipped } = survey::survey(session, &request).await?;
+    let seconds = arguments.downtime_at_most.filter(|_| offline).map(f64::from);
+    let (fitting, left) = plan::fit(&candidates, mode, seconds);
+
+    let space = if offline { Some(Space::look(session, &request, &fitting).await?) } else { None };
+    match space.as_ref().map_or(Ok(()), Space::check) {
+        Err(error) if arguments.dry_run => warnings.push(format!("Step {name} would be refused: {}", error.message)),
+        checked => checked?,
+    }
+
+    let expected_seconds = fitting.iter().map(|candidate| candidate.seconds(mode)).sum::<f64>().ceil() as i64;
+    let gain: i64 = fitting.iter().map(plan::Candidate::gain).sum();
+    let no_time = || seconds.map(|seconds| format!("may not fit into what downtime.atMost leaves of {seconds} s"));
+    let mut tables: Vec<TablePlan> = fitting.iter().map(|candidate| candidate.to_plan(mode, None)).collect();
+    tables.extend(left.iter().map(|candidate| candidate.to_plan(mode, no_time())));
+    tables.extend(skipped.iter().map(|(candidate, reason)| candidate.to_plan(mode, Some(reason.clone()))));
+    tables.truncate(TABLES_SHOWN);
+    Ok(StepPlan {
+        step: name.to_owned(),
+        summary: summary(mode, fitting.len(), left.len(), skipped.len(), gain, expected_seconds),
+        offline,
+        expected_gain_bytes: offline.then_some(gain),
+        expected_seconds: Some(expected_seconds),
+        needed_bytes: space.as_ref().map(|space| space.needed),
+        free_bytes: space.as_ref().and_then(|space| space.free),
+        tables,
+    })
+}
+
+fn request(arguments: &Arguments, name: &str, vacuum: &Vacuum) -> Result<Request> {
+    let amount = |field: &str, text: &str| {
+        bytes::parse(text)
+            .map_err(|error| TaskError::terminal("InvalidStep", format!("{field} of step {name}: {error}.")))
+    };
+    Ok(Request {
+        mode: vacuum.mode,
+        tables: vacuum.tables.clone(),
+        minimum_gain: amount("minimumGain", &vacuum.minimum_gain)?,
+        cursor: arguments.cursors.iter().find(|(step, _)| step == name).map(|(_, position)| position.clone()),
+        data_volume: arguments.connection.data_volume.clone(),
+        free_space: vacuum.free_space.as_deref().map(|text| amount("freeSpace", text)).transpose()?,
+    })
+}
+
+fn summary(mode: VacuumMode, fitting: usize, left: usize, skipped: usize, gain: i64, seconds: i64) -> String {
+    let mut text = match (mode, fitting) {
+        (VacuumMode::Full, 0) => "nothing to do".to_owned(),
+        (VacuumMode::Full, _) => {
+            format!("VACUUM FULL of {fitting} tables would free about {} in about {seconds} s", bytes::human(gain))
+        }
+        (VacuumMode::Analyze, _) => format!("VACUUM (ANALYZE) of {fitting} tables would take about {seconds} s"),
+    };
+    if left > 0 {
+        text += &format!("; {left} do not fit into the time");
+    }
+    if skipped > 0 {
+        text += &format!("; {skipped} are left alone");
+    }
+    text
+}

@@ -1,0 +1,236 @@
+//! Doing it: table after table, within the time, measured before and after.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Arguments,
+    guard::{Ended, Guard},
+    plan::{self, Candidate, Pace},
+    survey::{self, Request, Space, Survey},
+};
+use crate::{
+    api::maintenance::VacuumMode,
+    bytes,
+    postgres::{Result, Session, lock, relations, sessions},
+    task::{
+        output::progress,
+        preflight,
+        report::{Report, StepResult, TableResult, TaskError},
+        stopped,
+    },
+};
+
+/// Kept back of the time for the report and the end of the Pod.
+const RESERVE: Duration = Duration::from_secs(5);
+/// How long sessions of Synapse may take to be gone after its Pods are.
+const SYNAPSE_GONE_WITHIN: Duration = Duration::from_secs(10);
+/// As many tables are named in the result.
+const TABLES_SHOWN: usize = 50;
+
+/// Vacuums. Tables that were done before a failure are in the report as well.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
+    let started = Instant::now();
+    let prepared = stop.run_until_cancelled(prepare(&arguments, stop)).await.unwrap_or_else(|| Err(stopped()));
+    let (worker, guard, survey) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Report { error: Some(error), ..Report::default() },
+    };
+    let mut work = Work {
+        request: arguments.request(),
+        until: arguments.until,
+        worker,
+        guard,
+        left: survey.candidates,
+        pace: Pace::default(),
+        done: Vec::new(),
+        skipped: BTreeMap::new(),
+    };
+    for (candidate, reason) in survey.skipped {
+        work.skip(candidate, reason);
+    }
+    let bytes_before = relations::database_bytes(&mut work.guard.watcher).await.ok();
+    let error = work.all().await.err();
+    let bytes_after = relations::database_bytes(&mut work.guard.watcher).await.ok();
+    let result = work.result(bytes_before, bytes_after, started.elapsed());
+    Report { error, result: Some(result), ..Report::default() }
+}
+
+/// Everything that can be refused is refused here, before the first table is touched.
+async fn prepare<'a>(arguments: &'a Arguments, stop: &'a CancellationToken) -> Result<(Session, Guard<'a>, Survey)> {
+    let full = arguments.mode == VacuumMode::Full;
+    let target = arguments.connection.target()?;
+    let mut worker = target.connect().await?;
+    let ended = sessions::end_earlier(&mut worker, &target.application).await?;
+    if ended > 0 {
+        progress(&format!("ended {ended} sessions of earlier attempts"));
+    }
+    let mut watcher = target.connect().await?;
+    preflight::check_server(&mut worker, &mut watcher).await?;
+    lock::acquire(&mut worker).await?;
+
+    let mut guard = Guard { watcher, ignored: &arguments.connection.ignore_sessions, exclusive: full, stop };
+    if full {
+        synapse_is_gone(&mut guard).await?;
+    }
+    let request = arguments.request();
+    let survey = survey::survey(&mut worker, &request).await?;
+    if full {
+        let (fitting, _) = plan::fit(&survey.candidates, request.mode, seconds_until(arguments.until));
+        Space::look(&mut worker, &request, &fitting).await?.check()?;
+    }
+    Ok((worker, guard, survey))
+}
+
+/// Waits a little for the last sessions of Synapse: PostgreSQL notices a moment later that a Pod is gone.
+async fn synapse_is_gone(guard: &mut Guard<'_>) -> Result<()> {
+    let deadline = Instant::now() + SYNAPSE_GONE_WITHIN;
+    loop {
+        let intruders = guard.intruders().await?;
+        if intruders.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(TaskError::terminal(
+                "SessionsOfSynapse",
+                format!(
+                    "VACUUM FULL needs the database for itself, but it is in use: {}. Nothing was changed. Stop what holds \
+                     these sessions; one that does no harm can be named in postgres.ignoreSessions.",
+                    sessions::list(&intruders)
+                ),
+            ));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Seconds that may still be worked; `None`: no limit.
+fn seconds_until(until: Option<Timestamp>) -> Option<f64> {
+    until.map(|until| (until.duration_since(Timestamp::now()).as_secs_f64() - RESERVE.as_secs_f64()).max(0.0))
+}
+
+struct Work<'a> {
+    request: Request,
+    until: Option<Timestamp>,
+    worker: Session,
+    guard: Guard<'a>,
+    /// What is still to do, in order.
+    left: Vec<Candidate>,
+    pace: Pace,
+    done: Vec<TableResult>,
+    /// Names of tables that were left alone, by reason.
+    skipped: BTreeMap<String, Vec<String>>,
+}
+
+impl Work<'_> {
+    async fn all(&mut self) -> Result<()> {
+        let total = self.left.len();
+        while let Some(next) = plan::next(&self.left, self.request.mode, self.pace, seconds_until(self.until)) {
+            if self.guard.stop.is_cancelled() {
+                return Err(stopped());
+            }
+            let candidate = self.left.remove(next);
+            progress(&format!(
+                "{:?} of table {} ({}), {} of {total}",
+                self.request.mode,
+                candidate.table.name,
+                bytes::human(candidate.table.bytes),
+                self.done.len() + 1,
+            ));
+            if self.table(&candidate).await? == Ended::OutOfTime {
+                self.left.insert(0, candidate);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn table(&mut self, candidate: &Candidate) -> Result<Ended> {
+        let Candidate { table, .. } = candidate;
+        let Some(before) = relations::measure(&mut self.guard.watcher, table.oid).await? else {
+            self.skip(candidate.clone(), "was dropped meanwhile".to_owned());
+            return Ok(Ended::Done);
+        };
+        let full = self.request.mode == VacuumMode::Full;
+        if full {
+            // The disk may have changed since the beginning, and slower tables may have come into reach.
+            let alone = std::slice::from_ref(candidate);
+            if let Err(error) = Space::look(&mut self.guard.watcher, &self.request, alone).await?.check() {
+                self.skip(candidate.clone(), error.message);
+                return Ok(Ended::Done);
+            }
+        }
+        let started = Instant::now();
+        let command = if full { "VACUUM (FULL)" } else { "VACUUM (ANALYZE)" };
+        if self.statement(&format!("{command} {}", table.quoted)).await? == Ended::OutOfTime {
+            return Ok(Ended::OutOfTime);
+        }
+        // The table has new files now; a failure from here on must not hide what it gave back.
+        let analyzed = if full { self.statement(&format!("ANALYZE {}", table.quoted)).await } else { Ok(Ended::Done) };
+        let seconds = started.elapsed().as_secs_f64();
+        let after = relations::measure(&mut self.guard.watcher, table.oid).await?.unwrap_or(before);
+        // VACUUM warns and does nothing where it may not. Only the file tells.
+        if full && after.file == before.file {
+            return Err(TaskError::terminal(
+                "NothingDone",
+                format!("PostgreSQL reported VACUUM FULL of {} as done, but its file is the old one.", table.name),
+            ));
+        }
+        self.pace.learn(candidate, self.request.mode, seconds);
+        self.done.push(TableResult {
+            name: table.name.clone(),
+            bytes_before: before.bytes,
+            bytes_after: after.bytes,
+            rows: after.rows,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+        });
+        // Out of time here is no failure: autovacuum makes up for it.
+        analyzed.map(|_| Ended::Done)
+    }
+
+    async fn statement(&mut self, sql: &str) -> Result<Ended> {
+        let limit = seconds_until(self.until).map(|seconds| Duration::from_secs_f64(seconds.max(0.001)));
+        self.guard.run(&mut self.worker, sql, limit).await
+    }
+
+    fn skip(&mut self, candidate: Candidate, reason: String) {
+        self.skipped.entry(reason).or_default().push(candidate.table.name);
+    }
+
+    fn result(self, bytes_before: Option<i64>, bytes_after: Option<i64>, took: Duration) -> StepResult {
+        let freed: i64 = self.done.iter().map(|table| table.bytes_before - table.bytes_after).sum();
+        let (count, seconds) = (self.done.len(), took.as_secs());
+        let tables = if count == 1 { "table" } else { "tables" };
+        let mut summary = match self.request.mode {
+            VacuumMode::Full => format!("freed {} in {count} {tables} in {seconds} s", bytes::human(freed)),
+            VacuumMode::Analyze => format!("vacuumed and analyzed {count} {tables} in {seconds} s"),
+        };
+        if !self.left.is_empty() {
+            summary += &format!("; {} left, for lack of time", self.left.len());
+        }
+        let mut tables = self.done;
+        tables.truncate(TABLES_SHOWN);
+        StepResult {
+            summary,
+            bytes_before,
+            bytes_after,
+            seconds: Some((took.as_secs_f64() * 1000.0).round() / 1000.0),
+            tables,
+            skipped: self.skipped.iter().map(|(reason, tables)| skipped_text(reason, tables)).collect(),
+            cursor: plan::cursor(&self.left),
+        }
+    }
+}
+
+/// `events: would give back …`, or `158 tables: smaller than …`.
+fn skipped_text(reason: &str, tables: &[String]) -> String {
+    match tables {
+        [one] => format!("{one}: {reason}"),
+        many => format!("{} tables: {reason}", many.len()),
+    }
+}

@@ -1,0 +1,202 @@
+//! Looking at the database before anything is done: which tables, what each would give, whether the disk can hold it.
+//!
+//! Preflight and the task itself look with the same eyes, so that a plan is what would be done.
+
+use std::path::PathBuf;
+
+use super::{
+    estimate,
+    plan::{self, Candidate},
+};
+use crate::{
+    api::maintenance::VacuumMode,
+    bytes,
+    postgres::{Result, Session, disk, relations},
+    task::report::TaskError,
+};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub mode: VacuumMode,
+    /// Names of tables; none: all.
+    pub tables: Vec<String>,
+    /// Mode Full: a table that would give back less is left alone, in bytes.
+    pub minimum_gain: i64,
+    /// Where the last run ended.
+    pub cursor: Option<String>,
+    /// Where free disk can be looked up …
+    pub data_volume: Option<PathBuf>,
+    /// … and what the user says that there is, in bytes.
+    pub free_space: Option<i64>,
+}
+
+/// What there is to do.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Tables to do, in order.
+    pub candidates: Vec<Candidate>,
+    /// Tables that are left alone, and why.
+    pub skipped: Vec<(Candidate, String)>,
+}
+
+/// Chooses the tables.
+///
+/// # Errors
+/// Terminal: `TableMissing` for a name that is no table of Synapse's schema, `NotOwner` for a table of somebody else. Both
+/// only for tables that were named; where all are meant, a foreign one is left alone.
+pub async fn survey(session: &mut Session, request: &Request) -> Result<Survey> {
+    let tables = relations::tables(session).await?;
+    let named = |table: &relations::Table| request.tables.contains(&table.name);
+    let missing: Vec<&str> = request
+        .tables
+        .iter()
+        .filter(|name| !tables.iter().any(|table| table.name == **name))
+        .map(String::as_str)
+        .collect();
+    if !missing.is_empty() {
+        return Err(TaskError::terminal(
+            "TableMissing",
+            format!(
+                "There is no table {} in the schema that Synapse uses. Correct `tables` of the step.",
+                missing.join(", ")
+            ),
+        ));
+    }
+
+    let mut survey = Survey::default();
+    for table in tables.into_iter().filter(|table| request.tables.is_empty() || named(table)) {
+        let whole = Candidate { bytes_after: table.bytes, table };
+        if !whole.table.owned {
+            let owner = &whole.table.owner;
+            if !request.tables.is_empty() {
+                return Err(TaskError::terminal(
+                    "NotOwner",
+                    format!(
+                        "Table {} belongs to role {owner}: only its owner can vacuum it. Use that role in \
+                         postgres.credentials, or GRANT {owner} to the role.",
+                        whole.table.name
+                    ),
+                ));
+            }
+            let reason = format!("belongs to role {owner}");
+            survey.skipped.push((whole, reason));
+        } else if request.mode == VacuumMode::Analyze {
+            survey.candidates.push(whole);
+        } else {
+            match judge(session, whole, request.minimum_gain).await? {
+                (candidate, None) => survey.candidates.push(candidate),
+                (candidate, Some(reason)) => survey.skipped.push((candidate, reason)),
+            }
+        }
+    }
+    plan::order(&mut survey.candidates, request.mode, request.cursor.as_deref());
+    Ok(survey)
+}
+
+/// Whether VACUUM FULL of a table is worth it.
+async fn judge(session: &mut Session, whole: Candidate, minimum_gain: i64) -> Result<(Candidate, Option<String>)> {
+    // A table cannot give back more than it has: most need not be read.
+    if whole.table.bytes < minimum_gain {
+        return Ok((whole, Some(format!("smaller than minimumGain ({})", bytes::human(minimum_gain)))));
+    }
+    match estimate::bytes_after_full(session, &whole.table).await {
+        Ok(bytes_after) => {
+            let candidate = Candidate { bytes_after, ..whole };
+            let reason = plan::too_little(&candidate, minimum_gain);
+            Ok((candidate, reason))
+        }
+        // Locked, or too slow: nothing is known of this table, and nothing is done to it.
+        Err(error) if ["LockTimeout", "Canceled"].contains(&error.reason.as_str()) => {
+            Ok((whole, Some(format!("could not be estimated: {}", error.message))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Free disk, and what VACUUM FULL needs of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Space {
+    /// At the peak, beside the present files, in bytes.
+    pub needed: i64,
+    /// In bytes; `None`: nobody knows.
+    pub free: Option<i64>,
+    /// Who says so.
+    source: &'static str,
+    /// The table with the largest copy, and its bytes.
+    largest: Option<(String, i64)>,
+}
+
+impl Space {
+    /// Looks up what is free, and adds up what these tables need.
+    ///
+    /// # Errors
+    /// A data volume that cannot be read; those of PostgreSQL.
+    pub async fn look(session: &mut Session, request: &Request, candidates: &[Candidate]) -> Result<Self> {
+        let (free, source) = match (&request.data_volume, request.free_space) {
+            (Some(volume), _) => (Some(disk::free_bytes(volume)?), "on the volume of postgres.dataVolume"),
+            (None, Some(stated)) => (Some(stated), "by vacuum.freeSpace, a figure that was stated and may have aged"),
+            (None, None) => (None, "unknown"),
+        };
+        let copies: Vec<i64> = candidates.iter().map(Candidate::copy_bytes).collect();
+        let largest = candidates.iter().max_by_key(|candidate| candidate.copy_bytes());
+        Ok(Self {
+            needed: disk::needed_bytes(&copies, disk::wal(session).await?),
+            free,
+            source,
+            largest: largest.map(|candidate| (candidate.table.name.clone(), candidate.copy_bytes())),
+        })
+    }
+
+    /// # Errors
+    /// Terminal: `FreeSpaceUnknown` or `DiskTooSmall`, with the figures. A full disk under the WAL would not only fail
+    /// the statement: PostgreSQL stops.
+    pub fn check(&self) -> Result<()> {
+        let Some((table, copy)) = &self.largest else { return Ok(()) };
+        let needed = bytes::human(self.needed);
+        let (copy, wal) = (bytes::human(*copy), bytes::human(self.needed - copy));
+        let figures = format!(
+            "VACUUM FULL needs about {needed} beside the present files: {copy} for the new copy of {table}, {wal} for WAL"
+        );
+        match self.free {
+            None => Err(TaskError::terminal(
+                "FreeSpaceUnknown",
+                format!(
+                    "{figures}. How much disk is free for PostgreSQL is not known: set postgres.dataVolume of the Synapse \
+                     object to the claim of its data, or vacuum.freeSpace to a figure."
+                ),
+            )),
+            Some(free) if free < self.needed => Err(TaskError::terminal(
+                "DiskTooSmall",
+                format!(
+                    "{figures}. {} is free {}. Nothing was changed. Make the volume larger, or name smaller tables in \
+                     vacuum.tables first.",
+                    bytes::human(free),
+                    self.source
+                ),
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(needed: i64, free: Option<i64>) -> Space {
+        Space { needed, free, source: "on the volume", largest: Some(("events".to_owned(), needed / 2)) }
+    }
+
+    #[test]
+    fn room_that_is_unknown_or_too_small_is_refused_with_figures() {
+        assert_eq!(space(2048, Some(2048)).check(), Ok(()));
+        let error = space(2048, Some(2047)).check().unwrap_err();
+        assert_eq!(error.reason, "DiskTooSmall");
+        for figure in ["2.0 KiB", "1.0 KiB for the new copy of events", "2.0 KiB is free on the volume"] {
+            assert!(error.message.contains(figure), "{figure}: {}", error.message);
+        }
+        assert_eq!(space(2048, None).check().unwrap_err().reason, "FreeSpaceUnknown");
+        assert_eq!(Space { largest: None, ..space(0, None) }.check(), Ok(()), "nothing to do needs no room");
+    }
+}

@@ -1,0 +1,129 @@
+//! A homeserver that is cheap to start: a real PostgreSQL with a real Synapse schema, and Pods that only wait in the place
+//! of Synapse's. For what happens around the data. `real.rs` has a Synapse that serves.
+
+use std::process::Command;
+
+use crate::{kubectl::run, world::World};
+
+/// Three workloads: a main process, two workers, and one that is off and must stay off.
+const WORKLOADS: [(&str, u32); 3] = [("synapse-main", 1), ("synapse-worker", 2), ("synapse-off", 0)];
+
+/// The `Synapse` object.
+const SYNAPSE: &str = "
+apiVersion: synapse-keeper.dev/v1alpha1
+kind: Synapse
+metadata: {name: example}
+spec:
+  serverName: example.org
+  workloads:
+    selector: {matchLabels: {app.kubernetes.io/name: synapse}}
+    main: {kind: Deployment, name: synapse-main}
+  postgres:
+    host: postgres
+    database: synapse
+    credentials: {secretName: synapse-postgres}
+    dataVolume: {claimName: data-postgres-0}
+";
+
+/// A namespace with an operator and a homeserver.
+pub fn world(name: &str) -> World {
+    let world = World::new(name);
+    world.apply_file("tests/homeserver/manifests/secrets.yaml");
+    world.apply_file("tests/homeserver/manifests/postgres.yaml");
+    for (name, replicas) in WORKLOADS {
+        world.apply(&workload(name, replicas, "exec sleep infinity"));
+    }
+    world.kubectl(&["rollout", "status", "statefulset/postgres", "--timeout=4m"]);
+    restore_fixture(&world);
+    world.apply(SYNAPSE);
+    world.assert_untouched_or_restored();
+    world
+}
+
+/// A Deployment in Synapse's place; `script` is what its Pods run.
+pub fn workload(name: &str, replicas: u32, script: &str) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {name}
+  labels: {{app.kubernetes.io/name: synapse}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      automountServiceAccountToken: false
+      securityContext: {{runAsNonRoot: true, runAsUser: 991, seccompProfile: {{type: RuntimeDefault}}}}
+      containers:
+        - name: synapse
+          image: localhost/synapse:1.163.2
+          imagePullPolicy: IfNotPresent
+          command: [sh, -c, {script:?}]
+          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+"
+    )
+}
+
+/// A real Synapse's database, as its dump has it.
+fn restore_fixture(world: &World) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let output = Command::new(format!("{root}/tests/homeserver/fixture")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
+    let restore = "pg_restore --no-owner --role=synapse -U postgres -d synapse";
+    let kubectl =
+        format!("{root}/tests/cluster/kubectl -n {} exec -i postgres-0 -- {restore} < {path}", world.namespace);
+    let output = Command::new("sh").args(["-c", &kubectl]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes a table whose VACUUM FULL takes about so many seconds: its index calls a slow function for each row.
+pub fn slow_table(world: &World, seconds: u32) {
+    let rows = seconds * 20;
+    world.sql(&format!(
+        "SET ROLE synapse; \
+         CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN n; END $$; \
+         CREATE TABLE slow_table (n int, filler text); \
+         CREATE INDEX ON slow_table (slow(n)) WHERE n > 0; \
+         INSERT INTO slow_table SELECT -n, repeat(md5(n::text), 200) FROM generate_series(1, 4000) n; \
+         DELETE FROM slow_table; \
+         ALTER INDEX slow_table_slow_idx RENAME TO slow_index; \
+         INSERT INTO slow_table SELECT n, 'kept' FROM generate_series(1, {rows}) n"
+    ));
+}
+
+/// A maintenance with a VACUUM FULL of one table.
+pub fn vacuum_full(name: &str, table: &str, more: &str) -> String {
+    format!(
+        "
+apiVersion: synapse-keeper.dev/v1alpha1
+kind: SynapseMaintenance
+metadata: {{name: {name}}}
+spec:
+  synapseRef: {{name: example}}
+  steps: [{{vacuum: {{mode: Full, tables: [{table}], minimumGain: '0'}}}}]
+{more}
+"
+    )
+}
+
+/// Whether the homeserver is down by the operator's hand.
+pub fn patch_replicas(world: &World, deployment: &str, replicas: u32) {
+    let patch = format!("{{\"spec\":{{\"replicas\":{replicas}}}}}");
+    let arguments = [
+        "--namespace",
+        &world.namespace,
+        "patch",
+        "deployment",
+        deployment,
+        "--field-manager=argocd-controller",
+        "-p",
+        &patch,
+    ];
+    let (success, said) = run("kubectl", &arguments, "");
+    assert!(success, "{said}");
+}

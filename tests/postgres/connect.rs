@@ -1,0 +1,140 @@
+//! What keeps a task from working at all: each refusal says who refused, why, and what to do.
+
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use synapse_keeper::{
+    postgres::{Session, lock},
+    task::report::ErrorClass,
+};
+
+use crate::support::{Database, PASSWORD, Pooler, Program, server};
+
+const ANY_STEP: &str = r#"vacuum-1={"vacuum":{"mode":"Analyze"}}"#;
+
+#[tokio::test]
+async fn a_wrong_password() {
+    let finished = Database::empty("wrong_password").task("inspect").credentials("synapse", "wrong-4711").run().await;
+    let error = finished.refused("PasswordRefused", &["password authentication failed for user \"synapse\" [28P01]"]);
+    assert_eq!(error.class, ErrorClass::Terminal);
+    assert!(!finished.printed.contains("wrong-4711"));
+}
+
+#[tokio::test]
+async fn a_role_that_pg_hba_refuses() {
+    let finished = Database::empty("pg_hba").task("inspect").credentials("unwelcome", PASSWORD).run().await;
+    finished.refused("PgHbaRefused", &["pg_hba.conf rejects connection", "[28000]", "host pg_hba unwelcome"]);
+}
+
+#[tokio::test]
+async fn a_secret_without_the_key_or_with_an_empty_one() {
+    let finished = Database::empty("no_key").task("inspect").without_key("password").run().await;
+    finished.refused("SecretKeyMissing", &["no key `password`"]);
+    let finished = Program::task("inspect").database("127.0.0.1", 1, "any").credentials("synapse", "").run().await;
+    finished.refused("SecretKeyEmpty", &["`password`", "empty"]);
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there() {
+    let finished = Program::task("inspect").database("127.0.0.1", server().port, "nowhere").run().await;
+    finished.refused("DatabaseMissing", &["database \"nowhere\" does not exist [3D000]", "postgres.database"]);
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_resolve() {
+    let finished = Program::task("inspect").database("no-such-host.invalid", 5432, "any").run().await;
+    let error = finished.refused("HostUnresolved", &["\"no-such-host.invalid\"", "does not resolve", "postgres.host"]);
+    assert_eq!(error.class, ErrorClass::Transient, "a Service may be younger than its Job");
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens() {
+    let finished = Program::task("inspect").database("127.0.0.1", 1, "any").run().await;
+    let error = finished.refused("ConnectionRefused", &["127.0.0.1:1", "Connection refused"]);
+    assert_eq!(error.class, ErrorClass::Transient);
+}
+
+#[tokio::test]
+async fn tls_that_is_checked() {
+    let database = Database::empty("tls");
+    let (ca, port) = (server().ca_file(), server().port);
+    let other_ca = ca.replace("ca.crt", "other-ca.crt");
+    let inspect =
+        |host: &str, arguments: &[&str]| Program::task("inspect").database(host, port, &database.name).with(arguments);
+    let good = inspect("localhost", &["--tls-mode", "verify-full", "--ca-file", &ca]).run().await;
+    assert_eq!(good.inspection().encoding, "UTF8");
+    let encrypted = database.sql("SELECT count(*) FROM pg_stat_ssl WHERE ssl");
+    assert_eq!(encrypted, "0", "the session of a task that has ended is gone");
+
+    let other_name = inspect("127.0.0.1", &["--tls-mode", "verify-full", "--ca-file", &ca]).run().await;
+    other_name.refused("TlsRefused", &["certificate is not for \"127.0.0.1\"", "verify-ca"]);
+    inspect("127.0.0.1", &["--tls-mode", "verify-ca", "--ca-file", &ca]).run().await.inspection();
+    let foreign = inspect("localhost", &["--tls-mode", "verify-full", "--ca-file", &other_ca]).run().await;
+    foreign.refused("TlsRefused", &["did not sign the server's certificate"]);
+    let unknown = inspect("localhost", &["--tls-mode", "verify-full"]).run().await;
+    unknown.refused("TlsRefused", &["postgres.tls.caSecret"]);
+    let missing = inspect("localhost", &["--tls-mode", "verify-full", "--ca-file", "/nowhere/ca.crt"]).run().await;
+    missing.refused("SecretKeyMissing", &["postgres.tls.caSecret", "/nowhere/ca.crt"]);
+}
+
+#[tokio::test]
+async fn a_standby_and_tls_that_is_not_offered() {
+    let database = Database::empty("on_the_standby");
+    let standby = server().standby();
+    let require = Program::task("inspect").database("127.0.0.1", standby.port, &database.name);
+    let finished = require.with(&["--tls-mode", "require"]).run().await;
+    finished.refused("TlsNotOffered", &["does not support TLS", "postgres.tls.mode"]);
+
+    let inspect = Program::task("inspect").database("127.0.0.1", standby.port, &database.name).run().await;
+    assert!(inspect.inspection().in_recovery);
+    for task in [&["preflight", "--step", ANY_STEP], &["vacuum", "--mode", "Full"]] as [&[&str]; 2] {
+        let program = Program::task(task[0]).database("127.0.0.1", standby.port, &database.name);
+        program.with(&task[1..]).run().await.refused("Standby", &["point postgres.host at the primary"]);
+    }
+}
+
+#[tokio::test]
+async fn a_pooler_that_refuses_our_settings_or_drops_them() {
+    let database = Database::empty("pooled");
+    for ignored in ["extra_float_digits", "extra_float_digits, options"] {
+        let pooler = Pooler::start(ignored);
+        for task in [&["preflight", "--step", ANY_STEP], &["vacuum", "--mode", "Full"]] as [&[&str]; 2] {
+            let program = Program::task(task[0]).database("127.0.0.1", pooler.port, &database.name);
+            program.with(&task[1..]).run().await.refused("Pooler", &["point postgres.host at PostgreSQL itself"]);
+        }
+    }
+    let settings = database.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'synapse-keeper/%'");
+    assert_eq!(settings, "0", "nothing of ours stays in the pool");
+}
+
+/// The check itself, with sessions that no setting has given away before.
+#[tokio::test]
+async fn a_lock_that_does_not_survive_its_transaction() {
+    let database = Database::empty("lock_pooled");
+    let pooler = Pooler::start("extra_float_digits");
+    for (port, survives) in [(server().port, true), (pooler.port, false)] {
+        let (mut first, mut second) = (raw(&database, port).await, raw(&database, port).await);
+        let checked = lock::check_it_survives(&mut first, &mut second).await;
+        assert_eq!(
+            checked.as_ref().map_err(|error| error.reason.as_str()),
+            if survives { Ok(&()) } else { Err("Pooler") }
+        );
+        let left = database.sql(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+             (SELECT oid FROM pg_database WHERE datname = current_database())",
+        );
+        assert_eq!(left, "0", "the check leaves no lock behind");
+    }
+}
+
+async fn raw(database: &Database, port: u16) -> Session {
+    let options = PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(port)
+        .username("synapse")
+        .password(PASSWORD)
+        .database(&database.name)
+        .extra_float_digits(None);
+    let mut connection = PgConnection::connect_with(&options).await.expect("a session");
+    let pid: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await.unwrap();
+    Session { connection, pid, version: 150_000 }
+}

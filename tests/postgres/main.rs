@@ -1,0 +1,12 @@
+//! The PostgreSQL tier: the tasks, as a Job runs them, against a private PostgreSQL.
+//!
+//! Each test runs the program itself and reads its report, in a database of its own. `support` starts the server and
+//! makes sure that nothing of it outlives the tests.
+
+mod connect;
+mod inspect;
+mod interrupted;
+mod others;
+mod preflight;
+mod support;
+mod vacuum;

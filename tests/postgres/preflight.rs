@@ -1,0 +1,103 @@
+//! What a preflight promises, refuses, and leaves as it was.
+
+use crate::support::{Database, execute};
+
+const FULL: &str = r#"vacuum-1={"vacuum":{"mode":"Full","minimumGain":"1Mi","freeSpace":"100Gi"}}"#;
+const FULL_WITHOUT_SPACE: &str = r#"vacuum-1={"vacuum":{"mode":"Full","minimumGain":"1Mi"}}"#;
+const ANALYZE: &str = r#"vacuum-0={"vacuum":{"mode":"Analyze"}}"#;
+
+#[tokio::test]
+async fn a_plan_of_what_each_step_would_do() {
+    let database = Database::empty("plan");
+    database.add_bloated("bloated", 60_000);
+    database.add_bloated("small", 100);
+    let before = database.files();
+    let finished = database.task("preflight").with(&["--step", ANALYZE, "--step", FULL]).run().await;
+    let [analyze, full] = finished.preflight().plan.as_slice() else { panic!("{finished:?}") };
+    assert_eq!((analyze.step.as_str(), analyze.offline, analyze.expected_gain_bytes), ("vacuum-0", false, None));
+    assert_eq!(analyze.tables.len(), 2);
+    assert_eq!((full.step.as_str(), full.offline, full.free_bytes), ("vacuum-1", true, Some(100 << 30)));
+    let bloated = &full.tables[0];
+    assert_eq!((bloated.name.as_str(), bloated.dead_rows, &bloated.skipped), ("bloated", 45_000, &None));
+    assert!(bloated.expected_gain_bytes > bloated.bytes / 2, "{bloated:?}");
+    assert!(full.needed_bytes.is_some_and(|needed| (1 << 20..bloated.bytes).contains(&needed)), "{full:?}");
+    assert_eq!(full.tables[1].skipped.as_deref(), Some("smaller than minimumGain (1.0 MiB)"));
+    assert!(full.summary.starts_with("VACUUM FULL of 1 tables would free about "), "{}", full.summary);
+    assert_eq!(database.files(), before, "a preflight changes nothing");
+}
+
+#[tokio::test]
+async fn too_little_disk_is_refused_or_told() {
+    let database = Database::empty("preflight_disk");
+    database.add_bloated("bloated", 60_000);
+    let before = database.files();
+    let small = r#"vacuum-1={"vacuum":{"mode":"Full","minimumGain":"1Mi","freeSpace":"8Mi"}}"#;
+    for (step, reason) in [(small, "DiskTooSmall"), (FULL_WITHOUT_SPACE, "FreeSpaceUnknown")] {
+        let task = || database.task("preflight").with(&["--step", step]);
+        task().run().await.refused(reason, &["VACUUM FULL needs about", "for the new copy of bloated"]);
+        let dry = task().with(&["--dry-run"]).run().await;
+        assert!(dry.preflight().warnings[0].contains("Step vacuum-1 would be refused"), "{dry:?}");
+        assert_eq!(dry.preflight().plan[0].tables.len(), 1);
+        task().with(&["--data-volume", "/tmp"]).run().await.preflight();
+        task().with(&["--data-volume", "/nowhere"]).run().await.refused("DataVolumeUnreadable", &["/nowhere"]);
+    }
+    assert_eq!(database.files(), before, "a dry run changes nothing");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_the_downtime_is_told() {
+    let database = Database::empty("preflight_time");
+    database.add_bloated("bloated", 60_000);
+    database.add_bloated("second", 59_000);
+    let finished = database.task("preflight").with(&["--step", FULL, "--downtime-at-most", "1"]).run().await;
+    let plan = &finished.preflight().plan[0];
+    assert_eq!(plan.tables[0].skipped, None);
+    let reason = plan.tables[1].skipped.as_deref().unwrap_or_default();
+    assert!(reason.contains("may not fit into what downtime.atMost leaves of 1 s"), "{plan:?}");
+    assert!(plan.summary.contains("1 do not fit"), "{}", plan.summary);
+    let left = plan.tables[1].name.clone();
+    let cursor = format!("vacuum-1={left}");
+    let arguments = ["--step", FULL, "--downtime-at-most", "1", "--cursor", &cursor];
+    let finished = database.task("preflight").with(&arguments).run().await;
+    assert_eq!(finished.preflight().plan[0].tables[0].name, left, "what was left comes first");
+}
+
+#[tokio::test]
+async fn tables_and_rights() {
+    let database = Database::empty("preflight_rights");
+    database.sql("CREATE TABLE foreign_table (id int); ALTER TABLE foreign_table OWNER TO stranger");
+    let task = |table: &str| {
+        let step = format!(r#"vacuum-1={{"vacuum":{{"mode":"Full","tables":["{table}"]}}}}"#);
+        database.task("preflight").with(&["--step", &step])
+    };
+    task("foreign_table").run().await.refused("NotOwner", &["foreign_table", "belongs to role stranger"]);
+    task("evnts").run().await.refused("TableMissing", &["evnts", "`tables`"]);
+    let all = database.task("preflight").with(&["--step", FULL]).run().await;
+    assert_eq!(all.preflight().plan[0].tables[0].skipped.as_deref(), Some("belongs to role stranger"));
+    assert!(all.preflight().plan[0].summary.starts_with("nothing to do"), "{all:?}");
+}
+
+#[tokio::test]
+async fn others_are_listed_and_synapse_is_expected() {
+    let database = Database::empty("preflight_sessions");
+    let mut stranger = database.session("stranger", "metrics").await;
+    execute(&mut stranger, "SELECT 1").await;
+    let _synapse = database.session("synapse", "synapse").await;
+    let finished = database.task("preflight").with(&["--step", FULL]).run().await;
+    let [other] = finished.preflight().other_sessions.as_slice() else { panic!("{finished:?}") };
+    assert!(other.starts_with("role stranger, application metrics, "), "{other}");
+    assert!(other.contains("address not shown without pg_read_all_stats"), "{other}");
+}
+
+#[tokio::test]
+async fn a_locale_that_synapse_does_not_accept() {
+    let database = Database::empty("locale");
+    database.server.psql(
+        "postgres",
+        "CREATE DATABASE other_locale OWNER synapse TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'",
+    );
+    let task = crate::support::Program::task("preflight").database("127.0.0.1", database.server.port, "other_locale");
+    let finished = task.with(&["--step", FULL]).run().await;
+    let warning = &finished.preflight().warnings[0];
+    assert!(warning.contains("UTF8, C.UTF-8, C.UTF-8; Synapse wants UTF8, C, C"), "{warning}");
+}

@@ -1,0 +1,31 @@
+//! A private PostgreSQL, databases to spoil, and the program under test.
+
+mod daemon;
+mod database;
+mod pooler;
+mod program;
+mod server;
+
+pub use database::{Database, execute};
+pub use pooler::Pooler;
+pub use program::Program;
+pub use server::{PASSWORD, Server, server};
+
+use std::time::{Duration, Instant};
+
+/// Asks again and again until the answer is yes; says how long it took.
+///
+/// # Panics
+/// If it is not yes within the time.
+pub async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> F,
+) -> Duration {
+    let started = Instant::now();
+    while !ask().await {
+        assert!(started.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    started.elapsed()
+}

@@ -1,0 +1,185 @@
+//! The program under test, run as a Job runs it.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use synapse_keeper::task::report::{Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::{Database, PASSWORD};
+
+/// A call of `synapse-keeper task …` with its mounts.
+pub struct Program {
+    arguments: Vec<String>,
+    mounts: TempDir,
+    credentials: Vec<(&'static str, String)>,
+}
+
+/// A call that has started.
+pub struct Running {
+    pub child: Child,
+    mounts: TempDir,
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The exit code; none: killed.
+    pub code: Option<i32>,
+    /// Everything that was printed, to both outputs.
+    pub printed: String,
+    report: Option<Report>,
+}
+
+impl Program {
+    /// A task, with the Secret of the role `synapse` mounted.
+    pub fn task(task: &str) -> Self {
+        let credentials = vec![("username", "synapse".to_owned()), ("password", PASSWORD.to_owned())];
+        let mounts = tempfile::tempdir().expect("a directory");
+        Self { arguments: vec!["task".to_owned(), task.to_owned()], mounts, credentials }
+    }
+
+    pub fn database(self, host: &str, port: u16, database: &str) -> Self {
+        let port = port.to_string();
+        self.with(&["--host", host, "--port", &port, "--database", database])
+    }
+
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Mounts the Secret of another role, or a wrong one.
+    pub fn credentials(mut self, username: &str, password: &str) -> Self {
+        self.credentials = vec![("username", username.to_owned()), ("password", password.to_owned())];
+        self
+    }
+
+    /// Mounts a Secret without this key.
+    pub fn without_key(mut self, key: &str) -> Self {
+        self.credentials.retain(|(name, _)| *name != key);
+        self
+    }
+
+    pub fn start(self) -> Running {
+        let secret = self.mounts.path().join("secret");
+        fs::create_dir(&secret).expect("a directory");
+        for (name, value) in &self.credentials {
+            fs::write(secret.join(name), value).expect("a mounted key");
+        }
+        // The kubelet makes it before the container starts.
+        fs::write(termination_log(&self.mounts), "").expect("a termination log");
+        let child = Command::new(env!("CARGO_BIN_EXE_synapse-keeper"))
+            .args(&self.arguments)
+            .arg("--credentials-dir")
+            .arg(secret)
+            .env("SYNAPSE_KEEPER_TERMINATION_LOG", termination_log(&self.mounts))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program");
+        Running { child, mounts: self.mounts }
+    }
+
+    pub async fn run(self) -> Finished {
+        self.start().finish().await
+    }
+}
+
+fn termination_log(mounts: &TempDir) -> PathBuf {
+    mounts.path().join("termination-log")
+}
+
+impl Running {
+    /// Waits until the task's VACUUM FULL holds its lock.
+    ///
+    /// # Panics
+    /// If the task ends before, with what it printed.
+    pub async fn at_work(mut self, database: &Database) -> Self {
+        let started = Instant::now();
+        while !database.is_vacuuming() {
+            if started.elapsed() > Duration::from_secs(60) || self.child.try_wait().expect("the program").is_some() {
+                self.child.start_kill().ok();
+                panic!("the task does not vacuum: {}", self.finish().await.printed);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// If it takes too long, if the exit code and the two reports disagree, or if a password was printed.
+    pub async fn finish(self) -> Finished {
+        let output = tokio::time::timeout(Duration::from_secs(120), self.child.wait_with_output());
+        let output = output.await.expect("a task that ends within two minutes").expect("the program's output");
+        let message = fs::read_to_string(termination_log(&self.mounts)).expect("the termination message");
+        let stdout = String::from_utf8(output.stdout).expect("text");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        for (place, text) in [("stdout", &stdout), ("stderr", &stderr), ("the termination message", &message)] {
+            assert!(!text.contains(PASSWORD), "{place} holds the password:\n{text}");
+        }
+        assert!(message.len() <= 4096, "the kubelet cuts a termination message of {} bytes", message.len());
+
+        let last_line = stdout.lines().last().unwrap_or_default();
+        let report: Option<Report> = serde_json::from_str(last_line).ok();
+        if let (Some(code), Some(report)) = (output.status.code(), &report) {
+            let message: Report = serde_json::from_str(&message).expect("a report as the termination message");
+            assert!(message.details_in_log || message == *report, "the two reports differ:\n{message:?}\n{report:?}");
+            let expected = report.error.as_ref().map_or(0, |error| match error.class {
+                synapse_keeper::task::report::ErrorClass::Terminal => 10,
+                synapse_keeper::task::report::ErrorClass::Transient => 11,
+            });
+            assert_eq!(code, expected, "{report:?}");
+        }
+        Finished { code: output.status.code(), printed: format!("{stdout}{stderr}"), report }
+    }
+}
+
+impl Finished {
+    /// The report.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn report(&self) -> &Report {
+        self.report.as_ref().unwrap_or_else(|| panic!("no report: {}", self.printed))
+    }
+
+    /// What was done, by a task that succeeded.
+    pub fn result(&self) -> &StepResult {
+        assert_eq!(self.report().error, None, "{}", self.printed);
+        self.report().result.as_ref().expect("a result")
+    }
+
+    pub fn inspection(&self) -> &InspectionFindings {
+        match &self.report().findings {
+            Some(Findings::Inspection(findings)) => findings,
+            other => panic!("{other:?}: {}", self.printed),
+        }
+    }
+
+    pub fn preflight(&self) -> &PreflightFindings {
+        match &self.report().findings {
+            Some(Findings::Preflight(findings)) => findings,
+            other => panic!("{other:?}: {}", self.printed),
+        }
+    }
+
+    /// The error, which must have this reason and all these words.
+    pub fn refused(&self, reason: &str, words: &[&str]) -> &TaskError {
+        let error = self.report().error.as_ref().unwrap_or_else(|| panic!("no error: {}", self.printed));
+        assert_eq!(error.reason, reason, "{error}");
+        for word in words {
+            assert!(error.message.contains(word), "{word:?} is not in: {}", error.message);
+        }
+        error
+    }
+}
