@@ -152,10 +152,17 @@ func (c *Cluster) forwardedPort() (string, error) {
 }
 
 // startForwarder runs this program once more: `cluster forward`, in the machine's own network.
+// It is a copy, so that the cluster belongs to no checkout.
 func (c *Cluster) startForwarder() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	self := c.path("run", "cluster")
+	if !c.processes().Alive("forward") {
+		data, err := os.ReadFile("/proc/self/exe")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(self, data, 0o755); err != nil {
+			return err
+		}
 	}
 	port, err := c.forwardedPort()
 	if err != nil {
