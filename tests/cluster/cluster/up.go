@@ -155,7 +155,7 @@ func (c *Cluster) forwardedPort() (string, error) {
 // It is a copy, so that the cluster belongs to no checkout.
 func (c *Cluster) startForwarder() error {
 	self := c.path("run", "cluster")
-	if !c.processes().Alive("forward") {
+	if _, err := os.Stat(self); err != nil || !c.processes().Alive("forward") {
 		data, err := os.ReadFile("/proc/self/exe")
 		if err != nil {
 			return err
