@@ -16,6 +16,10 @@ import (
 // Every step leaves alone what is there already, so that it can be repeated.
 func (a *app) up() error {
 	c := a.cluster
+	ours := a.loadOurs
+	if c.processes().Alive("containerd") {
+		ours = leaveOurs
+	}
 	p := newProgress(os.Stdout, 8)
 	steps := []struct {
 		title string
@@ -28,7 +32,7 @@ func (a *app) up() error {
 		{"container runtime", a.startRuntime},
 		{"node", c.startNode},
 		{"images", a.loadImages},
-		{"our images", a.loadOurs},
+		{"our images", ours},
 	}
 	for _, step := range steps {
 		if err := p.Step(step.title, step.do); err != nil {
@@ -36,6 +40,12 @@ func (a *app) up() error {
 		}
 	}
 	fmt.Printf("cluster %s is up after %s: KUBECONFIG=%s\n", c.Name, p.Elapsed(), c.adminKubeconfig())
+	return nil
+}
+
+// leaveOurs is for a cluster that was up: someone may be testing with the images that are in it.
+func leaveOurs(note noteFunc) error {
+	note("left as they are: make cluster-load")
 	return nil
 }
 
