@@ -6,6 +6,8 @@
 
 mod ending;
 mod idle;
+#[cfg(test)]
+mod simulation;
 mod steps;
 mod stop;
 mod window;

@@ -1,0 +1,500 @@
+//! The plan against a simulated world: no API server, thousands of lives in a second.
+//!
+//! A random script of blows (somebody scales up, a Job dies, the Lease vanishes, the object is deleted, the operator is
+//! killed between any two of its writes) falls on an operation; then the world is left in peace. Whatever came before, the
+//! run must come to its end and the invariants below must have held at every moment.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+use super::{Action, Plan, plan};
+use crate::{
+    api::{
+        SynapseMaintenance, SynapseMaintenanceSpec, SynapseSpec,
+        operation::{OperationStatus, Outcome, RecordedWorkload, Role, StepState},
+        synapse::{WorkloadKind, WorkloadRef},
+    },
+    operation::observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
+    recipes::Operation,
+    task::report::{ErrorClass, Report, StepResult, TaskError},
+};
+
+/// What befalls the operation.
+#[derive(Clone, Debug)]
+enum Blow {
+    /// Time passes: Pods come and go, Jobs go on.
+    Tick(i64),
+    /// The operator reconciles until it waits.
+    Reconcile,
+    /// The operator makes this many turns of a reconcile and is killed in the last: before the status is written, before
+    /// the act, or after it.
+    Killed(usize, Moment),
+    /// Somebody sets a workload's replicas.
+    Scale(usize, i32),
+    /// The next Job that ends, ends like this.
+    Fate(Fate),
+    JobDeleted,
+    LeaseDeleted,
+    /// Another operation takes the Lease if it is free, and gives it back later.
+    LeaseTaken,
+    LeaseGivenBack,
+    ObjectDeleted,
+    SynapseDeleted,
+    WorkloadDeleted(usize),
+    Uninstalling(bool),
+    /// A Pod that ignores SIGTERM, or one that does not become Ready.
+    PodsHang(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Moment {
+    BeforeStatus,
+    BeforeAct,
+    AfterAct,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Succeeds,
+    Transient,
+    Terminal,
+    DiesWithoutAWord,
+    NeverStarts,
+}
+
+#[derive(Clone, Debug)]
+struct SimJob {
+    offline: bool,
+    fate: Fate,
+    age: i64,
+    deleting: bool,
+    state: JobState,
+    uid: String,
+}
+
+#[derive(Clone, Debug)]
+struct SimWorkload {
+    workload: WorkloadRef,
+    role: Role,
+    original: i32,
+    replicas: Option<i32>,
+    pods: i32,
+    /// Somebody else has set replicas, or the Pods hang: what it ends up with is not ours alone.
+    meddled: bool,
+    hangs: bool,
+}
+
+struct World {
+    subject: Subject,
+    exists: bool,
+    synapse: Option<ObservedSynapse>,
+    /// Holder and whether counts are on it.
+    lease: Option<(String, Option<Vec<RecordedWorkload>>)>,
+    workloads: Vec<SimWorkload>,
+    jobs: BTreeMap<(String, i32), SimJob>,
+    next_fate: Fate,
+    uninstalling: bool,
+    now: Timestamp,
+    successes: BTreeMap<String, usize>,
+}
+
+const SYNAPSE: &str = "
+serverName: example.org
+workloads: {refs: [{kind: StatefulSet, name: main}], main: {kind: StatefulSet, name: main}}
+postgres: {host: postgres, database: synapse, credentials: {secretName: postgres}}
+";
+
+impl World {
+    fn new(steps: &str) -> Self {
+        let spec: SynapseMaintenanceSpec =
+            serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: example}}, steps: {steps}}}")).unwrap();
+        let spec_of_synapse: SynapseSpec = serde_yaml_ng::from_str(SYNAPSE).unwrap();
+        let now: Timestamp = "2026-11-22T03:00:00Z".parse().unwrap();
+        let workload = |kind, name: &str, role, original| SimWorkload {
+            workload: WorkloadRef { kind, name: name.to_owned() },
+            role,
+            original,
+            replicas: Some(original),
+            pods: original,
+            meddled: false,
+            hangs: false,
+        };
+        Self {
+            subject: Subject {
+                kind: "SynapseMaintenance",
+                namespace: "matrix".to_owned(),
+                name: "m".to_owned(),
+                uid: "uid".to_owned(),
+                generation: 1,
+                deleting: false,
+                has_finalizer: false,
+                run_now: None,
+                created: now,
+                request: SynapseMaintenance::new("m", spec).request(),
+                status: OperationStatus::default(),
+            },
+            exists: true,
+            synapse: Some(ObservedSynapse {
+                uid: "s".to_owned(),
+                generation: 1,
+                deleting: false,
+                spec: spec_of_synapse,
+            }),
+            lease: None,
+            workloads: vec![
+                workload(WorkloadKind::StatefulSet, "main", Role::Main, 1),
+                workload(WorkloadKind::Deployment, "worker", Role::Worker, 3),
+                workload(WorkloadKind::Deployment, "idle", Role::Worker, 0),
+                workload(WorkloadKind::Deployment, "mas", Role::Authentication, 2),
+            ],
+            jobs: BTreeMap::new(),
+            next_fate: Fate::Succeeds,
+            uninstalling: false,
+            now,
+            successes: BTreeMap::new(),
+        }
+    }
+
+    fn recorded(&self) -> Option<&[RecordedWorkload]> {
+        Some(&self.subject.status.active_run()?.window.as_ref()?.workloads)
+    }
+
+    fn offline_job_runs(&self) -> bool {
+        self.jobs.values().any(|job| job.offline && job.state == JobState::Active)
+    }
+
+    /// As [`crate::operation::observe`] does it.
+    fn observe(&self) -> Observed {
+        let mut observed =
+            Observed { uninstalling: self.uninstalling, image: "tools".to_owned(), ..Default::default() };
+        let Some(run) = self.subject.status.active_run() else { return observed };
+        observed.synapse = self.synapse.clone();
+        observed.lease = match &self.lease {
+            None => LeaseState::Free,
+            Some((holder, counts)) if *holder == self.subject.identity() => {
+                LeaseState::Mine { counts: counts.is_some() }
+            }
+            Some((holder, _)) => LeaseState::Theirs(holder.clone()),
+        };
+        if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
+            observed.job = self.jobs.get(&(step.name.clone(), step.attempt)).map(|job| self.observe_job(job));
+        }
+        observed.workloads = self
+            .workloads
+            .iter()
+            .map(|one| Live {
+                workload: one.workload.clone(),
+                role: one.role,
+                replicas: one.replicas,
+                changed_by: None,
+                pods: (0..one.pods)
+                    .map(|number| ObservedPod {
+                        name: format!("{}-{number}", one.workload.name),
+                        ready: !one.hangs,
+                        ..Default::default()
+                    })
+                    .collect(),
+            })
+            .collect();
+        observed
+    }
+
+    fn observe_job(&self, job: &SimJob) -> ObservedJob {
+        let report = |error| Report {
+            error,
+            result: Some(StepResult { bytes_before: Some(10), bytes_after: Some(7), ..Default::default() }),
+            findings: None,
+            details_in_log: false,
+        };
+        let error = |class| Some(TaskError { class, reason: "Refused".to_owned(), message: "no".to_owned() });
+        ObservedJob {
+            uid: job.uid.clone(),
+            ours: true,
+            deleting: job.deleting,
+            state: job.state.clone(),
+            started: job.fate != Fate::NeverStarts && job.age > 1,
+            report: match (&job.state, job.fate) {
+                (JobState::Active, _) | (_, Fate::DiesWithoutAWord | Fate::NeverStarts) => None,
+                (_, Fate::Succeeds) => Some(report(None)),
+                (_, Fate::Transient) => Some(report(error(ErrorClass::Transient))),
+                (_, Fate::Terminal) => Some(report(error(ErrorClass::Terminal))),
+            },
+            pod: None,
+            out_of_memory: false,
+        }
+    }
+
+    /// A reconcile of at most `turns` turns. True: it came to a wait.
+    fn reconcile(&mut self, turns: usize, killed: Option<Moment>) -> bool {
+        for turn in 1..=turns {
+            if !self.exists {
+                return true;
+            }
+            let moment = killed.filter(|_| turn == turns);
+            let Plan { status, action } = plan(&self.subject, &self.observe(), self.now);
+            if moment == Some(Moment::BeforeStatus) {
+                return false;
+            }
+            self.subject.status = status;
+            if let Action::Wait(time) = action {
+                assert!(!time.is_negative(), "waits for the past");
+                return true;
+            }
+            if moment == Some(Moment::BeforeAct) {
+                return false;
+            }
+            self.act(&action);
+            if moment == Some(Moment::AfterAct) {
+                return false;
+            }
+        }
+        assert!(killed.is_some(), "goes round in circles: {:#?}", self.subject.status.run);
+        false
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Wait(_) | Action::Continue => {}
+            Action::AcquireLease => {
+                let counts = self.recorded().map(<[_]>::to_vec);
+                self.lease.get_or_insert((self.subject.identity(), counts));
+            }
+            Action::PublishCounts => {
+                let counts = self.recorded().map(<[_]>::to_vec);
+                assert!(counts.is_some(), "counts are in the status before they are on the Lease");
+                if let Some((holder, on_lease)) = &mut self.lease {
+                    assert_eq!(*holder, self.subject.identity());
+                    *on_lease = counts;
+                }
+            }
+            Action::ReleaseLease => {
+                self.assert_nothing_is_out();
+                self.lease = self.lease.take().filter(|(holder, _)| *holder != self.subject.identity());
+            }
+            Action::AddFinalizer => self.subject.has_finalizer = true,
+            Action::RemoveFinalizer => {
+                self.assert_nothing_is_out();
+                self.subject.has_finalizer = false;
+                self.exists = !self.subject.deleting;
+            }
+            Action::Scale { workload, from, to } => self.scale(workload, *from, *to),
+            Action::CreateJob(index) => self.create_job(*index),
+            Action::DeleteJob(index) => {
+                let step = &self.subject.status.run.as_ref().unwrap().steps[*index];
+                if let Some(job) = self.jobs.get_mut(&(step.name.clone(), step.attempt)) {
+                    job.deleting = true;
+                }
+            }
+        }
+    }
+
+    fn scale(&mut self, workload: &WorkloadRef, from: i32, to: i32) {
+        let recorded = self.recorded().expect("counts are recorded before the first scale").to_vec();
+        let on_record = recorded.iter().find(|recorded| recorded.workload == *workload).expect("it is on record");
+        assert!(self.subject.has_finalizer, "the finalizer is there while counts are out");
+        let on_lease = self.lease.as_ref().is_some_and(|(_, counts)| counts.is_some());
+        let offline_job_runs = self.offline_job_runs();
+        let one = self.workloads.iter_mut().find(|one| one.workload == *workload).unwrap();
+        if to == 0 {
+            assert!(on_lease, "the counts are on the Lease before the first scale");
+        } else {
+            assert!(!offline_job_runs, "an offline Job ran when {workload:?} came back");
+            assert_eq!(from, 0, "resume writes only where replicas are 0");
+            assert_eq!(to, on_record.replicas);
+            assert!(one.meddled || to == one.original, "{to} is not what {workload:?} had");
+        }
+        if one.replicas == Some(from) {
+            one.replicas = Some(to);
+        }
+    }
+
+    fn create_job(&mut self, index: usize) {
+        let run = self.subject.status.run.as_ref().unwrap();
+        let step = &run.steps[index];
+        assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
+        assert!(self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity()), "no Job without Lease");
+        let offline = step.offline;
+        let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
+        assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
+        let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
+        let key = (step.name.clone(), step.attempt);
+        let uid = format!("{key:?}/{}", self.now);
+        self.jobs.entry(key).or_insert(SimJob {
+            offline,
+            fate,
+            age: 0,
+            deleting: false,
+            state: JobState::Active,
+            uid,
+        });
+    }
+
+    fn assert_nothing_is_out(&self) {
+        for recorded in self.recorded().into_iter().flatten().filter(|recorded| recorded.replicas > 0) {
+            let one = self.workloads.iter().find(|one| one.workload == recorded.workload).unwrap();
+            assert!(one.replicas != Some(0) || one.meddled, "let go while {:?} is at 0", one.workload);
+        }
+    }
+
+    fn tick(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+        for one in self.workloads.iter_mut().filter(|one| !one.hangs) {
+            one.pods = one.replicas.unwrap_or(0);
+        }
+        for ((step, _), job) in &mut self.jobs {
+            job.age += seconds;
+            if job.state == JobState::Active && job.age > 2 && job.fate != Fate::NeverStarts && !job.deleting {
+                job.state = match job.fate {
+                    Fate::Succeeds => JobState::Complete,
+                    _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
+                };
+                if job.fate == Fate::Succeeds {
+                    *self.successes.entry(step.clone()).or_default() += 1;
+                }
+            }
+        }
+        self.jobs.retain(|_, job| !job.deleting);
+        // The loop over Leases, which needs no object: see `crate::operation::orphans`.
+        if let (false, Some((holder, counts))) = (self.exists, self.lease.clone()) {
+            if holder == self.subject.identity() {
+                self.jobs.clear();
+                for count in counts.iter().flatten() {
+                    let one = self.workloads.iter_mut().find(|one| one.workload == count.workload).unwrap();
+                    one.replicas = one.replicas.map(|replicas| if replicas == 0 { count.replicas } else { replicas });
+                }
+                self.lease = None;
+            }
+        }
+    }
+
+    fn strike(&mut self, blow: &Blow) {
+        match blow {
+            Blow::Tick(seconds) => self.tick(*seconds),
+            Blow::Reconcile => drop(self.reconcile(60, None)),
+            Blow::Killed(turns, moment) => drop(self.reconcile(*turns, Some(*moment))),
+            Blow::Scale(index, replicas) => {
+                let one = &mut self.workloads[*index];
+                one.meddled = true;
+                one.replicas = one.replicas.map(|_| *replicas);
+            }
+            Blow::Fate(fate) => self.next_fate = *fate,
+            Blow::JobDeleted => self.jobs.clear(),
+            Blow::LeaseDeleted => self.lease = None,
+            Blow::LeaseTaken => drop(self.lease.get_or_insert(("SynapseMaintenance/other/x".to_owned(), None))),
+            Blow::LeaseGivenBack => {
+                self.lease = self.lease.take().filter(|(holder, _)| *holder == self.subject.identity());
+            }
+            Blow::ObjectDeleted => {
+                self.subject.deleting = true;
+                self.exists &= self.subject.has_finalizer;
+            }
+            Blow::SynapseDeleted => self.synapse = None,
+            Blow::WorkloadDeleted(index) => {
+                let one = &mut self.workloads[*index];
+                (one.replicas, one.pods, one.meddled) = (None, 0, true);
+            }
+            Blow::Uninstalling(uninstalling) => self.uninstalling = *uninstalling,
+            Blow::PodsHang(index) => self.workloads[*index].hangs = true,
+        }
+    }
+
+    /// The world calms down; the operation must come to its end.
+    fn leave_in_peace(&mut self) {
+        self.uninstalling = false;
+        self.strike(&Blow::LeaseGivenBack);
+        if self.subject.status.active_run().is_none_or(|run| run.synapse.is_none()) && self.synapse.is_none() {
+            self.strike(&Blow::ObjectDeleted);
+        }
+        for _ in 0..3000 {
+            self.reconcile(60, None);
+            self.tick(5);
+            let ended = self.subject.status.run.as_ref().is_some_and(|run| run.is_finished());
+            if self.exists && ended && !self.subject.has_finalizer || !self.exists && self.lease.is_none() {
+                return;
+            }
+        }
+        panic!("the run does not end: {:#?}", self.subject.status.run);
+    }
+
+    fn assert_all_is_back(&self) {
+        for one in self.workloads.iter().filter(|one| !one.meddled) {
+            assert_eq!(one.replicas, Some(one.original), "{:?}", one.workload);
+        }
+        assert!(self.lease.as_ref().is_none_or(|(holder, _)| *holder != self.subject.identity()), "{:?}", self.lease);
+        assert!(!self.offline_job_runs());
+        if !self.exists {
+            return;
+        }
+        let history = &self.subject.status.history;
+        assert_eq!(history.len(), 1, "{history:?}");
+        if history[0].outcome == Outcome::Succeeded {
+            let run = self.subject.status.run.as_ref().unwrap();
+            assert!(run.steps.iter().all(|step| step.state == StepState::Succeeded));
+        }
+    }
+}
+
+fn blow() -> impl Strategy<Value = Blow> {
+    let moment = prop_oneof![Just(Moment::BeforeStatus), Just(Moment::BeforeAct), Just(Moment::AfterAct)];
+    let fate = prop_oneof![
+        Just(Fate::Transient),
+        Just(Fate::Terminal),
+        Just(Fate::DiesWithoutAWord),
+        Just(Fate::NeverStarts)
+    ];
+    prop_oneof![
+        30 => (1..5_i64).prop_map(Blow::Tick),
+        1 => (60..4000_i64).prop_map(Blow::Tick),
+        20 => Just(Blow::Reconcile),
+        30 => (1..12_usize, moment).prop_map(|(turns, moment)| Blow::Killed(turns, moment)),
+        3 => (0..4_usize, 0..3_i32).prop_map(|(index, replicas)| Blow::Scale(index, replicas)),
+        4 => fate.prop_map(Blow::Fate),
+        1 => Just(Blow::JobDeleted),
+        1 => Just(Blow::LeaseDeleted),
+        1 => Just(Blow::LeaseTaken),
+        1 => Just(Blow::LeaseGivenBack),
+        1 => Just(Blow::ObjectDeleted),
+        1 => Just(Blow::SynapseDeleted),
+        1 => (0..4_usize).prop_map(Blow::WorkloadDeleted),
+        1 => any::<bool>().prop_map(Blow::Uninstalling),
+        1 => (0..4_usize).prop_map(Blow::PodsHang),
+    ]
+}
+
+const STEPS: &str = "[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}]";
+
+#[test]
+fn killed_at_every_turn_and_moment_it_ends_the_same() {
+    for moment in [Moment::BeforeStatus, Moment::BeforeAct, Moment::AfterAct] {
+        // Killed at each turn of each of its lives.
+        for lives in 1..6 {
+            let mut world = World::new(STEPS);
+            for _ in 0..400 {
+                world.reconcile(lives, Some(moment));
+                world.reconcile(1, Some(Moment::AfterAct));
+                world.tick(1);
+            }
+            world.leave_in_peace();
+            world.assert_all_is_back();
+            assert_eq!(world.subject.status.history[0].outcome, Outcome::Succeeded, "{moment:?}");
+            let once = BTreeMap::from(["preflight", "vacuum-2", "vacuum-1"].map(|step| (step.to_owned(), 1)));
+            assert_eq!(world.successes, once, "no Job twice to effect");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn whatever_happens_the_replicas_come_back(blows in prop::collection::vec(blow(), 1..120)) {
+        let mut world = World::new(STEPS);
+        for blow in &blows {
+            world.strike(blow);
+        }
+        world.leave_in_peace();
+        world.assert_all_is_back();
+    }
+}

@@ -1,0 +1,133 @@
+//! What becomes of the Pods of a namespace, if a test wants something else than success.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use synapse_keeper::{
+    api::operation::StepPlan,
+    task::report::{ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError},
+};
+
+use super::ledger::Task;
+
+/// What becomes of a Job's Pod.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// It ends and reports this.
+    Reports(Report),
+    /// The same, but the termination message says no more than that the report is in the log.
+    ReportsInLog(Report),
+    /// It is killed for memory, without a report.
+    RunsOutOfMemory,
+    /// The kubelet evicts it.
+    Evicted,
+    /// Its image cannot be pulled.
+    NoImage,
+    /// No node takes it.
+    Unschedulable,
+    /// It runs until it is told to stop.
+    RunsUntilDeleted,
+    /// It runs until the test lets tasks end, then this becomes of it.
+    Held(Box<Fate>),
+    /// Its node is lost: it is never seen to stop.
+    OnLostNode,
+}
+
+/// What becomes of a homeserver's Pod that is not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It ignores SIGTERM, or its node is lost.
+    NeverStops,
+    /// It runs but is never Ready.
+    NeverReady,
+    /// It takes this many milliseconds to stop.
+    StopsSlowly(u64),
+}
+
+type OfTask = dyn Fn(&Task) -> Option<Fate> + Send + Sync;
+type OfPod = dyn Fn(&str) -> Option<Trouble> + Send + Sync;
+
+/// The plot of one namespace. `None` from a function: all goes well.
+pub struct Script {
+    of_task: Box<OfTask>,
+    of_pod: Box<OfPod>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self { of_task: Box::new(|_| None), of_pod: Box::new(|_| None) }
+    }
+}
+
+impl Script {
+    pub fn tasks(mut self, of_task: impl Fn(&Task) -> Option<Fate> + Send + Sync + 'static) -> Self {
+        self.of_task = Box::new(of_task);
+        self
+    }
+
+    pub fn pods(mut self, of_pod: impl Fn(&str) -> Option<Trouble> + Send + Sync + 'static) -> Self {
+        self.of_pod = Box::new(of_pod);
+        self
+    }
+
+    pub fn fate(&self, task: &Task) -> Fate {
+        (self.of_task)(task).unwrap_or_else(|| Fate::Reports(success(task)))
+    }
+
+    pub fn trouble(&self, pod: &str) -> Option<Trouble> {
+        (self.of_pod)(pod)
+    }
+}
+
+/// What the real task would report where all is well.
+pub fn success(task: &Task) -> Report {
+    let (mut result, mut findings) = (None, None);
+    match task.name() {
+        "preflight" => findings = Some(Findings::Preflight(preflight(task))),
+        "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
+        _ => {
+            let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };
+            result = Some(StepResult {
+                summary: format!("{} done", task.flag("--mode").unwrap_or_default()),
+                bytes_before: Some(before),
+                bytes_after: Some(after),
+                seconds: Some(0.1),
+                ..Default::default()
+            });
+        }
+    }
+    Report { error: None, result, findings, details_in_log: false }
+}
+
+/// A task's failure, as it reports it.
+pub fn failure(class: ErrorClass, reason: &str, message: &str) -> Report {
+    let error = TaskError { class, reason: reason.to_owned(), message: message.to_owned() };
+    Report { error: Some(error), result: None, findings: None, details_in_log: false }
+}
+
+fn preflight(task: &Task) -> PreflightFindings {
+    let steps = task.args.iter().filter_map(|arg| arg.strip_prefix("--step=")?.split_once('='));
+    let plan = steps.map(|(name, step)| StepPlan {
+        step: name.to_owned(),
+        summary: "as asked for".to_owned(),
+        offline: step.contains("Full"),
+        ..Default::default()
+    });
+    PreflightFindings { plan: plan.collect(), ..Default::default() }
+}
+
+fn inspection() -> InspectionFindings {
+    InspectionFindings {
+        inspected_at: Some(Time(jiff::Timestamp::now())),
+        postgres_version: "17.6".to_owned(),
+        postgres_version_num: 170_006,
+        encoding: "UTF8".to_owned(),
+        collate: "C".to_owned(),
+        ctype: "C".to_owned(),
+        database_bytes: 5_000_000,
+        schema_version: Some(92),
+        schema_compat_version: Some(90),
+        synapse_version: Some("1.163.2".to_owned()),
+        unused_rooms: Some(0),
+        uncensored_redactions: Some(0),
+        ..Default::default()
+    }
+}
