@@ -25,6 +25,7 @@ fn the_examples_keep_a_real_homeserver_well() {
     let analyze = world.wait_phase("analyze", "Succeeded");
     assert!(analyze["status"]["run"]["window"].is_null(), "an online step took Synapse down");
 
+    bloat(&world);
     let nodes =
         "SELECT md5(string_agg(relname || relfilenode, ',' ORDER BY relname)) FROM pg_class WHERE relkind = 'r'";
     let before = world.sql(nodes);

@@ -76,7 +76,12 @@ async fn series(stage: &Arc<Stage>, test: &'static str, script: fn() -> Script, 
         }
     }
     let reached = end.each_ref().map(|end| end.load(Ordering::SeqCst) - 1);
-    println!("{test}: {} kill points ({} before and {} after a request)", reached[0] + reached[1], reached[0], reached[1]);
+    println!(
+        "{test}: {} kill points ({} before and {} after a request)",
+        reached[0] + reached[1],
+        reached[0],
+        reached[1]
+    );
 }
 
 async fn killed_at_every_request_of_an_operation(stage: Arc<Stage>, test: &'static str) {
@@ -90,7 +95,11 @@ async fn killed_at_every_request_of_an_operation(stage: Arc<Stage>, test: &'stat
             let point = format!("{cut:?} request {n} in {}:\n{}", world.namespace, world.place.ledger);
             assert_eq!(outcomes(&done), [Outcome::Succeeded], "{point}");
             assert!(is(&done, Type::Ready) && !is(&done, Type::Reconciling) && !is(&done, Type::Quiesced), "{point}");
-            assert_eq!(works(world, &done), (["preflight", "vacuumAnalyze", "vacuumFull"].map(str::to_owned).to_vec(), 3), "{point}");
+            assert_eq!(
+                works(world, &done),
+                (["preflight", "vacuumAnalyze", "vacuumFull"].map(str::to_owned).to_vec(), 3),
+                "{point}"
+            );
             world.assert_all_is_back().await;
             let twice = [2, 2, 0, 2].iter().zip(&before).map(|(scales, before)| before + scales).collect::<Vec<_>>();
             assert_eq!(world.generations().await, twice, "scaled other than down once and up once: {point}");

@@ -214,9 +214,13 @@ impl Life {
                 self.end(exit_code(&report), "Completed", Some(message), None).await;
             }
             Fate::RunsOutOfMemory => self.end(137, "OOMKilled", None, None).await,
-            Fate::Evicted => self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await,
+            Fate::Evicted => {
+                self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await
+            }
             Fate::RunsUntilDeleted | Fate::OnLostNode => std::future::pending().await,
-            Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => unreachable!("{} of {}: met before", task.name(), pod.name_any()),
+            Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => {
+                unreachable!("{} of {}: met before", task.name(), pod.name_any())
+            }
         }
         self.place.ledger.write(Entry::TaskEnded { pod: self.name.clone(), task: task.clone(), success });
     }
@@ -236,7 +240,8 @@ impl Life {
 
     async fn run(&self, ready: bool) {
         let state = json!({"running": {"startedAt": now()}});
-        let condition = |type_| json!({"type": type_, "status": if ready { "True" } else { "False" }, "lastTransitionTime": now()});
+        let condition =
+            |type_| json!({"type": type_, "status": if ready { "True" } else { "False" }, "lastTransitionTime": now()});
         self.status(json!({
             "phase": "Running", "startTime": now(), "podIP": "10.1.0.1", "hostIP": "127.0.0.1",
             "conditions": [condition("Ready"), condition("ContainersReady")],
