@@ -157,7 +157,7 @@ fn what(action: &Action) -> &'static str {
         Action::Wait(_) | Action::Continue => "nothing",
         Action::AcquireLease | Action::PublishCounts | Action::ReleaseLease => "to write the homeserver's Lease",
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
-        Action::Scale { .. } => "to scale a workload",
+        Action::Scale(_) => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",
         Action::DeleteJob(_) | Action::SweepJobs => "to delete a Job",
     }

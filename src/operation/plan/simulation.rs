@@ -16,7 +16,10 @@ use crate::{
         operation::{OperationStatus, Outcome, RecordedWorkload, Role, StepState},
         synapse::{WorkloadKind, WorkloadRef},
     },
-    operation::observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
+    operation::{
+        observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
+        scale::Change,
+    },
     recipes::Operation,
     task::report::{ErrorClass, Report, StepResult, TaskError},
 };
@@ -279,7 +282,12 @@ impl World {
                 self.subject.has_finalizer = false;
                 self.exists = !self.subject.deleting;
             }
-            Action::Scale { workload, from, to } => self.scale(workload, *from, *to),
+            Action::Scale(changes) => {
+                for Change { workload, from, to } in changes {
+                    self.scale(workload, *from, *to);
+                }
+            }
+            Action::SweepJobs => {}
             Action::CreateJob(index) => self.create_job(*index),
             Action::DeleteJob(index) => {
                 let step = &self.subject.status.run.as_ref().unwrap().steps[*index];

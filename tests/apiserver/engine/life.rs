@@ -13,9 +13,10 @@ tests![a_full_vacuum_takes_the_homeserver_down_and_brings_it_back];
 
 async fn a_full_vacuum_takes_the_homeserver_down_and_brings_it_back(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
-    let _operator = world.operator();
+    let operator = world.operator();
     world.maintain("m", ANALYZE_AND_FULL).await;
     let done = world.until_complete("m").await;
+    eprintln!("{} requests", operator.wire.count());
 
     world.assert_all_is_back().await;
     assert_eq!(outcomes(&done), [Outcome::Succeeded]);
