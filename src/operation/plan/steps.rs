@@ -13,7 +13,7 @@ use crate::{
     operation::pinned,
     task::report::{
         ErrorClass::{self, Terminal, Transient},
-        Findings, Report,
+        Findings, Report, StepResult,
     },
 };
 
@@ -180,6 +180,7 @@ impl Planner<'_> {
         let now = Time(self.now);
         if let Some(Findings::Preflight(findings)) = report.findings {
             self.status.plan = findings.plan;
+            self.leave_out_what_gains_nothing(&now);
             let notes: Vec<String> = findings.warnings.into_iter().chain(findings.other_sessions).collect();
             self.run_mut().steps[index].message = Some(notes.join("; ")).filter(|notes| !notes.is_empty());
         }
@@ -198,6 +199,24 @@ impl Planner<'_> {
             step.result = Some(result);
         }
         Some((Action::Continue, self.step_headline(index, "done")))
+    }
+
+    /// Users are not locked out for nothing: an offline step that would free no byte counts as done.
+    fn leave_out_what_gains_nothing(&mut self, now: &Time) {
+        let plans: Vec<_> = self
+            .status
+            .plan
+            .iter()
+            .filter(|plan| plan.offline && plan.expected_gain_bytes == Some(0))
+            .cloned()
+            .collect();
+        for step in self.run_mut().steps.iter_mut().filter(|step| step.state == StepState::Pending) {
+            if let Some(plan) = plans.iter().find(|plan| plan.step == step.name) {
+                step.state = StepState::Succeeded;
+                step.finished_at = Some(now.clone());
+                step.result = Some(StepResult { summary: plan.summary.clone(), ..StepResult::default() });
+            }
+        }
     }
 
     /// `step vacuum-1 (2/3): …`
