@@ -19,7 +19,6 @@ use kube::{
         Controller,
         controller::{self, Action},
         events::{Recorder, Reporter},
-        reflector::Store,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -228,6 +227,3 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
         }
     }
 }
-
-/// A store that a controller fills.
-type Reader<K> = Store<K>;

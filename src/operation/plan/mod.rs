@@ -147,6 +147,10 @@ impl Planner<'_> {
                 let message = format!("waits for {holder}, which holds homeserver {}", self.subject.request.synapse);
                 Some((Action::Wait(SAFETY), self.pending("HomeserverBusy", message)))
             }
+            LeaseState::Free if self.observed.uninstalling => {
+                let message = "the operator is being uninstalled: waits for the next one";
+                Some((Action::Wait(SAFETY), self.pending("Suspended", message)))
+            }
             LeaseState::Free => match &self.observed.synapse {
                 // A Lease that vanished under a run is made again, with the counts: its Synapse object may be gone by then.
                 None if self.run().synapse.is_none() => {
