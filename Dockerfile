@@ -2,8 +2,8 @@
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
-COPY src src
+# Cargo.toml names tests and benchmarks, and cargo looks whether they are there.
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=target \
     cargo build --release --locked && \
     install -D target/release/synapse-keeper /image/usr/local/bin/synapse-keeper

@@ -4,29 +4,17 @@
 
 use std::{fs, path::Path, process::Command};
 
+#[path = "support/kubectl.rs"]
+mod kubectl;
+
+use kubectl::{kubectl, run};
+
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/synapse-keeper");
 const NAMESPACE: &str = "install-test";
 const CRDS: [&str; 2] = ["synapses.synapse-keeper.dev", "synapsemaintenances.synapse-keeper.dev"];
 
-/// Runs `tests/cluster/helm` or `tests/cluster/kubectl` (or what `HELM` and `KUBECTL` name): whether it succeeded, and
-/// all that it said.
-fn run(program: &str, arguments: &[&str]) -> (bool, String) {
-    let path = std::env::var(program.to_uppercase());
-    let path = path.unwrap_or_else(|_| format!("{}/tests/cluster/{program}", env!("CARGO_MANIFEST_DIR")));
-    let output =
-        Command::new(&path).args(arguments).output().unwrap_or_else(|error| panic!("cannot run {path}: {error}"));
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
-}
-
-fn kubectl(arguments: &[&str]) -> String {
-    let (success, said) = run("kubectl", arguments);
-    assert!(success, "kubectl {arguments:?}: {said}");
-    said
-}
-
 fn helm(arguments: &[&str]) -> (bool, String) {
-    run("helm", &[arguments, &["--namespace", NAMESPACE, "--timeout", "3m"]].concat())
+    run("helm", &[arguments, &["--namespace", NAMESPACE, "--timeout", "3m"]].concat(), "")
 }
 
 /// Without an operator: it is not needed here, and uninstalling must work where it is dead.
@@ -65,15 +53,19 @@ struct Cleanup;
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        run("kubectl", &["delete", "namespace", NAMESPACE, "--ignore-not-found"]);
-        run("kubectl", &["delete", "clusterrole,clusterrolebinding", "first-synapse-keeper", "second-synapse-keeper"]);
-        run("kubectl", &[&["delete", "crd"], &CRDS[..]].concat());
+        run("kubectl", &["delete", "namespace", NAMESPACE, "--ignore-not-found"], "");
+        run(
+            "kubectl",
+            &["delete", "clusterrole,clusterrolebinding", "first-synapse-keeper", "second-synapse-keeper"],
+            "",
+        );
+        run("kubectl", &[&["delete", "crd"], &CRDS[..]].concat(), "");
     }
 }
 
 #[test]
 fn crds_outlive_their_release_and_serve_the_next() {
-    let (in_use, _) = run("kubectl", &["get", "crd", CRDS[0]]);
+    let (in_use, _) = run("kubectl", &["get", "crd", CRDS[0]], "");
     assert!(!in_use, "the cluster has the CRDs already, and this test would delete them with all objects");
     let _cleanup = Cleanup;
 

@@ -156,6 +156,14 @@ mod tests {
     }
 
     #[test]
+    fn the_docs_have_every_type() {
+        let docs = include_str!("../../docs/conditions.md");
+        for type_ in Type::ALL {
+            assert!(docs.contains(&format!("| `{}` |", type_.as_str())), "{type_:?} is not in docs/conditions.md");
+        }
+    }
+
+    #[test]
     fn truncates_at_a_character() {
         assert_eq!(truncate("aé", 2), "a");
         assert_eq!(truncate("aé", 3), "aé");

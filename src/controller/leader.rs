@@ -54,10 +54,11 @@ pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationT
     let mut seen: Option<(Option<String>, std::time::Instant)> = None;
     tracing::info!(lease = lease.name, identity = lease.identity, "stands for election");
     loop {
-        match try_acquire(&api, &lease, &mut seen).await {
-            Ok(true) => break,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "could not look at the election's Lease"),
+        match tokio::time::timeout(EVERY, try_acquire(&api, &lease, &mut seen)).await {
+            Ok(Ok(true)) => break,
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not look at the election's Lease"),
+            Err(_) => tracing::warn!("the API server did not answer in time when asked for the election's Lease"),
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY / 2) => {}

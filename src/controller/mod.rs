@@ -19,7 +19,6 @@ use kube::{
         Controller,
         controller::{self, Action},
         events::{Recorder, Reporter},
-        reflector::Store,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +36,8 @@ use crate::{
 
 /// How many objects of one kind are worked on at once.
 const CONCURRENCY: u16 = 16;
+/// An operation writes its status some dozen times in a row, and each wakes its homeserver: once is enough.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon a Lease whose holder lives is looked at again, in case a watch missed its end.
 const TEND_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -104,6 +105,7 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
         }
     });
     let operations = maintenance_controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .owns_stream(watches.jobs())
         .watches_stream(watches.synapses(), watches::operations_of_synapse(maintenances.clone()))
         .watches_stream(watches.leases(), watches::operations_of_lease(maintenances.clone()))
@@ -111,10 +113,13 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
         .watches_stream(watches.stateful_sets(), watches::operations_that_hold_counts(maintenances.clone()))
         .reconcile_all_on(uninstall);
     let homeservers = synapse_controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
         .owns_stream(watches.jobs())
         .watches_stream(watches.leases(), watches::synapse_of_lease())
         .watches_stream(watches.maintenances(), watches::synapse_of_operation(maintenances.clone()));
-    let orphans = lease_controller.watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
+    let orphans = lease_controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
 
     tokio::join!(
         drive(
@@ -145,7 +150,6 @@ async fn drive<K, F, R>(
     let (after_error, after_success) = (backoff.clone(), backoff);
     let reconcile = Arc::new(reconcile);
     controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(
             move |object: Arc<K>, context: Arc<Context>| {
@@ -223,6 +227,3 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
         }
     }
 }
-
-/// A store that a controller fills.
-type Reader<K> = Store<K>;

@@ -26,7 +26,6 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::Reader;
 use crate::{
     api::{MANAGER, Synapse, SynapseMaintenance},
     context::Context,
@@ -66,7 +65,7 @@ impl Watches {
     }
 
     /// A controller of one of our kinds, and the store that it fills.
-    pub fn controller<K>(&self) -> (Reader<K>, Controller<K>)
+    pub fn controller<K>(&self) -> (Store<K>, Controller<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -80,11 +79,11 @@ impl Watches {
     }
 
     /// The controller of the homeservers' Leases.
-    pub fn lease_controller(&self) -> (Reader<Lease>, Controller<Lease>) {
+    pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
         self.controller_with(watcher::Config::default().labels(&homeserver_leases()))
     }
 
-    fn controller_with<K>(&self, config: watcher::Config) -> (Reader<K>, Controller<K>)
+    fn controller_with<K>(&self, config: watcher::Config) -> (Store<K>, Controller<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone

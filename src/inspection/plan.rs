@@ -157,3 +157,6 @@ fn unknown(message: String) -> TaskError {
 fn terminal(reason: &str, message: String) -> TaskError {
     TaskError { class: ErrorClass::Terminal, reason: reason.to_owned(), message }
 }
+
+#[cfg(test)]
+mod tests;

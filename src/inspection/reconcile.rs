@@ -100,7 +100,7 @@ async fn create_job(context: &Context, object: &Synapse) -> Result<(), Error> {
     let namespace = object.namespace().unwrap_or_default();
     let number =
         object.status.as_ref().and_then(|status| status.inspection.as_ref()).map_or(1, |inspection| inspection.number);
-    let mut args = vec![STEP.to_owned()];
+    let mut args = vec![STEP.to_owned(), format!("--server-name={}", object.spec.server_name)];
     args.extend(object.spec.admin_api.iter().map(|api| format!("--synapse-url={}", api.url)));
     let built = job::build(&job::Blueprint {
         namespace: &namespace,

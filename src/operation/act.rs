@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
@@ -46,7 +46,7 @@ pub async fn act<K: Operation>(
         Action::ReleaseLease => release_lease(&leases, subject).await,
         Action::AddFinalizer => set_finalizer(context, object, true).await,
         Action::RemoveFinalizer => set_finalizer(context, object, false).await,
-        Action::Scale { workload, from, to } => scale::write(client, namespace, workload, *from, *to).await,
+        Action::Scale(changes) => scale_all(client, namespace, changes).await,
         Action::CreateJob(index) => {
             match jobs.create(&PostParams::default(), &build_job(context, subject, object, *index, now)).await {
                 Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
@@ -79,6 +79,15 @@ async fn sweep_jobs(jobs: &Api<Job>, subject: &Subject) -> kube::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tries all of them, whatever becomes of the first: a workload that cannot be brought back must not keep down the others.
+async fn scale_all(client: &Client, namespace: &str, changes: &[scale::Change]) -> kube::Result<()> {
+    let mut result = Ok(());
+    for scale::Change { workload, from, to } in changes {
+        result = result.and(scale::write(client, namespace, workload, *from, *to).await);
+    }
+    result
 }
 
 async fn publish_counts(leases: &Api<Lease>, subject: &Subject) -> kube::Result<()> {

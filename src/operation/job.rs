@@ -268,22 +268,4 @@ fn resources(settings: &JobSettings) -> ResourceRequirements {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_fit_a_label_and_differ_by_everything_that_matters() {
-        let long = "m".repeat(52);
-        let base = name(&long, "uid", 1, "vacuum-1", 1);
-        assert!(base.len() <= 63 && !base.contains("--"), "{base}");
-        for other in [
-            name(&long, "uie", 1, "vacuum-1", 1),
-            name(&long, "uid", 2, "vacuum-1", 1),
-            name(&long, "uid", 1, "vacuum-2", 1),
-            name(&long, "uid", 1, "vacuum-1", 2),
-        ] {
-            assert_ne!(base, other);
-        }
-        assert_eq!(base, name(&long, "uid", 1, "vacuum-1", 1));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, Resource, ResourceExt,
     api::PostParams,
@@ -16,7 +17,11 @@ use super::{
     plan::{Action, Plan, plan},
 };
 use crate::{
-    api::{RUN_NOW, conditions::truncate, operation::Failure},
+    api::{
+        RUN_NOW,
+        conditions::truncate,
+        operation::{Failure, OperationStatus},
+    },
     context::Context,
     error::{Error, Refused},
     recipes::Operation,
@@ -49,7 +54,7 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         let observed = observe(context, &subject).await?;
         let now = Timestamp::now();
         let plan = plan(&subject, &observed, now);
-        object = write_status(context, &api, object, &subject, &plan).await?;
+        object = write_status(context, &api, object, &subject, &plan.status).await?;
         if let Action::Wait(time) = plan.action {
             return Ok(Requeue::requeue(time.unsigned_abs()));
         }
@@ -61,7 +66,8 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
                 // Somebody changed it meanwhile: look again.
                 Some(Refused::Conflict) => {}
                 Some(Refused::Forever(why)) if may_give_up(&subject) => {
-                    object = give_up(context, &api, object, &subject, &plan.action, &why).await?;
+                    let status = given_up(&subject, &plan.action, &why, now);
+                    object = write_status(context, &api, object, &subject, &status).await?;
                 }
                 _ => return Err(error.into()),
             },
@@ -109,34 +115,25 @@ pub fn subject<K: Operation>(object: &K) -> Subject {
     }
 }
 
-/// Writes the status if it says something new, and tells of it.
+/// Writes the status if it says something new and nobody changed the object since it was read, and tells of it.
 async fn write_status<K: Operation>(
     context: &Context,
     api: &Api<K>,
     object: K,
     subject: &Subject,
-    plan: &Plan,
+    status: &OperationStatus,
 ) -> Result<K, Error> {
-    if plan.status == subject.status {
+    if *status == subject.status {
         return Ok(object);
     }
-    let written = replace_status(api, &object, plan.status.clone()).await?;
-    for event in super::events::between(&subject.status, &plan.status) {
+    let mut changed = object;
+    changed.set_status(status.clone());
+    let written = api.replace_status(&changed.name_any(), &PostParams::default(), &changed).await?;
+    for event in super::events::between(&subject.status, status) {
         publish(context, &written, event).await;
     }
-    context.metrics.record(subject, &plan.status);
+    context.metrics.record(subject, status);
     Ok(written)
-}
-
-/// Replaces the status, if nobody changed the object since it was read.
-async fn replace_status<K: Operation>(
-    api: &Api<K>,
-    object: &K,
-    status: crate::api::operation::OperationStatus,
-) -> Result<K, Error> {
-    let mut changed = object.clone();
-    changed.set_status(status);
-    Ok(api.replace_status(&object.name_any(), &PostParams::default(), &changed).await?)
 }
 
 /// The way back is never given up.
@@ -144,31 +141,15 @@ fn may_give_up(subject: &Subject) -> bool {
     subject.status.active_run().is_some_and(|run| run.failure.is_none())
 }
 
-/// The API server refuses an act and would refuse it again: the run fails, with its words, and goes the way back.
-async fn give_up<K: Operation>(
-    context: &Context,
-    api: &Api<K>,
-    object: K,
-    subject: &Subject,
-    action: &Action,
-    why: &str,
-) -> Result<K, Error> {
-    let message = format!("the API server refuses {}: {why}", what(action));
+/// The status of a run that fails because the API server refuses an act and would refuse it again. It goes the way back.
+fn given_up(subject: &Subject, action: &Action, why: &str, now: Timestamp) -> OperationStatus {
     let mut status = subject.status.clone();
+    let message = format!("the API server refuses {}: {why}", what(action));
     if let Some(run) = status.run.as_mut() {
-        let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now());
-        run.failure.get_or_insert(Failure {
-            reason: "ApiRefused".to_owned(),
-            message,
-            class: ErrorClass::Terminal,
-            at,
-        });
+        let reason = "ApiRefused".to_owned();
+        run.failure.get_or_insert(Failure { reason, message, class: ErrorClass::Terminal, at: Time(now) });
     }
-    let written = replace_status(api, &object, status.clone()).await?;
-    for event in super::events::between(&subject.status, &status) {
-        publish(context, &written, event).await;
-    }
-    Ok(written)
+    status
 }
 
 fn what(action: &Action) -> &'static str {
@@ -176,7 +157,7 @@ fn what(action: &Action) -> &'static str {
         Action::Wait(_) | Action::Continue => "nothing",
         Action::AcquireLease | Action::PublishCounts | Action::ReleaseLease => "to write the homeserver's Lease",
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
-        Action::Scale { .. } => "to scale a workload",
+        Action::Scale(_) => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",
         Action::DeleteJob(_) | Action::SweepJobs => "to delete a Job",
     }

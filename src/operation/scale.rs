@@ -17,6 +17,20 @@ use crate::api::{
     synapse::{WorkloadKind, WorkloadRef},
 };
 
+/// A change of a workload's replicas, for one that has `from` at that moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub workload: WorkloadRef,
+    pub from: i32,
+    pub to: i32,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} from {} to {}", self.workload, self.from, self.to)
+    }
+}
+
 /// Reads a workload's scale. `None`: the workload is gone.
 ///
 /// # Errors

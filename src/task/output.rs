@@ -45,6 +45,7 @@ fn shortened(report: &Report, limit: usize) -> String {
     if let Some(result) = &mut short.result {
         result.tables.clear();
         result.skipped.clear();
+        result.warnings.clear();
         // Names of up to all tables. A cut cursor would name half of one.
         result.cursor.take_if(|cursor| cursor.len() > limit / 4);
     }

@@ -108,6 +108,9 @@ pub struct StepResult {
     /// How many tables were left alone, and why, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// What was done but came out otherwise than expected, for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Where to go on, where the budget ended before the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,

@@ -7,5 +7,9 @@ cluster-up: ## bring a Kubernetes up on this machine
 cluster-down: ## remove it and all its traces
 	@tests/cluster/run down
 
-cluster-load: ## put the operator's and the tools' image, made from $BINARY, into it
+# The cargo profile of the operator that goes in; with BINARY= set, that file goes in as it is.
+export PROFILE ?= dev
+
+cluster-load: ## build the operator and put its two images into it
+	@[ -n "$$BINARY" ] || cargo build --profile $$PROFILE
 	@tests/cluster/run load

@@ -136,6 +136,20 @@ show_plan() {
 	kn get synmt "$1" -o jsonpath='{range .status.plan[*]}{"\n"}{.step}: {.summary}{end}{"\n"}'
 }
 
+# After each operation the homeserver is inspected again; both times are UTC in RFC 3339, which sort as text.
+wait_for_inspection_after() {
+	local finished inspected try
+	finished=$(kn get synmt "$1" -o jsonpath='{.status.run.finishedAt}')
+	for try in {1..60}; do
+		inspected=$(kn get synapse example -o jsonpath='{.status.inspectedAt}')
+		if [[ $inspected > $finished ]]; then
+			return
+		fi
+		sleep 1
+	done
+	note "no inspection yet, $try s after the end: what follows has the old size"
+}
+
 # The last screen: what an admin would look at.
 show_end() {
 	local done='{range .status.run.steps[*]}{range .result.tables[*]}{.name}{"|"}{.bytesBefore}{"|"}{.bytesAfter}{"|"}{.rows}{"|"}{.seconds}{"\n"}{end}{end}'

@@ -79,6 +79,9 @@ fn each_mistake_about_pods_has_an_answer_of_its_own() {
     assert_refused(&world, "no-image", "PodDoesNotStart", &["localhost/not-there:1"]);
     world.apply(&vacuum_full("full-node", "events", &format!("{quick}resources: {{requests: {{cpu: '200'}}}}}}")));
     assert_refused(&world, "full-node", "PodDoesNotStart", &["Insufficient cpu"]);
+    patch_synapse(&world, r#"{"spec":{"postgres":{"dataVolume":null}}}"#);
+    world.apply(&vacuum_full("unknown-disk", "events", ""));
+    assert_refused(&world, "unknown-disk", "FreeSpaceUnknown", &["postgres.dataVolume", "freeSpace"]);
     let stated = vacuum_full("full-disk", "events", "").replace("minimumGain: '0'", "minimumGain: '0', freeSpace: '1'");
     world.apply(&stated);
     assert_refused(&world, "full-disk", "DiskTooSmall", &["1 B"]);

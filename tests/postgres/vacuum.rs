@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::support::{Database, PASSWORD, server};
+use crate::support::{Database, PASSWORD, execute, server};
 
 const FULL: [&str; 4] = ["--mode", "Full", "--free-space", "100Gi"];
 
@@ -90,6 +90,26 @@ async fn the_estimate_is_close_to_what_comes_out() {
         assert!((planned.expected_seconds as f64) >= done.seconds, "{planned:?} took {} s", done.seconds);
     }
     assert_eq!(finished.result().tables.len(), 3, "{:?}", finished.report());
+}
+
+#[tokio::test]
+async fn an_open_transaction_elsewhere_keeps_deleted_rows() {
+    let (database, elsewhere) = (Database::empty("horizon"), Database::empty("elsewhere"));
+    let mut report = elsewhere.session("stranger", "a long report").await;
+    execute(&mut report, "BEGIN; SELECT pg_current_xact_id()").await;
+    database.as_synapse_sql(
+        "CREATE TABLE purged AS SELECT i AS id, repeat(md5(i::text), 12) AS body FROM generate_series(1, 20000) i",
+    );
+    database.sql("DELETE FROM purged WHERE id % 4 <> 0");
+    let task = || database.task("vacuum").with(&FULL).with(&["--minimum-gain", "1Mi"]);
+    let finished = task().run().await;
+    let warning = &finished.result().warnings[0];
+    assert!(warning.contains("purged gave back ") && warning.contains("instead of about "), "{warning}");
+    assert!(warning.contains("role stranger, application a long report, database elsewhere"), "{warning}");
+    execute(&mut report, "COMMIT").await;
+    let finished = task().run().await;
+    // Other tests have open transactions as well: whichever it is, it is told.
+    assert!(!finished.result().warnings.iter().any(|warning| warning.contains("a long report")), "{finished:?}");
 }
 
 #[tokio::test]

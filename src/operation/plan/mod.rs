@@ -18,12 +18,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     observed::{LeaseState, Observed, Subject},
     report,
+    scale::Change,
 };
 use crate::{
-    api::{
-        operation::{Failure, OperationStatus, Run, Window},
-        synapse::WorkloadRef,
-    },
+    api::operation::{Failure, OperationStatus, Run, Window},
     task::report::ErrorClass,
 };
 
@@ -51,12 +49,9 @@ pub enum Action {
     SweepJobs,
     AddFinalizer,
     RemoveFinalizer,
-    /// Set a workload's replicas, if it has `from` now.
-    Scale {
-        workload: WorkloadRef,
-        from: i32,
-        to: i32,
-    },
+    /// Set the replicas of workloads, in this order. All at once: each look at the world costs requests for every
+    /// workload, and users wait.
+    Scale(Vec<Change>),
     /// Create the Job of the step with this index.
     CreateJob(usize),
     /// Delete the Job of the step with this index and let its Pods end.
@@ -151,6 +146,10 @@ impl Planner<'_> {
             LeaseState::Theirs(holder) => {
                 let message = format!("waits for {holder}, which holds homeserver {}", self.subject.request.synapse);
                 Some((Action::Wait(SAFETY), self.pending("HomeserverBusy", message)))
+            }
+            LeaseState::Free if self.observed.uninstalling => {
+                let message = "the operator is being uninstalled: waits for the next one";
+                Some((Action::Wait(SAFETY), self.pending("Suspended", message)))
             }
             LeaseState::Free => match &self.observed.synapse {
                 // A Lease that vanished under a run is made again, with the counts: its Synapse object may be gone by then.

@@ -16,7 +16,10 @@ use crate::{
         operation::{OperationStatus, Outcome, RecordedWorkload, Role, StepState},
         synapse::{WorkloadKind, WorkloadRef},
     },
-    operation::observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
+    operation::{
+        observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
+        scale::Change,
+    },
     recipes::Operation,
     task::report::{ErrorClass, Report, StepResult, TaskError},
 };
@@ -279,7 +282,12 @@ impl World {
                 self.subject.has_finalizer = false;
                 self.exists = !self.subject.deleting;
             }
-            Action::Scale { workload, from, to } => self.scale(workload, *from, *to),
+            Action::Scale(changes) => {
+                for Change { workload, from, to } in changes {
+                    self.scale(workload, *from, *to);
+                }
+            }
+            Action::SweepJobs => {}
             Action::CreateJob(index) => self.create_job(*index),
             Action::DeleteJob(index) => {
                 let step = &self.subject.status.run.as_ref().unwrap().steps[*index];
@@ -314,21 +322,17 @@ impl World {
         let run = self.subject.status.run.as_ref().unwrap();
         let step = &run.steps[index];
         assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
-        assert!(self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity()), "no Job without Lease");
+        assert!(
+            self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity()),
+            "no Job without Lease"
+        );
         let offline = step.offline;
         let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
         assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
         let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
         let key = (step.name.clone(), step.attempt);
         let uid = format!("{key:?}/{}", self.now);
-        self.jobs.entry(key).or_insert(SimJob {
-            offline,
-            fate,
-            age: 0,
-            deleting: false,
-            state: JobState::Active,
-            uid,
-        });
+        self.jobs.entry(key).or_insert(SimJob { offline, fate, age: 0, deleting: false, state: JobState::Active, uid });
     }
 
     fn assert_nothing_is_out(&self) {
@@ -438,12 +442,8 @@ impl World {
 
 fn blow() -> impl Strategy<Value = Blow> {
     let moment = prop_oneof![Just(Moment::BeforeStatus), Just(Moment::BeforeAct), Just(Moment::AfterAct)];
-    let fate = prop_oneof![
-        Just(Fate::Transient),
-        Just(Fate::Terminal),
-        Just(Fate::DiesWithoutAWord),
-        Just(Fate::NeverStarts)
-    ];
+    let fate =
+        prop_oneof![Just(Fate::Transient), Just(Fate::Terminal), Just(Fate::DiesWithoutAWord), Just(Fate::NeverStarts)];
     prop_oneof![
         30 => (1..5_i64).prop_map(Blow::Tick),
         1 => (60..4000_i64).prop_map(Blow::Tick),

@@ -7,13 +7,13 @@ use super::{Action, Headline, Next, Phase, Planner, SAFETY, elapsed};
 use crate::{
     api::{
         Duration,
-        operation::{Cursor, PinnedSynapse, StepState, StepStatus},
+        operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus},
     },
     operation::observed::{JobState, ObservedJob},
     operation::pinned,
     task::report::{
         ErrorClass::{self, Terminal, Transient},
-        Findings, Report,
+        Findings, Report, StepResult,
     },
 };
 
@@ -180,6 +180,7 @@ impl Planner<'_> {
         let now = Time(self.now);
         if let Some(Findings::Preflight(findings)) = report.findings {
             self.status.plan = findings.plan;
+            self.leave_out_what_does_nothing(&now);
             let notes: Vec<String> = findings.warnings.into_iter().chain(findings.other_sessions).collect();
             self.run_mut().steps[index].message = Some(notes.join("; ")).filter(|notes| !notes.is_empty());
         }
@@ -198,6 +199,21 @@ impl Planner<'_> {
             step.result = Some(result);
         }
         Some((Action::Continue, self.step_headline(index, "done")))
+    }
+
+    /// Users are not locked out for nothing: an offline step that would leave every table alone counts as done.
+    fn leave_out_what_does_nothing(&mut self, now: &Time) {
+        let does_nothing = |plan: &&StepPlan| {
+            plan.offline && !plan.tables.is_empty() && plan.tables.iter().all(|table| table.skipped.is_some())
+        };
+        let plans: Vec<StepPlan> = self.status.plan.iter().filter(does_nothing).cloned().collect();
+        for step in self.run_mut().steps.iter_mut().filter(|step| step.state == StepState::Pending) {
+            if let Some(plan) = plans.iter().find(|plan| plan.step == step.name) {
+                step.state = StepState::Succeeded;
+                step.finished_at = Some(now.clone());
+                step.result = Some(StepResult { summary: plan.summary.clone(), ..StepResult::default() });
+            }
+        }
     }
 
     /// `step vacuum-1 (2/3): …`

@@ -10,13 +10,14 @@ use crate::{
 
 impl Planner<'_> {
     pub(super) fn notice_reasons_to_stop(&mut self) {
-        if self.run().failure.is_some() {
+        // Once the work is done there is nothing left to stop: what comes up now comes up a moment early.
+        if !self.work_is_left() {
             return;
         }
         if self.subject.deleting {
             return self.fail("Deleted", Terminal, "the object was deleted while it ran");
         }
-        if self.observed.uninstalling {
+        if self.observed.uninstalling && self.run().synapse.is_some() {
             return self.fail("Uninstalling", Transient, "the operator is being uninstalled");
         }
         if let (Some(_), LeaseState::Theirs(holder)) = (&self.run().synapse, &self.observed.lease) {
@@ -35,7 +36,7 @@ impl Planner<'_> {
         if let Some(message) = self.pods_do_not_stop(&window) {
             return self.fail("PodsDoNotStop", Transient, message);
         }
-        if self.work_is_left() && self.run().work_until().is_some_and(|until| self.now > until) {
+        if self.run().work_until().is_some_and(|until| self.now > until) {
             let at_most = &self.run().downtime.at_most;
             let message = format!(
                 "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done"

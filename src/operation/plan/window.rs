@@ -7,7 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
 use crate::{
     api::operation::{RecordedWorkload, Window},
-    operation::observed::{LeaseState, Live},
+    operation::{
+        observed::{LeaseState, Live},
+        scale::Change,
+    },
     task::report::ErrorClass::Transient,
 };
 
@@ -44,15 +47,16 @@ impl Planner<'_> {
         if window.stopped_at.is_some() {
             return None;
         }
+        let mut changes = Vec::new();
         for recorded in window.workloads.iter_mut().filter(|recorded| !recorded.stopped) {
             match find(&live, recorded).and_then(|live| live.replicas).unwrap_or(0) {
                 0 => recorded.stopped = true,
-                from => {
-                    let workload = recorded.workload.clone();
-                    let headline = stopping(&format!("scales {workload} from {from} to 0"));
-                    return Some((Action::Scale { workload, from, to: 0 }, headline));
-                }
+                from => changes.push(Change { workload: recorded.workload.clone(), from, to: 0 }),
             }
+        }
+        if !changes.is_empty() {
+            let headline = stopping(&format!("scales {}", list(&changes)));
+            return Some((Action::Scale(changes), headline));
         }
         let left: Vec<&str> = live.iter().flat_map(|live| &live.pods).map(|pod| pod.name.as_str()).collect();
         if !left.is_empty() {
@@ -102,16 +106,19 @@ impl Planner<'_> {
         window.resume_began_at.get_or_insert(Time(now));
         if window.returned_at.is_none() {
             // Starting is stopping backwards: MAS, the main process, the workers.
+            let mut changes = Vec::new();
             for recorded in window.workloads.iter_mut().rev().filter(|recorded| !recorded.returned) {
                 match find(&live, recorded).and_then(|live| live.replicas) {
                     Some(0) if recorded.replicas > 0 => {
-                        let (workload, to) = (recorded.workload.clone(), recorded.replicas);
-                        let headline = self.resuming(format!("scales {workload} back to {to}"));
-                        return Some((Action::Scale { workload, from: 0, to }, headline));
+                        changes.push(Change { workload: recorded.workload.clone(), from: 0, to: recorded.replicas });
                     }
                     // Back, or somebody's newer will, or gone.
                     _ => recorded.returned = true,
                 }
+            }
+            if !changes.is_empty() {
+                let headline = self.resuming(format!("scales {}", list(&changes)));
+                return Some((Action::Scale(changes), headline));
             }
             window.returned_at = Some(Time(now));
         }
@@ -184,6 +191,10 @@ impl Planner<'_> {
 
 fn find<'a>(live: &'a [Live], recorded: &RecordedWorkload) -> Option<&'a Live> {
     live.iter().find(|live| live.workload == recorded.workload)
+}
+
+fn list(changes: &[Change]) -> String {
+    changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What a workload still lacks, in the words of scheduler and kubelet.

@@ -50,6 +50,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
         pace: Pace::default(),
         done: Vec::new(),
         skipped: BTreeMap::new(),
+        warnings: Vec::new(),
     };
     for (candidate, reason) in survey.skipped {
         work.skip(candidate, reason);
@@ -125,6 +126,7 @@ struct Work<'a> {
     done: Vec<TableResult>,
     /// Names of tables that were left alone, by reason.
     skipped: BTreeMap<String, Vec<String>>,
+    warnings: Vec<String>,
 }
 
 impl Work<'_> {
@@ -181,6 +183,10 @@ impl Work<'_> {
                 format!("PostgreSQL reported VACUUM FULL of {} as done, but its file is the old one.", table.name),
             ));
         }
+        let gain = before.bytes - after.bytes;
+        if full && gain < candidate.gain() / 2 {
+            self.warn_of_old_transactions(candidate, gain).await?;
+        }
         self.pace.learn(candidate, self.request.mode, seconds);
         self.done.push(TableResult {
             name: table.name.clone(),
@@ -191,6 +197,20 @@ impl Work<'_> {
         });
         // Out of time here is no failure: autovacuum makes up for it.
         analyzed.map(|_| Ended::Done)
+    }
+
+    /// A table that gave back far less than it should: most often rows that were deleted are still visible to somebody.
+    async fn warn_of_old_transactions(&mut self, candidate: &Candidate, gain: i64) -> Result<()> {
+        let open = sessions::open_transactions(&mut self.guard.watcher).await?;
+        let open = if open.is_empty() { "none is open now".to_owned() } else { open.join("; ") };
+        self.warnings.push(format!(
+            "{} gave back {} instead of about {}. PostgreSQL keeps rows that were deleted after the oldest transaction on \
+             the server began ({open}): let it end, and vacuum again.",
+            candidate.table.name,
+            bytes::human(gain),
+            bytes::human(candidate.gain()),
+        ));
+        Ok(())
     }
 
     async fn statement(&mut self, sql: &str) -> Result<Ended> {
@@ -222,6 +242,7 @@ impl Work<'_> {
             seconds: Some((took.as_secs_f64() * 1000.0).round() / 1000.0),
             tables,
             skipped: self.skipped.iter().map(|(reason, tables)| skipped_text(reason, tables)).collect(),
+            warnings: self.warnings,
             cursor: plan::cursor(&self.left),
         }
     }

@@ -1,9 +1,9 @@
 //! The operator is killed at every request that it makes, and another one takes over.
 //!
-//! A kill point is the n-th request of an operator's life, in two kinds: it is never sent, or it is sent and answered but
-//! the answer is never seen. Every request counts: those of watches, of inspections, of events. For each point a whole
-//! operation is run; whatever the point, it must end the same. The series is over when an operation comes to its end before
-//! the cut does.
+//! A kill point is the n-th request of an operator's life, which is never sent, or the n-th write, which is sent and answered
+//! but whose answer is never seen. Every request counts: those of watches, of inspections, of events. For each point a
+//! whole operation is run; whatever the point, it must end the same. The series is over when an operation comes to its end
+//! before the cut does.
 
 use std::sync::{
     Arc,
@@ -29,7 +29,7 @@ use crate::stage::{
 
 tests![
     killed_at_every_request_of_an_operation,
-    killed_at_every_request_of_a_failing_operation,
+    killed_at_every_request_after_a_step_failed,
     killed_at_every_request_after_the_object_was_deleted,
 ];
 
@@ -49,23 +49,27 @@ async fn series(stage: &Arc<Stage>, test: &'static str, script: fn() -> Script, 
         slots.spawn(async move {
             let world = World::with_homeserver(&stage, test).await;
             world.play(script());
-            let (kind, cut) = if slot % 2 == 0 { (0, Cut::Before) } else { (1, Cut::After) };
-            loop {
-                let n = next[kind].fetch_add(1, Ordering::SeqCst);
-                if n > end[kind].load(Ordering::SeqCst) {
-                    return;
+            // Some begin with the writes, which are fewer, and then help the others.
+            let kinds =
+                if slot % 4 == 0 { [(1, Cut::After), (0, Cut::Before)] } else { [(0, Cut::Before), (1, Cut::After)] };
+            for (kind, cut) in kinds {
+                loop {
+                    let n = next[kind].fetch_add(1, Ordering::SeqCst);
+                    if n > end[kind].load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let name = format!("m{kind}-{n}");
+                    if n % 20 == 0 {
+                        println!("{test}: {cut:?} request {n}");
+                    }
+                    if !point(&world, &name, n, cut).await {
+                        end[kind].fetch_min(n, Ordering::SeqCst);
+                    }
+                    world.assert_all_is_back().await;
+                    // The next one finds the homeserver as this one left it: as it was.
+                    let _ = world.api::<SynapseMaintenance>().delete(&name, &Default::default()).await;
+                    world.until_gone::<SynapseMaintenance>(&name).await;
                 }
-                let name = format!("m{n}");
-                if n % 50 == 0 {
-                    println!("{test}: {cut:?} request {n}");
-                }
-                if !point(&world, &name, n, cut).await {
-                    end[kind].fetch_min(n, Ordering::SeqCst);
-                }
-                world.assert_all_is_back().await;
-                // The next one finds the homeserver as this one left it: as it was.
-                let _ = world.api::<SynapseMaintenance>().delete(&name, &Default::default()).await;
-                world.until_gone::<SynapseMaintenance>(&name).await;
             }
         });
     }
@@ -76,7 +80,12 @@ async fn series(stage: &Arc<Stage>, test: &'static str, script: fn() -> Script, 
         }
     }
     let reached = end.each_ref().map(|end| end.load(Ordering::SeqCst) - 1);
-    println!("{test}: {} kill points ({} before and {} after a request)", reached[0] + reached[1], reached[0], reached[1]);
+    println!(
+        "{test}: {} kill points ({} before a request, {} after a write)",
+        reached[0] + reached[1],
+        reached[0],
+        reached[1]
+    );
 }
 
 async fn killed_at_every_request_of_an_operation(stage: Arc<Stage>, test: &'static str) {
@@ -90,7 +99,11 @@ async fn killed_at_every_request_of_an_operation(stage: Arc<Stage>, test: &'stat
             let point = format!("{cut:?} request {n} in {}:\n{}", world.namespace, world.place.ledger);
             assert_eq!(outcomes(&done), [Outcome::Succeeded], "{point}");
             assert!(is(&done, Type::Ready) && !is(&done, Type::Reconciling) && !is(&done, Type::Quiesced), "{point}");
-            assert_eq!(works(world, &done), (["preflight", "vacuumAnalyze", "vacuumFull"].map(str::to_owned).to_vec(), 3), "{point}");
+            assert_eq!(
+                works(world, &done),
+                (["preflight", "vacuumAnalyze", "vacuumFull"].map(str::to_owned).to_vec(), 3),
+                "{point}"
+            );
             world.assert_all_is_back().await;
             let twice = [2, 2, 0, 2].iter().zip(&before).map(|(scales, before)| before + scales).collect::<Vec<_>>();
             assert_eq!(world.generations().await, twice, "scaled other than down once and up once: {point}");
@@ -100,15 +113,18 @@ async fn killed_at_every_request_of_an_operation(stage: Arc<Stage>, test: &'stat
     .await;
 }
 
-async fn killed_at_every_request_of_a_failing_operation(stage: Arc<Stage>, test: &'static str) {
+async fn killed_at_every_request_after_a_step_failed(stage: Arc<Stage>, test: &'static str) {
     let fails = || {
         let refused = failure(ErrorClass::Terminal, "DiskTooFull", "the disk cannot hold the copy of table events");
-        Script::default().tasks(move |task| task.is_offline().then(|| Fate::Reports(refused.clone())))
+        Script::default()
+            .tasks(move |task| task.is_offline().then(|| Fate::Held(Fate::Reports(refused.clone()).into())))
     };
     series(&stage, test, fails, |world, name, n, cut| {
         Box::pin(async move {
-            world.maintain(name, ANALYZE_AND_FULL).await;
-            let reached = two_lives(world, n, cut, world.until_failed(name)).await;
+            let (operator, _) = offline(world, name).await;
+            operator.wire.cut_at(n, cut);
+            world.place.release();
+            let reached = lives_on(world, operator, world.until_failed(name)).await;
 
             let (reason, message) = world.until_failed(name).await;
             let point = format!("{cut:?} request {n} in {}:\n{}", world.namespace, world.place.ledger);
@@ -127,15 +143,7 @@ async fn killed_at_every_request_after_the_object_was_deleted(stage: Arc<Stage>,
     let waits = || Script::default().tasks(|task| task.is_offline().then_some(Fate::RunsUntilDeleted));
     series(&stage, test, waits, |world, name, n, cut| {
         Box::pin(async move {
-            world.maintain(name, ANALYZE_AND_FULL).await;
-            let operator = world.operator();
-            let begun = world.until_maintenance(name, "has its offline Job", |object| {
-                run(object).is_some_and(|run| run.steps.last().is_some_and(|step| step.job_uid.is_some()))
-            });
-            let owner = begun.await.uid().expect("a UID");
-            let runs = |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.is_offline() && task.owner == owner);
-            world.place.ledger.until("the offline task runs", runs).await;
-
+            let (operator, owner) = offline(world, name).await;
             operator.wire.cut_at(n, cut);
             world.api::<SynapseMaintenance>().delete(name, &Default::default()).await.expect("it is there");
             let reached = lives_on(world, operator, world.until_gone::<SynapseMaintenance>(name)).await;
@@ -149,6 +157,20 @@ async fn killed_at_every_request_after_the_object_was_deleted(stage: Arc<Stage>,
         })
     })
     .await;
+}
+
+/// An operation whose offline task runs: its operator and its UID.
+async fn offline(world: &World, name: &str) -> (Operator, String) {
+    world.maintain(name, ANALYZE_AND_FULL).await;
+    let operator = world.operator();
+    let has_job = |object: &SynapseMaintenance| {
+        run(object).is_some_and(|run| run.steps.last().is_some_and(|step| step.job_uid.is_some()))
+    };
+    let owner = world.until_maintenance(name, "has its offline Job", has_job).await.uid().expect("a UID");
+    let runs =
+        |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.is_offline() && task.owner == owner);
+    world.place.ledger.until("the offline task runs", runs).await;
+    (operator, owner)
 }
 
 /// A life with a cut, then, if it was reached, one without. True: it was reached.

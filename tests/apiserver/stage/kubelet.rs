@@ -20,7 +20,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use synapse_keeper::task::report::{EXIT_TERMINAL, EXIT_TRANSIENT, ErrorClass, Report};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     ledger::{Entry, Ledger, Task},
@@ -33,14 +33,19 @@ pub const NODE: &str = "node-1";
 const MOMENT: Duration = Duration::from_millis(20);
 
 /// What the kubelet keeps for one namespace.
-#[derive(Default)]
 pub struct Place {
     script: Mutex<Arc<Script>>,
     pub ledger: Ledger,
-    /// Tasks that are held may end.
-    release: Notify,
+    /// As many tasks as there are permits may end that are held.
+    held: Semaphore,
     /// What `kubectl logs` of a Pod would print.
     logs: Mutex<HashMap<String, String>>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { script: Mutex::default(), ledger: Ledger::default(), held: Semaphore::new(0), logs: Mutex::default() }
+    }
 }
 
 impl Place {
@@ -48,9 +53,9 @@ impl Place {
         *lock(&self.script) = Arc::new(script);
     }
 
-    /// Lets the tasks end that are held now.
+    /// Lets one task end that is held, now or later.
     pub fn release(&self) {
-        self.release.notify_waiters();
+        self.held.add_permits(1);
     }
 
     pub fn log(&self, pod: &str) -> Option<String> {
@@ -195,7 +200,7 @@ impl Life {
 
     async fn finish(&self, pod: &Pod, task: &Task, mut fate: Fate) {
         while let Fate::Held(then) = fate {
-            self.place.release.notified().await;
+            self.place.held.acquire().await.expect("it is never closed").forget();
             fate = *then;
         }
         let mut success = false;
@@ -214,9 +219,13 @@ impl Life {
                 self.end(exit_code(&report), "Completed", Some(message), None).await;
             }
             Fate::RunsOutOfMemory => self.end(137, "OOMKilled", None, None).await,
-            Fate::Evicted => self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await,
+            Fate::Evicted => {
+                self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await
+            }
             Fate::RunsUntilDeleted | Fate::OnLostNode => std::future::pending().await,
-            Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => unreachable!("{} of {}: met before", task.name(), pod.name_any()),
+            Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => {
+                unreachable!("{} of {}: met before", task.name(), pod.name_any())
+            }
         }
         self.place.ledger.write(Entry::TaskEnded { pod: self.name.clone(), task: task.clone(), success });
     }
@@ -236,7 +245,8 @@ impl Life {
 
     async fn run(&self, ready: bool) {
         let state = json!({"running": {"startedAt": now()}});
-        let condition = |type_| json!({"type": type_, "status": if ready { "True" } else { "False" }, "lastTransitionTime": now()});
+        let condition =
+            |type_| json!({"type": type_, "status": if ready { "True" } else { "False" }, "lastTransitionTime": now()});
         self.status(json!({
             "phase": "Running", "startTime": now(), "podIP": "10.1.0.1", "hostIP": "127.0.0.1",
             "conditions": [condition("Ready"), condition("ContainersReady")],

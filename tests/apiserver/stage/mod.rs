@@ -54,11 +54,17 @@ impl Stage {
 
     /// What a person would look at first, in a file.
     fn dump(&self, test: &str) {
-        let namespaces = self.control_plane.program("kubectl").args(["get", "namespaces", "-o", "name", "-l"]).arg(format!("test={}", label(test))).output();
+        let namespaces = self
+            .control_plane
+            .program("kubectl")
+            .args(["get", "namespaces", "-o", "name", "-l"])
+            .arg(format!("test={}", label(test)))
+            .output();
         let names = namespaces.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         for namespace in names.lines().filter_map(|line| line.strip_prefix("namespace/")) {
             let kinds = "synapses,synapsemaintenances,leases,deployments,statefulsets,jobs,pods,events";
-            let objects = self.control_plane.program("kubectl").args(["get", kinds, "-o", "yaml", "-n", namespace]).output();
+            let objects =
+                self.control_plane.program("kubectl").args(["get", kinds, "-o", "yaml", "-n", namespace]).output();
             let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failed-{namespace}.yaml"));
             let ledger = self.kubelet.place(namespace).ledger.to_string();
             let text = objects.map(|output| output.stdout).unwrap_or_default();
@@ -94,7 +100,11 @@ macro_rules! tests {
 pub(crate) use tests;
 
 /// Runs a test; where it fails, says what its namespaces looked like.
-pub fn trial((name, play): (&'static str, Play), stage: &Arc<std::sync::OnceLock<Arc<Stage>>>, runtime: &Handle) -> Trial {
+pub fn trial(
+    (name, play): (&'static str, Play),
+    stage: &Arc<std::sync::OnceLock<Arc<Stage>>>,
+    runtime: &Handle,
+) -> Trial {
     let (stage, runtime) = (stage.clone(), runtime.clone());
     let name = name.strip_prefix("apiserver::").unwrap_or(name);
     Trial::test(name, move || {

@@ -29,16 +29,19 @@ use tower::{Layer, Service};
 /// Where a life is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The request is never sent.
+    /// The n-th request is never sent.
     Before,
-    /// The API server has answered, but the operator never sees the answer.
+    /// The API server has answered the n-th write, but the operator never sees the answer. Of reads there is nothing to
+    /// tell apart: one whose answer is never seen has changed as little as one that is never sent.
     After,
 }
 
 /// Counts the requests of one life and cuts it off at one of them. From then on nothing is answered any more.
 #[derive(Default)]
 pub struct Wire {
+    /// How many requests there were, and how many of them may have changed something.
     count: AtomicUsize,
+    writes: AtomicUsize,
     cut: Mutex<Option<(usize, Cut)>>,
     severed: CancellationToken,
     /// How often each verb was used on each path.
@@ -46,9 +49,10 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Cuts at the `n`-th request from now on.
+    /// Cuts at the `n`-th request or write from now on.
     pub fn cut_at(&self, n: usize, cut: Cut) {
-        let from = self.count.load(Ordering::SeqCst);
+        let counter = if cut == Cut::Before { &self.count } else { &self.writes };
+        let from = counter.load(Ordering::SeqCst);
         *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some((from + n, cut));
     }
 
@@ -61,19 +65,24 @@ impl Wire {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// The requests that may change something, by method and path.
-    pub fn writes(&self) -> Vec<String> {
+    /// What was sent so far: how often, which method, which path.
+    pub fn sent(&self) -> Vec<(usize, Method, String)> {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let writes = sent.iter().filter(|((method, _), _)| method != Method::GET);
-        writes.map(|((method, path), count)| format!("{method} {path} ({count})")).collect()
+        sent.iter().map(|((method, path), count)| (*count, method.clone(), path.clone())).collect()
     }
 
     fn next(&self, request: &Request<Body>) -> Option<Cut> {
         let n = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        let is_read = request.method() == Method::GET;
+        let nth_write = self.writes.fetch_add(usize::from(!is_read), Ordering::SeqCst) + usize::from(!is_read);
         let key = (request.method().clone(), request.uri().path().to_owned());
         *self.sent.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
         let cut = *self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        cut.filter(|(at, _)| *at == n).map(|(_, cut)| cut)
+        let here = |(at, cut)| match cut {
+            Cut::Before => at == n,
+            Cut::After => at == nth_write && !is_read,
+        };
+        cut.filter(|cut| here(*cut)).map(|(_, cut)| cut)
     }
 }
 

@@ -93,9 +93,11 @@ impl World {
     pub async fn try_apply(&self, yaml: &str) -> Result<(), String> {
         for document in yaml.split("\n---\n") {
             let object: serde_json::Value = serde_yaml_ng::from_str(document).expect("YAML");
-            let text = |path: &str| object.pointer(path).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+            let text =
+                |path: &str| object.pointer(path).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
             let (api_version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-            let gvk = kube::core::GroupVersionKind::try_from(kube::core::TypeMeta { api_version, kind }).expect("a kind");
+            let gvk =
+                kube::core::GroupVersionKind::try_from(kube::core::TypeMeta { api_version, kind }).expect("a kind");
             let resource = kube::core::ApiResource::from_gvk(&gvk);
             let api: Api<kube::core::DynamicObject> =
                 Api::namespaced_with(self.stage.admin.clone(), &self.namespace, &resource);
@@ -117,7 +119,13 @@ impl World {
     /// Waits until an object is as `wanted`; `None` is an object that is not there.
     pub async fn until<K>(&self, name: &str, what: &str, wanted: impl Fn(Option<&K>) -> bool) -> Option<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize
+            + Send
+            + 'static,
     {
         let waited = await_condition(self.api::<K>(), name, move |object: Option<&K>| wanted(object));
         match tokio::time::timeout(PATIENCE, waited).await {
@@ -125,13 +133,22 @@ impl World {
             Err(_) => {
                 let last = self.api::<K>().get_opt(name).await;
                 let last = last.map(|object| serde_yaml_ng::to_string(&object).unwrap_or_default());
-                panic!("waited in vain until {} {name} {what}:\n{}", K::kind(&()), last.unwrap_or_else(|error| error.to_string()));
+                panic!(
+                    "waited in vain until {} {name} {what}:\n{}",
+                    K::kind(&()),
+                    last.unwrap_or_else(|error| error.to_string())
+                );
             }
         }
     }
 
     /// Waits until a maintenance is as `wanted`.
-    pub async fn until_maintenance(&self, name: &str, what: &str, wanted: impl Fn(&SynapseMaintenance) -> bool) -> SynapseMaintenance {
+    pub async fn until_maintenance(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&SynapseMaintenance) -> bool,
+    ) -> SynapseMaintenance {
         let wanted = move |object: Option<&SynapseMaintenance>| object.is_some_and(&wanted);
         self.until(name, what, wanted).await.expect("it is there")
     }
@@ -166,7 +183,13 @@ impl World {
     /// Waits until an object is gone.
     pub async fn until_gone<K>(&self, name: &str)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize
+            + Send
+            + 'static,
     {
         self.until::<K>(name, "is gone", |object| object.is_none()).await;
     }
@@ -291,7 +314,11 @@ pub const ANALYZE: &str = "steps: [{vacuum: {mode: Analyze}}]";
 /// A Deployment or StatefulSet of the homeserver. MAS has labels of its own.
 pub fn workload(kind: &str, name: &str, replicas: i32) -> String {
     let app = if name == "mas" { "mas" } else { "synapse" };
-    let service = if kind == "StatefulSet" { format!("serviceName: {name}\n  podManagementPolicy: Parallel") } else { String::new() };
+    let service = if kind == "StatefulSet" {
+        format!("serviceName: {name}\n  podManagementPolicy: Parallel")
+    } else {
+        String::new()
+    };
     format!(
         "
 apiVersion: apps/v1

@@ -108,8 +108,7 @@ func (c *Cluster) removeAll(kind string, remove []string) error {
 // endLeftovers ends what runs on when containerd could not be asked any more: shims, and all in our control groups.
 func (c *Cluster) endLeftovers() error {
 	var failed []error
-	programs, _ := filepath.EvalSymlinks(c.path("bin"))
-	for _, pid := range proc.Running(filepath.Join(programs, "containerd-shim-runc-v2")) {
+	for _, pid := range proc.Running("containerd-shim-runc-v2") {
 		arguments, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if strings.Contains(string(arguments), c.containerdSocket()) { // other clusters run the same program
 			failed = append(failed, syscall.Kill(pid, syscall.SIGKILL))

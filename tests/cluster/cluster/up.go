@@ -16,6 +16,10 @@ import (
 // Every step leaves alone what is there already, so that it can be repeated.
 func (a *app) up() error {
 	c := a.cluster
+	ours := a.loadOurs
+	if c.processes().Alive("containerd") {
+		ours = leaveOurs
+	}
 	p := newProgress(os.Stdout, 8)
 	steps := []struct {
 		title string
@@ -28,7 +32,7 @@ func (a *app) up() error {
 		{"container runtime", a.startRuntime},
 		{"node", c.startNode},
 		{"images", a.loadImages},
-		{"our images", a.loadOurs},
+		{"our images", ours},
 	}
 	for _, step := range steps {
 		if err := p.Step(step.title, step.do); err != nil {
@@ -36,6 +40,12 @@ func (a *app) up() error {
 		}
 	}
 	fmt.Printf("cluster %s is up after %s: KUBECONFIG=%s\n", c.Name, p.Elapsed(), c.adminKubeconfig())
+	return nil
+}
+
+// leaveOurs is for a cluster that was up: someone may be testing with the images that are in it.
+func leaveOurs(note noteFunc) error {
+	note("left as they are: make cluster-load")
 	return nil
 }
 
@@ -152,10 +162,17 @@ func (c *Cluster) forwardedPort() (string, error) {
 }
 
 // startForwarder runs this program once more: `cluster forward`, in the machine's own network.
+// It is a copy, so that the cluster belongs to no checkout.
 func (c *Cluster) startForwarder() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	self := c.path("run", "cluster")
+	if _, err := os.Stat(self); err != nil || !c.processes().Alive("forward") {
+		data, err := os.ReadFile("/proc/self/exe")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(self, data, 0o755); err != nil {
+			return err
+		}
 	}
 	port, err := c.forwardedPort()
 	if err != nil {

@@ -52,12 +52,22 @@ impl Database {
         Self { name: name.to_owned(), server }
     }
 
-    /// A table of `rows` rows of about 430 bytes with an index, of which only every fourth row is left.
+    /// A table of `rows` rows of about 430 bytes with an index, of which only every fourth is alive.
+    ///
+    /// The others were never committed. Deleted ones would stay as long as any transaction of another test is open.
     pub fn add_bloated(&self, table: &str, rows: u32) {
+        let insert = format!(
+            "INSERT INTO {table} SELECT i, md5(i::text) || repeat(md5((-i)::text), 11) \
+             FROM generate_series(chunk * {0} + 1, (chunk + 1) * {0}) i WHERE i % 4",
+            rows / 10
+        );
         self.as_synapse_sql(&format!(
             "CREATE TABLE {table} (id bigint PRIMARY KEY, body text NOT NULL); \
-             INSERT INTO {table} SELECT i, md5(i::text) || repeat(md5((-i)::text), 11) FROM generate_series(1, {rows}) i; \
-             DELETE FROM {table} WHERE id % 4 <> 0; ANALYZE {table};"
+             DO $$ BEGIN FOR chunk IN 0..9 LOOP \
+                 {insert} = 0; \
+                 BEGIN {insert} <> 0; RAISE 'undo'; EXCEPTION WHEN raise_exception THEN NULL; END; \
+             END LOOP; END $$; \
+             ANALYZE {table};"
         ));
     }
 

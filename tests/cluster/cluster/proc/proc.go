@@ -161,11 +161,11 @@ func startOf(pid int) string {
 	return fields[19]
 }
 
-// Running lists the processes whose program is this file, whoever started them.
+// Running lists the processes whose program has this name, in whatever folder, whoever started them.
 func Running(program string) (pids []int) {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && target == program {
+		if target, err := os.Readlink(link); err == nil && filepath.Base(target) == program {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(link)))
 			pids = append(pids, pid)
 		}

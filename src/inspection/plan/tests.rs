@@ -1,0 +1,168 @@
+use super::*;
+use crate::{
+    api::conditions::{self, Type},
+    task::report::InspectionFindings,
+};
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+const NOON: &str = "2026-11-22T12:00:00Z";
+
+fn seen() -> Seen {
+    Seen { generation: 1, ..Seen::default() }
+}
+
+fn healthy() -> InspectionFindings {
+    InspectionFindings {
+        inspected_at: Some(Time(at(NOON))),
+        postgres_version: "15.20 (Debian 15.20-0+deb12u1)".to_owned(),
+        postgres_version_num: 150_020,
+        encoding: "UTF8".to_owned(),
+        collate: "C".to_owned(),
+        ctype: "C".to_owned(),
+        schema_version: Some(94),
+        ..InspectionFindings::default()
+    }
+}
+
+fn job(state: JobState, report: Option<Report>) -> ObservedJob {
+    ObservedJob {
+        uid: "j".to_owned(),
+        ours: true,
+        deleting: false,
+        state,
+        report,
+        pod: None,
+        started: true,
+        out_of_memory: false,
+    }
+}
+
+fn found(findings: InspectionFindings) -> ObservedJob {
+    let findings = Some(Findings::Inspection(Box::new(findings)));
+    job(JobState::Complete, Some(Report { findings, ..Report::default() }))
+}
+
+/// One inspection from its beginning to its end.
+fn inspected(before: &SynapseStatus, job: ObservedJob, now: Timestamp) -> SynapseStatus {
+    let (begun, action) = plan(before, &seen(), now);
+    assert_eq!(action, Action::CreateJob);
+    let (ended, action) = plan(&begun, &Seen { job: Some(job), ..seen() }, now);
+    assert_eq!(action, Action::DeleteJob);
+    ended
+}
+
+fn ready(status: &SynapseStatus) -> (&str, &str) {
+    let condition = conditions::find(&status.conditions, Type::Ready).unwrap();
+    (condition.status.as_str(), condition.reason.as_str())
+}
+
+#[test]
+fn a_healthy_homeserver_is_looked_at_once_a_day() {
+    let status = inspected(&SynapseStatus::default(), found(healthy()), at(NOON));
+    assert_eq!(ready(&status), ("True", "Healthy"));
+    assert_eq!(status.postgres_version.as_deref(), Some("15.20"));
+    let (same, action) = plan(&status, &seen(), at(NOON));
+    assert_eq!((same, action), (status.clone(), Action::Wait(SignedDuration::from_hours(24))));
+    let (_, action) = plan(&status, &seen(), at("2026-11-23T12:00:01Z"));
+    assert_eq!(action, Action::CreateJob);
+}
+
+#[test]
+fn a_change_and_a_finished_operation_ask_for_another_look() {
+    let status = inspected(&SynapseStatus::default(), found(healthy()), at(NOON));
+    let soon = at("2026-11-22T12:05:00Z");
+    let (_, action) = plan(&status, &Seen { generation: 2, ..seen() }, soon);
+    assert_eq!(action, Action::CreateJob, "the spec changed");
+    let (_, action) = plan(&status, &Seen { last_operation: Some(soon), ..seen() }, soon);
+    assert_eq!(action, Action::CreateJob, "an operation ended");
+    let busy = Seen { last_operation: Some(soon), is_down: true, ..seen() };
+    assert!(matches!(plan(&status, &busy, soon).1, Action::Wait(_)), "not while another has it down");
+    assert!(matches!(plan(&status, &Seen { generation: 2, suspended: true, ..seen() }, soon).1, Action::Wait(_)));
+}
+
+#[test]
+fn each_wrong_thing_is_a_condition_that_says_what_to_do() {
+    let wrong: [(InspectionFindings, Type, &str, &str); 6] = [
+        (
+            InspectionFindings { collate: "en_US.UTF-8".to_owned(), ..healthy() },
+            Type::LocaleSafe,
+            "UnsafeLocale",
+            "LC_COLLATE 'C'",
+        ),
+        (InspectionFindings { in_recovery: true, ..healthy() }, Type::DatabaseReachable, "Standby", "primary"),
+        (
+            InspectionFindings { schema_version: None, ..healthy() },
+            Type::DatabaseReachable,
+            "NoSynapseSchema",
+            "postgres.database",
+        ),
+        (
+            InspectionFindings { postgres_version_num: 130_001, ..healthy() },
+            Type::PostgresSupported,
+            "TooOld",
+            "upgrade",
+        ),
+        (
+            InspectionFindings { inconsistent_sequences: vec!["events_stream_seq is at 1".to_owned()], ..healthy() },
+            Type::SequencesConsistent,
+            "SequenceBehind",
+            "Do not delete",
+        ),
+        (
+            InspectionFindings { pending_background_updates: vec!["add_index".to_owned()], ..healthy() },
+            Type::BackgroundUpdatesDone,
+            "Pending",
+            "add_index",
+        ),
+    ];
+    for (findings, type_, reason, advice) in wrong {
+        let status = inspected(&SynapseStatus::default(), found(findings), at(NOON));
+        let condition = conditions::find(&status.conditions, type_).unwrap();
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", reason));
+        assert!(condition.message.contains(advice), "{}", condition.message);
+        assert_eq!(ready(&status), ("False", reason));
+        assert!(conditions::is_true(&status.conditions, Type::Stalled));
+    }
+}
+
+#[test]
+fn failures_are_tried_again_with_growing_pauses_and_forgotten_at_success() {
+    let error =
+        TaskError { class: ErrorClass::Terminal, reason: "PasswordRefused".to_owned(), message: "no".to_owned() };
+    let failed = || {
+        job(
+            JobState::Failed("BackoffLimitExceeded".to_owned()),
+            Some(Report { error: Some(error.clone()), ..Report::default() }),
+        )
+    };
+    let (mut status, mut now, mut pauses) = (SynapseStatus::default(), at(NOON), Vec::new());
+    for _ in 0..10 {
+        status = inspected(&status, failed(), now);
+        assert_eq!(ready(&status), ("False", "PasswordRefused"));
+        let Action::Wait(pause) = plan(&status, &seen(), now).1 else { panic!("no pause") };
+        pauses.push(pause.as_secs());
+        now += pause;
+    }
+    assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
+    status = inspected(&status, found(healthy()), now);
+    assert_eq!(ready(&status), ("True", "Healthy"));
+}
+
+#[test]
+fn a_result_that_went_with_its_pod_is_not_success() {
+    let status = inspected(&SynapseStatus::default(), job(JobState::Complete, None), at(NOON));
+    assert_eq!(ready(&status), ("False", "InspectionFailed"));
+}
+
+#[test]
+fn a_job_that_was_never_made_is_made_and_one_that_was_deleted_counts_as_failed() {
+    let (begun, _) = plan(&SynapseStatus::default(), &seen(), at(NOON));
+    assert_eq!(plan(&begun, &seen(), at(NOON)).1, Action::CreateJob, "the operator died before it had made it");
+    let active = job(JobState::Active, None);
+    let (running, _) = plan(&begun, &Seen { job: Some(active), ..seen() }, at(NOON));
+    let (ended, action) = plan(&running, &seen(), at(NOON));
+    assert_eq!((action, ended.inspection.unwrap().failures), (Action::DeleteJob, 1));
+}

@@ -1,0 +1,118 @@
+use super::*;
+
+const SPEC: &str = "
+serverName: example.org
+workloads: {refs: [{kind: StatefulSet, name: synapse-main}]}
+postgres:
+  host: postgres
+  database: synapse
+  credentials: {secretName: synapse-postgres}
+  tls: {mode: verify-full, caSecret: {name: ca, key: ca.crt}}
+  dataVolume: {claimName: data-postgres-0}
+  ignoreSessions: [{role: exporter, applicationName: postgres_exporter}]
+jobs:
+  labels: {sidecar.istio.io/inject: 'false', app.kubernetes.io/managed-by: somebody}
+  resources: {limits: {memory: 1Gi}}
+  imagePullSecrets: [registry]
+  runAsUser: 1000
+  fsGroup: 1000
+";
+
+fn built(data_volume: DataVolume<'_>) -> Job {
+    let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
+    build(&Blueprint {
+        namespace: "matrix",
+        owner: OwnerReference { name: "weekly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
+        synapse: "example",
+        spec: &spec,
+        image: "tools:1",
+        image_pull_policy: "IfNotPresent",
+        data_volume,
+        step: "vacuum-1",
+        run: 3,
+        attempt: 2,
+        args: vec!["vacuum".to_owned()],
+        deadline_seconds: Some(60),
+    })
+}
+
+fn pod_of(job: &Job) -> PodSpec {
+    job.spec.as_ref().unwrap().template.spec.clone().unwrap()
+}
+
+#[test]
+fn names_fit_a_label_and_differ_by_everything_that_matters() {
+    let long = "m".repeat(52);
+    let base = name(&long, "uid", 1, "vacuum-1", 1);
+    assert!(base.len() <= 63 && !base.contains("--"), "{base}");
+    let others =
+        [("uie", 1, "vacuum-1", 1), ("uid", 2, "vacuum-1", 1), ("uid", 1, "vacuum-2", 1), ("uid", 1, "vacuum-1", 2)];
+    for (uid, run, step, attempt) in others {
+        assert_ne!(base, name(&long, uid, run, step, attempt));
+    }
+    assert_eq!(base, name(&long, "uid", 1, "vacuum-1", 1));
+}
+
+#[test]
+fn its_pod_is_restricted_and_has_no_rights() {
+    let pod = pod_of(&built(DataVolume::No));
+    let security = pod.security_context.unwrap();
+    assert_eq!(
+        (security.run_as_non_root, security.run_as_user, security.fs_group),
+        (Some(true), Some(1000), Some(1000))
+    );
+    assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    let container = pod.containers[0].security_context.clone().unwrap();
+    assert_eq!((container.allow_privilege_escalation, container.read_only_root_filesystem), (Some(false), Some(true)));
+    assert_eq!(container.capabilities.unwrap().drop, Some(vec!["ALL".to_owned()]));
+}
+
+#[test]
+fn a_missing_secret_must_not_keep_the_pod_from_starting() {
+    let pod = pod_of(&built(DataVolume::No));
+    let secrets: Vec<_> = pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret).collect();
+    assert_eq!(secrets.len(), 2);
+    assert!(secrets.iter().all(|secret| secret.optional == Some(true)));
+    assert!(pod.containers[0].env.is_none(), "a password in an environment variable shows up in many places");
+}
+
+#[test]
+fn the_engine_s_labels_win_over_the_user_s() {
+    let job = built(DataVolume::No);
+    let labels = job.spec.unwrap().template.metadata.unwrap().labels.unwrap();
+    assert_eq!(labels["sidecar.istio.io/inject"], "false");
+    assert_eq!(labels[MANAGED_BY], MANAGER);
+    assert_eq!((labels[OWNER_UID].as_str(), labels[RUN].as_str()), ("uid", "3"));
+}
+
+#[test]
+fn the_data_volume_is_mounted_to_read_on_its_node() {
+    let pod = pod_of(&built(DataVolume::Yes { node: Some("node1") }));
+    let mount = pod.containers[0].volume_mounts.iter().flatten().find(|mount| mount.name == "postgres-data").unwrap();
+    assert_eq!(mount.read_only, Some(true));
+    let args = pod.containers[0].args.clone().unwrap();
+    assert!(args.contains(&format!("--data-volume={DATA_VOLUME}")), "{args:?}");
+    let required =
+        pod.affinity.unwrap().node_affinity.unwrap().required_during_scheduling_ignored_during_execution.unwrap();
+    let field = &required.node_selector_terms[0].match_fields.as_ref().unwrap()[0];
+    assert_eq!((field.key.as_str(), field.values.as_deref()), ("metadata.name", Some(&["node1".to_owned()][..])));
+}
+
+#[test]
+fn the_task_is_told_everything_but_the_password() {
+    let args = pod_of(&built(DataVolume::No)).containers[0].args.clone().unwrap();
+    for wanted in [
+        "vacuum",
+        "--host=postgres",
+        "--tls-mode=verify-full",
+        "--ca-file=/var/run/synapse-keeper/postgres-ca/ca.crt",
+        "--ignore-session=role=exporter,applicationName=postgres_exporter",
+        "--operation=uid",
+        "--run=3",
+        "--attempt=2",
+    ] {
+        assert!(args.iter().any(|arg| arg == wanted), "{wanted} is not in {args:?}");
+    }
+    assert!(!args.iter().any(|arg| arg.starts_with("--data-volume")), "{args:?}");
+}
