@@ -18,7 +18,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use synapse_keeper::api::{
-    SynapseMaintenance,
+    Synapse, SynapseMaintenance,
     conditions::{self, Type},
     operation::{HistoryEntry, Outcome, Run},
 };
@@ -180,6 +180,15 @@ impl World {
         (failed.reason.clone(), failed.message.clone())
     }
 
+    /// Waits until an inspection has found the homeserver well.
+    pub async fn until_synapse_is_ready(&self) {
+        self.until::<Synapse>("example", "is Ready", |object| {
+            let status = object.and_then(|object| object.status.as_ref());
+            status.is_some_and(|status| conditions::is_true(&status.conditions, Type::Ready))
+        })
+        .await;
+    }
+
     /// Waits until an object is gone.
     pub async fn until_gone<K>(&self, name: &str)
     where
@@ -330,7 +339,12 @@ spec:
   {service}
   template:
     metadata: {{labels: {{part: {name}, homeserver: example}}}}
-    spec: {{containers: [{{name: it, image: localhost/it:1}}]}}
+    spec:
+      securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
+      containers:
+      - name: it
+        image: localhost/it:1
+        securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "
     )
 }
