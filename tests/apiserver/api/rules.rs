@@ -35,11 +35,7 @@ async fn a_wrong_maintenance_is_refused_and_the_field_named(stage: Arc<Stage>, t
         ("m", "steps: [{}]".to_owned(), &["spec.steps[0]", "vacuum"]),
         ("m", "steps: [{vacuum: {mode: Fool}}]".to_owned(), &["spec.steps[0].vacuum.mode", "Full"]),
         ("m", "steps: [{vacuum: {mode: Full, freeSpace: 20 GB}}]".to_owned(), &["spec.steps[0].vacuum.freeSpace"]),
-        (
-            "m",
-            "steps: [{vacuum: {mode: Full, tabels: [events]}}]".to_owned(),
-            &["spec.steps[0].vacuum.tabels"],
-        ),
+        ("m", "steps: [{vacuum: {mode: Full, tabels: [events]}}]".to_owned(), &["spec.steps[0].vacuum.tabels"]),
         ("m", with("shedule: {cron: '@daily'}"), &["spec.shedule"]),
         (&long, full.to_owned(), &["metadata.name must have at most 52 characters"]),
     ];

@@ -40,6 +40,8 @@ pub struct World {
     pub namespace: String,
     pub place: Arc<Place>,
     pub installation: Installation,
+    /// The operator that the world keeps alive.
+    operator: Option<Operator>,
 }
 
 /// What the homeserver's workloads have before anybody touches them.
@@ -54,23 +56,38 @@ impl World {
         let object: Namespace = serde_json::from_value(json!({"metadata": metadata})).expect("a namespace");
         Api::<Namespace>::all(stage.admin.clone()).create(&PostParams::default(), &object).await.expect("a namespace");
         let installation = Installation::new(stage.control_plane.admin_config().await, &namespace);
-        Self { place: stage.kubelet.place(&namespace), stage: stage.clone(), namespace, installation }
+        Self { place: stage.kubelet.place(&namespace), stage: stage.clone(), namespace, installation, operator: None }
     }
 
     /// A namespace with a homeserver: a main process, two workers, a worker that is scaled to 0, and MAS.
     pub async fn with_homeserver(stage: &Arc<Stage>, test: &str) -> Self {
         let world = Self::empty(stage, test).await;
-        for (kind, name, replicas) in REPLICAS {
-            world.apply(&workload(kind, name, replicas)).await;
-        }
-        world.apply(SYNAPSE).await;
-        world.until_homeserver_is_ready().await;
+        world.add_homeserver().await;
         world
+    }
+
+    pub async fn add_homeserver(&self) {
+        for (kind, name, replicas) in REPLICAS {
+            self.apply(&workload(kind, name, replicas)).await;
+        }
+        self.apply(SYNAPSE).await;
+        self.until_homeserver_is_ready().await;
     }
 
     pub fn play(&self, script: Script) -> &Self {
         self.place.play(script);
         self
+    }
+
+    /// Starts an operator and a maintenance `m` with these fields.
+    pub async fn begin(&mut self, fields: &str) {
+        self.operator = Some(self.operator());
+        self.maintain("m", fields).await;
+    }
+
+    /// SIGKILL for the operator that [`World::begin`] started.
+    pub async fn kill_operator(&mut self) {
+        self.operator.take().expect("it was begun").kill().await;
     }
 
     pub fn operator(&self) -> Operator {
