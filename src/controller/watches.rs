@@ -142,18 +142,13 @@ impl Watches {
         let config = small_pages(
             watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_UNINSTALL}")),
         );
-        watcher(api, config).default_backoff().filter_map(move |event| {
-            let is_there = match event {
-                Ok(watcher::Event::InitApply(_) | watcher::Event::Apply(_)) => Some(true),
-                Ok(watcher::Event::Delete(_)) => Some(false),
-                Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => None,
-            };
-            let changed = is_there.filter(|is_there| context.is_uninstalling() != *is_there);
-            if let Some(is_there) = changed {
+        presence(watcher(api, config).default_backoff()).filter_map(move |is_there| {
+            let changed = context.is_uninstalling() != is_there;
+            if changed {
                 tracing::info!(uninstalling = is_there, "the chart's pre-delete hook");
                 context.set_uninstalling(is_there);
             }
-            std::future::ready(changed.map(drop))
+            std::future::ready(changed.then_some(()))
         })
     }
 
@@ -194,6 +189,29 @@ impl Watches {
             std::future::ready(item.is_ok())
         })
     }
+}
+
+/// Whether any object is there, each time that a watch tells. An object that went while the watch was broken is missing in
+/// the list with which it begins again.
+fn presence<K>(events: impl Stream<Item = watcher::Result<watcher::Event<K>>>) -> impl Stream<Item = bool> {
+    let mut listed = false;
+    events.filter_map(move |event| {
+        let is_there = match event {
+            Ok(watcher::Event::Init) => {
+                listed = false;
+                None
+            }
+            Ok(watcher::Event::InitApply(_)) => {
+                listed = true;
+                None
+            }
+            Ok(watcher::Event::InitDone) => Some(listed),
+            Ok(watcher::Event::Apply(_)) => Some(true),
+            Ok(watcher::Event::Delete(_)) => Some(false),
+            Err(_) => None,
+        };
+        std::future::ready(is_there)
+    })
 }
 
 fn homeserver_leases() -> String {
@@ -280,5 +298,21 @@ pub fn leases_of_namespace(store: Store<Lease>) -> impl Fn(PartialObjectMeta<Syn
             .filter(|lease| lease.namespace() == namespace)
             .map(|lease| ObjectRef::from_obj(&**lease))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+
+    #[tokio::test]
+    async fn what_went_while_a_watch_was_broken_is_not_there_any_more() {
+        let begins = [Init, InitApply(()), InitDone];
+        let begins_again = [Init, InitDone];
+        let goes_on = [Apply(()), Delete(())];
+        let events = begins.into_iter().chain(begins_again).chain(goes_on).map(Ok);
+        let told: Vec<bool> = presence(futures::stream::iter(events)).collect().await;
+        assert_eq!(told, [true, false, true, false]);
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams},
     runtime::{controller::Action as Requeue, events},
 };
 
@@ -17,7 +17,7 @@ use crate::{
         conditions::{self, Type, truncate},
         synapse::SynapseStatus,
     },
-    context::Context,
+    context::{Context, in_our_name},
     error::Error,
     operation::{job, lease, observe},
 };
@@ -49,13 +49,18 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
         let (status, action) = plan(&before, &seen, Timestamp::now());
         if status != before {
             object.status = Some(status.clone());
-            object = api.replace_status(&object.name_any(), &PostParams::default(), &object).await?;
+            object = api.replace_status(&object.name_any(), &in_our_name(), &object).await?;
             tell(context, &object, &before, &status).await;
         }
         match action {
             Action::Wait(time) => return Ok(Requeue::requeue(time.unsigned_abs())),
             Action::CreateJob => create_job(context, &object).await?,
-            Action::DeleteJob => delete_job(context, &object).await?,
+            Action::DeleteJob => {
+                let number = status.inspection.as_ref().map_or(0, |inspection| inspection.number);
+                // One that failed stays until the next, for its log.
+                let failed = status.inspection.as_ref().is_some_and(|inspection| inspection.failures > 0);
+                sweep_jobs(context, &object, failed.then_some(number)).await?;
+            }
         }
     }
 }
@@ -116,22 +121,30 @@ async fn create_job(context: &Context, object: &Synapse) -> Result<(), Error> {
         args,
         deadline_seconds: Some(DEADLINE),
     });
+    // What an operator left behind that was killed before it had swept.
+    sweep_jobs(context, object, Some(number)).await?;
     let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    match api.create(&PostParams::default(), &built).await {
+    match api.create(&in_our_name(), &built).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => Ok(other.map(drop)?),
     }
 }
 
-/// The result is in the status: the Job is not needed any more. One that failed stays until the next, for its log.
-async fn delete_job(context: &Context, object: &Synapse) -> Result<(), Error> {
-    let Some(inspection) = object.status.as_ref().and_then(|status| status.inspection.clone()) else { return Ok(()) };
-    let number = if inspection.failures > 0 { inspection.number - 1 } else { inspection.number };
+/// Results are in the status: the Jobs of inspections are not needed any more, but for the one with this number.
+async fn sweep_jobs(context: &Context, object: &Synapse, kept: Option<i64>) -> Result<(), Error> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    match api.delete(&job_name(object, number), &DeleteParams::background()).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        other => Ok(other.map(drop)?),
+    let owner = object.uid().unwrap_or_default();
+    let mut selector = format!("{}={owner}", job::OWNER_UID);
+    if let Some(number) = kept {
+        selector.push_str(&format!(",{}!={number}", job::RUN));
     }
+    for old in api.list(&ListParams::default().labels(&selector)).await?.items {
+        match api.delete(&old.name_any(), &DeleteParams::background()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
 }
 
 /// An event when a condition changes its status: it gets worse, or well again.

@@ -52,6 +52,9 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
         observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;
     }
+    if observed.job.is_none() && may_have_left_pods(run) {
+        observed.task_pods = task_pods(context, subject).await?;
+    }
     match &run.window {
         None if about_to_begin(run) => {
             let found = resolve::find(&context.client, &subject.namespace, &pinned.spec).await?;
@@ -81,6 +84,19 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         Some(_) => {}
     }
     Ok(observed)
+}
+
+/// A step was tried and has not succeeded, and the workloads are not on their way back.
+fn may_have_left_pods(run: &Run) -> bool {
+    let resuming = run.window.as_ref().is_some_and(|window| window.resume_began_at.is_some());
+    !resuming && run.steps.iter().any(|step| step.attempt > 0 && step.state != StepState::Succeeded)
+}
+
+async fn task_pods(context: &Context, subject: &Subject) -> kube::Result<Vec<String>> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &subject.namespace);
+    let of_operation = ListParams::default().labels(&format!("{}={}", job::OWNER_UID, subject.uid));
+    let pods = api.list(&of_operation).await?.items;
+    Ok(pods.iter().filter(|pod| !scale::has_ended(pod)).map(ResourceExt::name_any).collect())
 }
 
 /// The next thing is preflight or the downtime: both want to know the workloads.

@@ -52,6 +52,8 @@ pub struct Observed {
     pub counts_held_by: Option<String>,
     /// The Job of the step under way.
     pub job: Option<ObservedJob>,
+    /// Pods of this operation's Jobs that still run though their Job is gone: somebody deleted it.
+    pub task_pods: Vec<String>,
     /// The operator is being uninstalled: bring everything back, begin nothing.
     pub uninstalling: bool,
     /// The node of the Pod that has `postgres.dataVolume`.

@@ -35,6 +35,24 @@ pub enum Outcome {
 /// # Errors
 /// What the API server answers.
 pub async fn tend(context: &Context, held: &Lease, everyone_is_dead: bool) -> Result<Outcome, Error> {
+    let namespace = held.namespace().unwrap_or_default();
+    if let Some(holder) = lease::holder(held).and_then(lease::Holder::parse)
+        && !everyone_is_dead
+        && is_alive(context, &namespace, &holder).await?
+    {
+        return Ok(Outcome::Alive);
+    }
+    // It may be old: by now another may hold the Lease, and have the homeserver down. Replicas must not rest on that.
+    let leases: Api<Lease> = Api::namespaced(context.client.clone(), &namespace);
+    let Some(now) = leases.get_opt(&held.name_any()).await? else { return Ok(Outcome::Freed) };
+    if lease::holder(&now) != lease::holder(held) {
+        return Ok(Outcome::Alive);
+    }
+    bring_back(context, &namespace, &now).await
+}
+
+/// Stops what the dead holder ran, gives its counts back, frees its Lease.
+async fn bring_back(context: &Context, namespace: &str, held: &Lease) -> Result<Outcome, Error> {
     let Some(holder) = lease::holder(held).and_then(lease::Holder::parse) else {
         return Ok(Outcome::Unreadable("its holderIdentity is not kind/name/uid".to_owned()));
     };
@@ -42,19 +60,15 @@ pub async fn tend(context: &Context, held: &Lease, everyone_is_dead: bool) -> Re
         Ok(counts) => counts.unwrap_or_default(),
         Err(error) => return Ok(Outcome::Unreadable(format!("its counts cannot be read: {error}"))),
     };
-    let namespace = held.namespace().unwrap_or_default();
-    if !everyone_is_dead && is_alive(context, &namespace, &holder).await? {
-        return Ok(Outcome::Alive);
-    }
-    if !jobs_are_gone(context, &namespace, holder.uid).await? {
+    if !jobs_are_gone(context, namespace, holder.uid).await? {
         return Ok(Outcome::Stopping);
     }
     // Stopped last, started first.
     for count in counts.iter().rev().filter(|count| count.replicas > 0) {
-        scale::write(&context.client, &namespace, &count.workload, 0, count.replicas).await?;
-        tracing::warn!(%namespace, workload = %count.workload, replicas = count.replicas, "brought back what {holder} had left at 0");
+        scale::write(&context.client, namespace, &count.workload, 0, count.replicas).await?;
+        tracing::warn!(namespace, workload = %count.workload, replicas = count.replicas, "brought back what {holder} had left at 0");
     }
-    let leases: Api<Lease> = Api::namespaced(context.client.clone(), &namespace);
+    let leases: Api<Lease> = Api::namespaced(context.client.clone(), namespace);
     delete_lease(&leases, held).await?;
     Ok(Outcome::Freed)
 }

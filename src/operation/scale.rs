@@ -96,7 +96,8 @@ pub async fn pods(client: &Client, namespace: &str, scale: &Scale) -> kube::Resu
     Ok(pods.items.iter().filter(|pod| !has_ended(pod)).map(observe_pod).collect())
 }
 
-fn has_ended(pod: &Pod) -> bool {
+/// None of its containers runs any more, nor will.
+pub fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

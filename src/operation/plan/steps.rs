@@ -78,6 +78,10 @@ impl Planner<'_> {
         {
             return Some((Action::Wait(pause), self.step_headline(index, "waits before it tries again")));
         }
+        if let Some(next) = self.wait_for_task_pods(index) {
+            return Some(next);
+        }
+        let step = &mut self.run_mut().steps[index];
         step.state = StepState::Running;
         step.attempt += 1;
         step.job_uid = None;

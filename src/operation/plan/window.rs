@@ -17,6 +17,9 @@ use crate::{
 /// How long the workloads may take to be Ready again before the run is called failed. They stay up either way.
 const READY_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
 
+/// A Pod on a lost node never ends. Its statement ends with its connection, so the replicas need not wait for ever.
+const TASK_STOPS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(2);
+
 impl Planner<'_> {
     /// `None`: the homeserver is down and no Pod of it is left.
     pub(super) fn take_down(&mut self) -> Option<Next> {
@@ -148,15 +151,16 @@ impl Planner<'_> {
         self.subject.has_finalizer.then(|| (Action::RemoveFinalizer, self.resuming("all replicas are back")))
     }
 
-    /// `None`: no Job of this run is left.
+    /// `None`: no Job of this run is left, and no Pod of one.
     pub(super) fn stop_job(&mut self) -> Option<Next> {
-        use crate::api::operation::StepState::{Failed, Running};
-        /// A Pod on a lost node never ends. Its statement ends with its connection, so the replicas need not wait for ever.
-        const STOP_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(2);
+        use crate::api::operation::StepState::{Failed, Running, Succeeded};
 
-        let index = self.run().steps.iter().position(|step| step.state == Running)?;
+        let Some(index) = self.run().steps.iter().position(|step| step.state == Running) else {
+            let index = self.run().steps.iter().position(|step| step.state != Succeeded)?;
+            return self.wait_for_task_pods(index);
+        };
         let failed_at = self.run().failure.as_ref().map_or(Time(self.now), |failure| failure.at.clone());
-        let overdue = elapsed(&failed_at, self.now) > STOP_WITHIN;
+        let overdue = elapsed(&failed_at, self.now) > TASK_STOPS_WITHIN;
         match &self.observed.job {
             Some(job) if job.ours && !job.deleting => {
                 Some((Action::DeleteJob(index), self.step_headline(index, "its Job is stopped")))
@@ -165,6 +169,9 @@ impl Planner<'_> {
                 Some((Action::Wait(POLL), self.step_headline(index, "its Job is stopped")))
             }
             Some(_) | None => {
+                if let Some(next) = self.wait_for_task_pods(index) {
+                    return Some(next);
+                }
                 let at = Time(self.now);
                 let reason = self.run().failure.as_ref().map(|failure| failure.message.clone());
                 let step = &mut self.run_mut().steps[index];
@@ -174,6 +181,20 @@ impl Planner<'_> {
                 Some((Action::Continue, self.resuming("its Job is gone")))
             }
         }
+    }
+
+    /// A Job that somebody deleted may be gone before its Pod: it may still write, so nothing else begins. `None`: none is
+    /// left, or it is on a node that is lost.
+    pub(super) fn wait_for_task_pods(&self, index: usize) -> Option<Next> {
+        let run = self.run();
+        let step = &run.steps[index];
+        let since = run.failure.as_ref().map(|failure| &failure.at).or(step.retry_at.as_ref());
+        let overdue = since.is_some_and(|since| elapsed(since, self.now) > TASK_STOPS_WITHIN);
+        if self.observed.task_pods.is_empty() || overdue {
+            return None;
+        }
+        let what = format!("waits until these Pods of it are gone: {}", self.observed.task_pods.join(", "));
+        Some((Action::Wait(POLL), self.step_headline(index, &what)))
     }
 
     fn resuming(&self, message: impl Into<String>) -> Headline {
