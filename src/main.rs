@@ -66,9 +66,9 @@ fn print_crds() -> Result<()> {
     Ok(())
 }
 
-/// Two threads are plenty for an operator, and each costs memory.
+/// One thread is plenty for an operator: it waits for the API server. Each costs memory of its own.
 fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 async fn client() -> Result<kube::Client> {

@@ -103,6 +103,7 @@ pub async fn until_inspected(world: &World, last: i64) -> i64 {
 pub struct Installed {
     pub stage: Arc<Stage>,
     operator: PathBuf,
+    environment: Vec<(String, String)>,
     folder: PathBuf,
     kubeconfig: PathBuf,
 }
@@ -113,14 +114,15 @@ impl Installed {
         let token = account(&stage.admin, OWN).await;
         let kubeconfig = folder.join("operator.kubeconfig");
         std::fs::write(&kubeconfig, stage.control_plane.kubeconfig(&token)).expect("a kubeconfig");
-        Self { stage: stage.clone(), operator: settings.operator.clone(), folder, kubeconfig }
+        let (operator, environment) = (settings.operator.clone(), settings.environment.clone());
+        Self { stage: stage.clone(), operator, environment, folder, kubeconfig }
     }
 
     /// Starts the operator as its Deployment does, and waits until it watches.
     async fn start(&self) -> Operator {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let environment = [
+        let mut environment = vec![
             ("KUBECONFIG", self.kubeconfig.to_str().expect("a path in ASCII")),
             ("TOOLS_IMAGE", "localhost/tools:1"),
             ("LEADER_ELECTION_LEASE", ELECTION),
@@ -128,6 +130,7 @@ impl Installed {
             ("POD_NAME", "synapse-keeper-0"),
             ("LISTEN", &listen),
         ];
+        environment.extend(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let (started, began) = (Timestamp::now(), Instant::now());
         let log = self.folder.join("operator.log");
         let process = Process::start(&self.operator, &["controller"], &environment, &log);

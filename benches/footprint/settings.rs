@@ -19,6 +19,8 @@ pub struct Settings {
     /// How long a process is left alone before its memory is read.
     pub rest: Duration,
     pub operator: PathBuf,
+    /// More of its environment, to try what another allocator or setting would do.
+    pub environment: Vec<(String, String)>,
     /// k8up, and the folder with its CRDs.
     pub k8up: Option<(PathBuf, PathBuf)>,
 }
@@ -34,9 +36,15 @@ impl Settings {
             idle: Duration::from_secs(number("IDLE_SECONDS", 180) as u64),
             rest: Duration::from_secs(number("REST_SECONDS", 20) as u64),
             operator: path("SYNAPSE_KEEPER").expect("SYNAPSE_KEEPER names the binary: use tests/bench/run"),
+            environment: env::var("OPERATOR_ENV").unwrap_or_default().split_whitespace().map(pair).collect(),
             k8up: path("K8UP").zip(path("K8UP_CRDS")),
         }
     }
+}
+
+fn pair(text: &str) -> (String, String) {
+    let (name, value) = text.split_once('=').unwrap_or_else(|| panic!("OPERATOR_ENV: {text} is not NAME=value"));
+    (name.to_owned(), value.to_owned())
 }
 
 fn number(name: &str, default: usize) -> usize {

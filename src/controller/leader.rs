@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
-use kube::{Api, Client, api::ObjectMeta};
+use kube::{Api, Client, ResourceExt, api::ObjectMeta};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::in_our_name;
@@ -52,8 +52,13 @@ pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationT
     tracing::info!(lease = lease.name, identity = lease.identity, "stands for election");
     loop {
         match tokio::time::timeout(EVERY, try_acquire(&api, &lease, &mut seen)).await {
-            Ok(Ok(true)) => break,
-            Ok(Ok(false)) => {}
+            Ok(Ok(Some(held))) => {
+                tracing::info!("leads");
+                let lost = CancellationToken::new();
+                tokio::spawn(keep(api, held, shutdown, lost.clone()));
+                return Some(Leadership { lost });
+            }
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not look at the election's Lease"),
             Err(_) => tracing::warn!("the API server did not answer in time when asked for the election's Lease"),
         }
@@ -62,17 +67,14 @@ pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationT
             () = shutdown.cancelled() => return None,
         }
     }
-    tracing::info!("leads");
-    let lost = CancellationToken::new();
-    tokio::spawn(keep(api, lease, shutdown, lost.clone()));
-    Some(Leadership { lost })
 }
 
+/// The Lease as we have written it. `None`: another holds it.
 async fn try_acquire(
     api: &Api<Lease>,
     lease: &LeaderLease,
     seen: &mut Option<(Option<String>, std::time::Instant)>,
-) -> kube::Result<bool> {
+) -> kube::Result<Option<Lease>> {
     let Some(found) = api.get_opt(&lease.name).await? else {
         let metadata = ObjectMeta { name: Some(lease.name.clone()), ..Default::default() };
         let fresh = Lease { metadata, spec: Some(held_by(&lease.identity, 0)) };
@@ -85,13 +87,13 @@ async fn try_acquire(
     match seen {
         Some((last, since)) if *last == version => {
             if !free && since.elapsed() < DURATION {
-                return Ok(false);
+                return Ok(None);
             }
         }
         _ if free => {}
         _ => {
             *seen = Some((version, std::time::Instant::now()));
-            return Ok(false);
+            return Ok(None);
         }
     }
     let taken = Lease { spec: Some(held_by(&lease.identity, spec.lease_transitions.unwrap_or(0) + 1)), ..found };
@@ -99,10 +101,10 @@ async fn try_acquire(
 }
 
 /// A conflict is an answer: another was faster.
-fn settled(written: kube::Result<Lease>) -> kube::Result<bool> {
+fn settled(written: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
     match written {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+        Ok(held) => Ok(Some(held)),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -119,17 +121,17 @@ fn held_by(identity: &str, transitions: i32) -> LeaseSpec {
     }
 }
 
-async fn keep(api: Api<Lease>, lease: LeaderLease, shutdown: CancellationToken, lost: CancellationToken) {
+async fn keep(api: Api<Lease>, mut held: Lease, shutdown: CancellationToken, lost: CancellationToken) {
     let _lost = lost.drop_guard();
     let mut renewed = std::time::Instant::now();
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.cancelled() => return drop(renew(&api, &lease, None).await),
+            () = shutdown.cancelled() => return drop(renew(&api, &held, None).await),
         }
-        match tokio::time::timeout(EVERY, renew(&api, &lease, Some(Timestamp::now()))).await {
-            Ok(Ok(true)) => renewed = std::time::Instant::now(),
-            Ok(Ok(false)) => return tracing::error!("another holds the election's Lease"),
+        match tokio::time::timeout(EVERY, renew(&api, &held, Some(Timestamp::now()))).await {
+            Ok(Ok(Some(newer))) => (held, renewed) = (newer, std::time::Instant::now()),
+            Ok(Ok(None)) => return tracing::error!("another holds the election's Lease"),
             Ok(Err(error)) => tracing::warn!(%error, "could not renew the election's Lease"),
             Err(_) => tracing::warn!("the API server did not answer in time to renew the election's Lease"),
         }
@@ -139,17 +141,29 @@ async fn keep(api: Api<Lease>, lease: LeaderLease, shutdown: CancellationToken, 
     }
 }
 
-/// Renews, or with `None` gives up. False: another holds it.
-async fn renew(api: &Api<Lease>, lease: &LeaderLease, now: Option<Timestamp>) -> kube::Result<bool> {
-    let mut found = api.get(&lease.name).await?;
-    let spec = found.spec.get_or_insert_default();
-    if spec.holder_identity.as_deref() != Some(&lease.identity) {
-        return Ok(false);
+/// Renews, or with `now` as `None` gives up. `None`: another holds it.
+///
+/// It writes over what was written last, without a look: where anybody has changed the Lease meanwhile, the
+/// `resourceVersion` makes it a conflict. This is the one request that an idle operator sends.
+async fn renew(api: &Api<Lease>, held: &Lease, now: Option<Timestamp>) -> kube::Result<Option<Lease>> {
+    match write(api, held.clone(), now).await {
+        Err(kube::Error::Api(status)) if status.is_conflict() => {}
+        other => return other.map(Some),
     }
+    // Somebody has put a label on it, or our own last write was not answered in time.
+    let found = api.get(&held.name_any()).await?;
+    let holder = |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+    if holder(&found) != holder(held) {
+        return Ok(None);
+    }
+    write(api, found, now).await.map(Some)
+}
+
+async fn write(api: &Api<Lease>, mut lease: Lease, now: Option<Timestamp>) -> kube::Result<Lease> {
+    let spec = lease.spec.get_or_insert_default();
     match now {
         Some(now) => spec.renew_time = Some(MicroTime(now)),
         None => spec.holder_identity = None,
     }
-    api.replace(&lease.name, &in_our_name(), &found).await?;
-    Ok(true)
+    api.replace(&lease.name_any(), &in_our_name(), &lease).await
 }

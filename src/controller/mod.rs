@@ -91,7 +91,7 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
         return;
     }
     let watches = Watches::new(&context, scope);
-    let (maintenances, maintenance_controller) = watches.controller::<SynapseMaintenance>();
+    let (maintenances, maintenance_controller) = watches.operation_controller::<SynapseMaintenance>();
     let (synapses, synapse_controller) = watches.controller::<Synapse>();
     let (leases, lease_controller) = watches.lease_controller();
     let uninstall = watches.uninstalling(context.clone());

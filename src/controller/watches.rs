@@ -30,8 +30,15 @@ use crate::{
     api::{MANAGER, Synapse, SynapseMaintenance},
     context::Context,
     metrics::Metrics,
-    operation::lease::{MANAGED_BY, PURPOSE_HOMESERVER, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
+    operation::{
+        lease::{MANAGED_BY, PURPOSE_HOMESERVER, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
+        reconcile,
+    },
+    recipes::Operation,
 };
+
+/// Annotation in which `kubectl apply` keeps the whole object once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Which namespaces the operator looks after.
 #[derive(Clone, Debug)]
@@ -75,15 +82,23 @@ impl Watches {
             + Sync
             + 'static,
     {
-        self.controller_with(watcher::Config::default())
+        self.controller_with(watcher::Config::default(), forget_metadata)
+    }
+
+    /// The controller of a kind of operations.
+    pub fn operation_controller<K: Operation>(&self) -> (Store<K>, Controller<K>) {
+        self.controller_with(watcher::Config::default(), |object| {
+            forget_metadata(object);
+            reconcile::forget_finished_run(object);
+        })
     }
 
     /// The controller of the homeservers' Leases.
     pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
-        self.controller_with(watcher::Config::default().labels(&homeserver_leases()))
+        self.controller_with(watcher::Config::default().labels(&homeserver_leases()), forget_metadata)
     }
 
-    fn controller_with<K>(&self, config: watcher::Config) -> (Store<K>, Controller<K>)
+    fn controller_with<K>(&self, config: watcher::Config, slim: fn(&mut K)) -> (Store<K>, Controller<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -96,8 +111,7 @@ impl Watches {
         let (reader, writer) = reflector::store();
         let stream = watcher(self.scope.api::<K>(&self.client), small_pages(config))
             .default_backoff()
-            // Nobody reads them of our own kinds, and they are half of an object's size.
-            .modify(|object| object.managed_fields_mut().clear())
+            .modify(slim)
             .reflect(writer)
             .applied_objects();
         (reader.clone(), Controller::for_stream(self.told::<K, _, _>(stream), reader))
@@ -212,6 +226,15 @@ fn presence<K>(events: impl Stream<Item = watcher::Result<watcher::Event<K>>>) -
         };
         std::future::ready(is_there)
     })
+}
+
+/// Nobody reads these in the cache, and they are half of an object's size.
+fn forget_metadata(object: &mut impl Resource) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
 }
 
 fn homeserver_leases() -> String {

@@ -13,7 +13,7 @@ use kube::{
 use super::plan::{Action, Seen, plan};
 use crate::{
     api::{
-        Synapse, SynapseMaintenance,
+        Synapse,
         conditions::{self, Type, truncate},
         synapse::SynapseStatus,
     },
@@ -70,16 +70,15 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
     let name = object.name_any();
     let leases: Api<Lease> = Api::namespaced(context.client.clone(), &namespace);
     let held = leases.get_opt(&lease::name(&name)).await?;
-    let operations: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), &namespace);
     let mut seen = Seen {
         generation: object.metadata.generation.unwrap_or_default(),
         suspended: object.spec.suspend || context.is_uninstalling(),
         holder: held.as_ref().and_then(lease::holder).and_then(lease::Holder::parse).map(|holder| holder.to_string()),
         ..Default::default()
     };
-    for operation in operations.list(&ListParams::default()).await?.items {
+    observe::each_operation(context, &namespace, |operation| {
         if operation.spec.synapse_ref.name != name {
-            continue;
+            return;
         }
         let status = operation.status.unwrap_or_default();
         seen.is_down |= status.active_run().is_some_and(crate::api::operation::Run::holds_counts);
@@ -88,7 +87,8 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
             status.run.as_ref().filter(|run| run.is_finished() && run.steps.iter().any(|step| step.result.is_some()));
         seen.last_operation =
             seen.last_operation.max(worked.and_then(|run| run.finished_at.as_ref()).map(|time| time.0));
-    }
+    })
+    .await?;
     if let Some(inspection) = status.inspection.as_ref().filter(|inspection| inspection.finished_at.is_none()) {
         seen.job =
             observe::job(context, &namespace, &job_name(object, inspection.number), &object.uid().unwrap_or_default())

@@ -30,6 +30,8 @@ use crate::{
 
 /// How much of a log goes into a message.
 const LOG_LINES: i64 = 10;
+/// How many operations are looked at at once.
+const PAGE: u32 = 100;
 
 /// Looks.
 ///
@@ -171,16 +173,41 @@ async fn live(
 
 /// Another operation that has not given back the counts of one of these workloads.
 async fn counts_held_by(context: &Context, subject: &Subject, workloads: &[Live]) -> kube::Result<Option<String>> {
-    let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), &subject.namespace);
-    let others = api.list(&ListParams::default()).await?.items;
-    Ok(others.into_iter().filter(|other| other.uid().as_deref() != Some(&subject.uid)).find_map(|other| {
-        let name = other.name_any();
-        let status = other.status?;
-        let window = status.active_run().filter(|run| run.holds_counts())?.window.as_ref()?;
-        let shared =
-            window.workloads.iter().any(|recorded| workloads.iter().any(|live| live.workload == recorded.workload));
-        shared.then(|| format!("SynapseMaintenance {name}"))
-    }))
+    let mut holder = None;
+    each_operation(context, &subject.namespace, |other| {
+        let is_live = |recorded: &RecordedWorkload| workloads.iter().any(|live| live.workload == recorded.workload);
+        let run = other.status.as_ref().and_then(|status| status.active_run()).filter(|run| run.holds_counts());
+        let window = run.and_then(|run| run.window.as_ref());
+        if other.uid().as_deref() != Some(&subject.uid)
+            && window.is_some_and(|window| window.workloads.iter().any(is_live))
+        {
+            holder.get_or_insert_with(|| format!("SynapseMaintenance {}", other.name_any()));
+        }
+    })
+    .await?;
+    Ok(holder)
+}
+
+/// Looks at every operation of a namespace, page after page: finished ones pile up, and a thousand of them at once would
+/// cost more memory than all the rest.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn each_operation(
+    context: &Context,
+    namespace: &str,
+    mut look: impl FnMut(SynapseMaintenance),
+) -> kube::Result<()> {
+    let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), namespace);
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list = api.list(&page).await?;
+        list.items.into_iter().for_each(&mut look);
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// A Job of ours and what became of its Pod.

@@ -41,12 +41,11 @@ pub async fn reconcile<K: Operation>(object: Arc<K>, context: Arc<Context>) -> R
 }
 
 async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, Error> {
-    // An object at rest needs no request: of a thousand finished ones, none costs more than this.
-    if let Some(wait) = at_rest(cached, context) {
+    let api: Api<K> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
+    if let Some(wait) = rest(cached, context, &api).await? {
         return Ok(wait);
     }
     // The cache may lag behind our own last write. A decision about replicas must not rest on it.
-    let api: Api<K> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
     let Some(mut object) = api.get_opt(&cached.name_any()).await? else { return Ok(Requeue::await_change()) };
     for _ in 0..MAX_TURNS {
         let subject = subject(&object);
@@ -79,19 +78,42 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
     Err(Error::Circling)
 }
 
-/// The wait of an object that the plan would leave as it is, decided from the cache alone.
-fn at_rest<K: Operation>(cached: &K, context: &Context) -> Option<Requeue> {
+/// The wait of an object that has nothing to do, decided from the cache alone. Of a thousand finished ones none costs a
+/// request, and of a thousand new schedules each costs one: the write of its status, which the API server refuses where the
+/// cache was out of date. `None`: it must be looked at.
+async fn rest<K: Operation>(cached: &K, context: &Context, api: &Api<K>) -> Result<Option<Requeue>, Error> {
     let subject = subject(cached);
     if subject.status.active_run().is_some() {
-        return None;
+        return Ok(None);
     }
     let observed = Observed { uninstalling: context.is_uninstalling(), ..Default::default() };
-    match plan(&subject, &observed, Timestamp::now()) {
-        Plan { status, action: Action::Wait(time) } if status == subject.status => {
-            Some(Requeue::requeue(time.unsigned_abs()))
-        }
-        _ => None,
+    let Plan { status, action: Action::Wait(time) } = plan(&subject, &observed, Timestamp::now()) else {
+        return Ok(None);
+    };
+    // Of a finished run the cache has not all: it must not be written from there.
+    if status.run.is_some() && status != subject.status {
+        return Ok(None);
     }
+    match write_status(context, api, cached.clone(), &subject, &status).await {
+        Ok(_) => Ok(Some(Requeue::requeue(time.unsigned_abs()))),
+        Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes from an object for the cache what [`rest`] does not want to know: all that a finished run has done. There may be
+/// thousands of them.
+pub fn forget_finished_run<K: Operation>(object: &mut K) {
+    let mut status = object.status();
+    if status.active_run().is_some() {
+        return;
+    }
+    let Some(run) = &mut status.run else { return };
+    (run.synapse, run.steps, run.window) = (None, Vec::new(), None);
+    status.plan = Vec::new();
+    status.conditions.shrink_to_fit();
+    status.history.shrink_to_fit();
+    object.set_status(status);
 }
 
 /// The object as the plan sees it.
