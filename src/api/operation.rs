@@ -33,7 +33,7 @@ pub struct OperationStatus {
     pub step: Option<String>,
     /// The run under way, or the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<Run>,
+    pub run: Option<Box<Run>>,
     /// For people: the figures of the last finished run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Figures>,
@@ -74,7 +74,7 @@ pub struct Run {
     pub start_before: Option<Time>,
     /// The homeserver as it was described when the run took its Lease. Edits wait for the next run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub synapse: Option<PinnedSynapse>,
+    pub synapse: Option<Box<PinnedSynapse>>,
     /// The image of the tools that the run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -339,6 +339,6 @@ impl Run {
 impl OperationStatus {
     /// The run under way.
     pub fn active_run(&self) -> Option<&Run> {
-        self.run.as_ref().filter(|run| !run.is_finished())
+        self.run.as_deref().filter(|run| !run.is_finished())
     }
 }

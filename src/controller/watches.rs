@@ -243,7 +243,7 @@ fn homeserver_leases() -> String {
 
 /// Any version of a list will do to begin with, in pages that keep the memory low.
 fn small_pages(config: watcher::Config) -> watcher::Config {
-    config.any_semantic().page_size(100)
+    config.any_semantic().page_size(25)
 }
 
 type Refs<K> = Vec<ObjectRef<K>>;

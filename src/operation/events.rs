@@ -26,7 +26,7 @@ impl Event {
 /// What there is to tell when `after` follows `before`.
 pub fn between(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
     let Some(run) = &after.run else { return Vec::new() };
-    let old = before.run.as_ref().filter(|old| old.number == run.number);
+    let old = before.run.as_deref().filter(|old| old.number == run.number);
     let mut events = Vec::new();
     if old.is_none() {
         events.push(Event::normal("Started", "Run", format!("run {} started ({:?})", run.number, run.trigger)));

@@ -31,7 +31,7 @@ use crate::{
 /// How much of a log goes into a message.
 const LOG_LINES: i64 = 10;
 /// How many operations are looked at at once.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// Looks.
 ///

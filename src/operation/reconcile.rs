@@ -95,6 +95,8 @@ async fn rest<K: Operation>(cached: &K, context: &Context, api: &Api<K>) -> Resu
         return Ok(None);
     }
     match write_status(context, api, cached.clone(), &subject, &status).await {
+        // Time changes nothing for what has no schedule, and waiting costs memory.
+        Ok(_) if subject.request.schedule.is_none() => Ok(Some(Requeue::await_change())),
         Ok(_) => Ok(Some(Requeue::requeue(time.unsigned_abs()))),
         Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Ok(None),
         Err(error) => Err(error),

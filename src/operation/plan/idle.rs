@@ -91,7 +91,7 @@ impl Planner<'_> {
     fn start(&mut self, trigger: Trigger, start_before: Option<Time>) -> Next {
         let number = self.status.run.as_ref().map_or(1, |last| last.number + 1);
         self.status.plan.clear();
-        self.status.run = Some(Run {
+        self.status.run = Some(Box::new(Run {
             number,
             trigger,
             generation: self.subject.generation,
@@ -106,7 +106,7 @@ impl Planner<'_> {
             failure: None,
             finished_at: None,
             outcome: None,
-        });
+        }));
         let action = if number == 1 { Action::Continue } else { Action::SweepJobs };
         (action, self.pending("Starting", format!("run {number} starts")))
     }

@@ -44,7 +44,7 @@ impl Planner<'_> {
         let name = self.subject.request.synapse.clone();
         let node = self.observed.data_node.clone();
         let run = self.run_mut();
-        run.synapse = Some(PinnedSynapse { name, uid, generation, spec });
+        run.synapse = Some(Box::new(PinnedSynapse { name, uid, generation, spec }));
         run.image = Some(image);
         run.node = node;
         run.steps = steps;

@@ -298,7 +298,7 @@ pub fn is(object: &SynapseMaintenance, type_: Type) -> bool {
 
 /// The run under way or the last one.
 pub fn run(object: &SynapseMaintenance) -> Option<&Run> {
-    object.status.as_ref()?.run.as_ref()
+    object.status.as_ref()?.run.as_deref()
 }
 
 /// The finished runs, newest first.
