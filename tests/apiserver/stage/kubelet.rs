@@ -167,7 +167,8 @@ impl Life {
                 if matches!(fate, Fate::OnLostNode) {
                     return gone(seen).await;
                 }
-                tokio::time::sleep(MOMENT).await;
+                let millis = if let Fate::StopsSlowly(millis) = fate { millis } else { 20 };
+                tokio::time::sleep(Duration::from_millis(millis)).await;
                 self.end(143, "Error", None, None).await;
                 self.place.ledger.write(Entry::TaskStopped { pod: self.name.clone(), task: task.clone() });
                 self.remove().await;
@@ -222,7 +223,7 @@ impl Life {
             Fate::Evicted => {
                 self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await
             }
-            Fate::RunsUntilDeleted | Fate::OnLostNode => std::future::pending().await,
+            Fate::RunsUntilDeleted | Fate::StopsSlowly(_) | Fate::OnLostNode => std::future::pending().await,
             Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => {
                 unreachable!("{} of {}: met before", task.name(), pod.name_any())
             }

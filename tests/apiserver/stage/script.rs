@@ -25,6 +25,8 @@ pub enum Fate {
     Unschedulable,
     /// It runs until it is told to stop.
     RunsUntilDeleted,
+    /// The same, and it takes this many milliseconds.
+    StopsSlowly(u64),
     /// It runs until the test lets tasks end, then this becomes of it.
     Held(Box<Fate>),
     /// Its node is lost: it is never seen to stop.

@@ -288,6 +288,7 @@ impl World {
         }
         assert_eq!(self.place.ledger.offline_beside_pods(), [], "{}", self.place.ledger);
         assert_eq!(self.place.ledger.pods_beside_offline(), [""; 0], "{}", self.place.ledger);
+        assert_eq!(self.place.ledger.tasks_beside_tasks(), [""; 0], "{}", self.place.ledger);
     }
 }
 
