@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use kube::{Client, runtime::events::Recorder};
+use kube::{Client, api::PostParams, runtime::events::Recorder};
 
-use crate::metrics::Metrics;
+use crate::{api::MANAGER, metrics::Metrics};
 
 /// How the operator was installed.
 #[derive(Clone, Debug)]
@@ -24,6 +24,12 @@ pub struct Config {
     /// Longest time for one reconcile. It ends earlier than the API client's own retries, so that a dead connection is
     /// noticed; a reconcile that is cut off is the same as an operator that is killed, and as harmless.
     pub reconcile_timeout: Duration,
+}
+
+/// How every create and every replace goes out: under our name, which `managedFields` show. Without it the API server
+/// calls the writer unknown.
+pub fn in_our_name() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }
 }
 
 /// Shared by all reconciles.

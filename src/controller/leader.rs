@@ -11,13 +11,10 @@ use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
-use kube::{
-    Api, Client,
-    api::{ObjectMeta, PostParams},
-};
+use kube::{Api, Client, api::ObjectMeta};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::MANAGER;
+use crate::context::in_our_name;
 
 /// A leader that has not renewed for this long is gone.
 const DURATION: Duration = Duration::from_secs(30);
@@ -79,7 +76,7 @@ async fn try_acquire(
     let Some(found) = api.get_opt(&lease.name).await? else {
         let metadata = ObjectMeta { name: Some(lease.name.clone()), ..Default::default() };
         let fresh = Lease { metadata, spec: Some(held_by(&lease.identity, 0)) };
-        return settled(api.create(&PostParams::default(), &fresh).await);
+        return settled(api.create(&in_our_name(), &fresh).await);
     };
     let spec = found.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty());
@@ -98,7 +95,7 @@ async fn try_acquire(
         }
     }
     let taken = Lease { spec: Some(held_by(&lease.identity, spec.lease_transitions.unwrap_or(0) + 1)), ..found };
-    settled(api.replace(&lease.name, &PostParams::default(), &taken).await)
+    settled(api.replace(&lease.name, &in_our_name(), &taken).await)
 }
 
 /// A conflict is an answer: another was faster.
@@ -153,7 +150,6 @@ async fn renew(api: &Api<Lease>, lease: &LeaderLease, now: Option<Timestamp>) ->
         Some(now) => spec.renew_time = Some(MicroTime(now)),
         None => spec.holder_identity = None,
     }
-    api.replace(&lease.name, &PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }, &found)
-        .await?;
+    api.replace(&lease.name, &in_our_name(), &found).await?;
     Ok(true)
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams},
     runtime::{controller::Action as Requeue, events},
 };
 
@@ -17,7 +17,7 @@ use crate::{
         conditions::{self, Type, truncate},
         synapse::SynapseStatus,
     },
-    context::Context,
+    context::{Context, in_our_name},
     error::Error,
     operation::{job, lease, observe},
 };
@@ -49,7 +49,7 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
         let (status, action) = plan(&before, &seen, Timestamp::now());
         if status != before {
             object.status = Some(status.clone());
-            object = api.replace_status(&object.name_any(), &PostParams::default(), &object).await?;
+            object = api.replace_status(&object.name_any(), &in_our_name(), &object).await?;
             tell(context, &object, &before, &status).await;
         }
         match action {
@@ -117,7 +117,7 @@ async fn create_job(context: &Context, object: &Synapse) -> Result<(), Error> {
         deadline_seconds: Some(DEADLINE),
     });
     let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    match api.create(&PostParams::default(), &built).await {
+    match api.create(&in_our_name(), &built).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => Ok(other.map(drop)?),
     }

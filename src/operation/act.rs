@@ -3,7 +3,7 @@
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
 };
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{FINALIZER, MANAGER},
-    context::Context,
+    context::{Context, in_our_name},
     recipes::Operation,
 };
 
@@ -37,7 +37,7 @@ pub async fn act<K: Operation>(
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     match action {
         Action::Wait(_) | Action::Continue => Ok(()),
-        Action::AcquireLease => match leases.create(&PostParams::default(), &lease::build(subject, now)).await {
+        Action::AcquireLease => match leases.create(&in_our_name(), &lease::build(subject, now)).await {
             // Somebody was faster, or we were before we were killed: the next look tells.
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             other => other.map(drop),
@@ -48,7 +48,7 @@ pub async fn act<K: Operation>(
         Action::RemoveFinalizer => set_finalizer(context, object, false).await,
         Action::Scale(changes) => scale_all(client, namespace, changes).await,
         Action::CreateJob(index) => {
-            match jobs.create(&PostParams::default(), &build_job(context, subject, object, *index, now)).await {
+            match jobs.create(&in_our_name(), &build_job(context, subject, object, *index, now)).await {
                 Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
                 other => other.map(drop),
             }
@@ -99,10 +99,7 @@ async fn publish_counts(leases: &Api<Lease>, subject: &Subject) -> kube::Result<
     }
     held.annotations_mut().extend(lease::annotations(&subject.namespace, window));
     // A replace with the resourceVersion just read: nobody else's Lease is ever written.
-    leases
-        .replace(&name, &PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }, &held)
-        .await
-        .map(drop)
+    leases.replace(&name, &in_our_name(), &held).await.map(drop)
 }
 
 async fn release_lease(leases: &Api<Lease>, subject: &Subject) -> kube::Result<()> {

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, Resource, ResourceExt,
-    api::PostParams,
     runtime::{controller::Action as Requeue, events},
 };
 
@@ -22,7 +21,7 @@ use crate::{
         conditions::truncate,
         operation::{Failure, OperationStatus},
     },
-    context::Context,
+    context::{Context, in_our_name},
     error::{Error, Refused},
     recipes::Operation,
     task::report::ErrorClass,
@@ -128,7 +127,7 @@ async fn write_status<K: Operation>(
     }
     let mut changed = object;
     changed.set_status(status.clone());
-    let written = api.replace_status(&changed.name_any(), &PostParams::default(), &changed).await?;
+    let written = api.replace_status(&changed.name_any(), &in_our_name(), &changed).await?;
     for event in super::events::between(&subject.status, status) {
         publish(context, &written, event).await;
     }

@@ -139,16 +139,7 @@ pub struct Surroundings {
 /// Why these workloads must not be taken down, before any was touched.
 pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) -> Option<Refusal> {
     let no = |reason, message: String| Some(Refusal { reason, message });
-    if let Some(missing) = missing(found, spec) {
-        return no(
-            "WorkloadNotFound",
-            format!(
-                "{missing} does not exist in namespace {}: correct spec.workloads of the Synapse object",
-                surroundings.namespace
-            ),
-        );
-    }
-    if !found.iter().any(|one| one.role != Role::Authentication) {
+    if spec.workloads.selector.is_some() && !has_synapse(found) {
         let hint = match surroundings.pod_owners.is_empty() {
             true => String::new(),
             false => format!(
@@ -160,6 +151,19 @@ pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) 
             "WorkloadsNotFound",
             format!(
                 "spec.workloads.selector of the Synapse object matches no Deployment and no StatefulSet in namespace {}{hint}",
+                surroundings.namespace
+            ),
+        );
+    }
+    if let Some(missing) = missing(found, spec) {
+        let or_selected = match spec.workloads.main == Some(missing.clone()) && spec.workloads.selector.is_some() {
+            true => " or does not match spec.workloads.selector",
+            false => "",
+        };
+        return no(
+            "WorkloadNotFound",
+            format!(
+                "{missing} does not exist in namespace {}{or_selected}: correct spec.workloads of the Synapse object",
                 surroundings.namespace
             ),
         );
@@ -220,10 +224,13 @@ pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) 
 /// A workload that is named but not there.
 fn missing<'a>(found: &[Found], spec: &'a SynapseSpec) -> Option<&'a WorkloadRef> {
     let mas = spec.matrix_authentication_service.iter().flat_map(|mas| mas.workloads.refs.iter().flatten());
-    let named = spec.workloads.refs.iter().flatten().chain(&spec.workloads.main).chain(mas);
-    let mut named = named.filter(|named| !found.iter().any(|one| one.workload == **named));
-    // A selector that matches nothing at all has a message of its own.
-    named.next().filter(|_| !(found.is_empty() && spec.workloads.selector.is_some()))
+    let mut named = spec.workloads.refs.iter().flatten().chain(&spec.workloads.main).chain(mas);
+    named.find(|named| !found.iter().any(|one| one.workload == **named))
+}
+
+/// Something of Synapse itself was found, not the authentication service alone.
+fn has_synapse(found: &[Found]) -> bool {
+    found.iter().any(|one| one.role != Role::Authentication)
 }
 
 /// Whether another `Synapse` object means this workload too.
@@ -285,7 +292,7 @@ pub async fn surroundings(
         operator_labels: operator.map(|pod| pod.labels().clone()),
         pod_owners: Vec::new(),
     };
-    if let (true, Some(selector)) = (found.is_empty(), &spec.workloads.selector) {
+    if let (false, Some(selector)) = (has_synapse(found), &spec.workloads.selector) {
         let matching = pods.list(&ListParams::default().labels_from(&to_selector(selector)).limit(20)).await?;
         let owners = matching.items.iter().filter_map(|pod| pod.owner_references().first());
         surroundings.pod_owners = owners.map(|owner| format!("{}/{}", owner.kind, owner.name)).collect();

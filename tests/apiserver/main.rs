@@ -3,6 +3,7 @@
 //!
 //! `cargo test --test apiserver -- [FILTER]`. It needs the programs of `tests/cluster/bin-dir`, or `KUBE_BIN_DIR`.
 
+mod api;
 mod engine;
 mod stage;
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
 
     let stage = Arc::new(OnceLock::new());
-    let tests = [engine::tests()].concat();
+    let tests = [api::tests(), engine::tests()].concat();
     let trials = tests.into_iter().map(|test| trial(test, &stage, runtime.handle())).collect();
     if !arguments.list {
         // On this thread, which lives as long as the process: the kernel ends the control plane with it.

@@ -166,6 +166,7 @@ impl ControlPlane {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             // The tests run side by side; none may wait for another's requests.
             "--enable-priority-and-fairness=false".to_owned(),

@@ -3,6 +3,7 @@
 pub mod control_plane;
 pub mod kubelet;
 pub mod ledger;
+pub mod logs;
 pub mod operator;
 pub mod script;
 pub mod world;
@@ -44,6 +45,7 @@ impl Stage {
         install_crds(&admin).await;
         control_plane.start_controllers();
         let kubelet = Kubelet::start(control_plane.admin().await);
+        logs::serve(&admin, kubelet.clone()).await;
         Self { control_plane, admin, kubelet, worlds: AtomicUsize::new(1) }
     }
 

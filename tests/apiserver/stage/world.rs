@@ -18,7 +18,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use synapse_keeper::api::{
-    SynapseMaintenance,
+    Synapse, SynapseMaintenance,
     conditions::{self, Type},
     operation::{HistoryEntry, Outcome, Run},
 };
@@ -40,6 +40,8 @@ pub struct World {
     pub namespace: String,
     pub place: Arc<Place>,
     pub installation: Installation,
+    /// The operator that the world keeps alive.
+    operator: Option<Operator>,
 }
 
 /// What the homeserver's workloads have before anybody touches them.
@@ -54,23 +56,38 @@ impl World {
         let object: Namespace = serde_json::from_value(json!({"metadata": metadata})).expect("a namespace");
         Api::<Namespace>::all(stage.admin.clone()).create(&PostParams::default(), &object).await.expect("a namespace");
         let installation = Installation::new(stage.control_plane.admin_config().await, &namespace);
-        Self { place: stage.kubelet.place(&namespace), stage: stage.clone(), namespace, installation }
+        Self { place: stage.kubelet.place(&namespace), stage: stage.clone(), namespace, installation, operator: None }
     }
 
     /// A namespace with a homeserver: a main process, two workers, a worker that is scaled to 0, and MAS.
     pub async fn with_homeserver(stage: &Arc<Stage>, test: &str) -> Self {
         let world = Self::empty(stage, test).await;
-        for (kind, name, replicas) in REPLICAS {
-            world.apply(&workload(kind, name, replicas)).await;
-        }
-        world.apply(SYNAPSE).await;
-        world.until_homeserver_is_ready().await;
+        world.add_homeserver().await;
         world
+    }
+
+    pub async fn add_homeserver(&self) {
+        for (kind, name, replicas) in REPLICAS {
+            self.apply(&workload(kind, name, replicas)).await;
+        }
+        self.apply(SYNAPSE).await;
+        self.until_homeserver_is_ready().await;
     }
 
     pub fn play(&self, script: Script) -> &Self {
         self.place.play(script);
         self
+    }
+
+    /// Starts an operator and a maintenance `m` with these fields.
+    pub async fn begin(&mut self, fields: &str) {
+        self.operator = Some(self.operator());
+        self.maintain("m", fields).await;
+    }
+
+    /// SIGKILL for the operator that [`World::begin`] started.
+    pub async fn kill_operator(&mut self) {
+        self.operator.take().expect("it was begun").kill().await;
     }
 
     pub fn operator(&self) -> Operator {
@@ -178,6 +195,15 @@ impl World {
         let status = object.status.unwrap_or_default();
         let failed = conditions::find(&status.conditions, Type::Failed).expect("it was just seen");
         (failed.reason.clone(), failed.message.clone())
+    }
+
+    /// Waits until an inspection has found the homeserver well.
+    pub async fn until_synapse_is_ready(&self) {
+        self.until::<Synapse>("example", "is Ready", |object| {
+            let status = object.and_then(|object| object.status.as_ref());
+            status.is_some_and(|status| conditions::is_true(&status.conditions, Type::Ready))
+        })
+        .await;
     }
 
     /// Waits until an object is gone.
@@ -330,7 +356,12 @@ spec:
   {service}
   template:
     metadata: {{labels: {{part: {name}, homeserver: example}}}}
-    spec: {{containers: [{{name: it, image: localhost/it:1}}]}}
+    spec:
+      securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
+      containers:
+      - name: it
+        image: localhost/it:1
+        securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "
     )
 }

@@ -1,0 +1,10 @@
+//! What the API server itself makes of our kinds.
+
+mod columns;
+mod rules;
+
+use crate::stage::Play;
+
+pub fn tests() -> Vec<(&'static str, Play)> {
+    [columns::tests(), rules::tests()].concat()
+}

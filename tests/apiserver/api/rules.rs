@@ -1,0 +1,186 @@
+//! Wrong input is refused when it is applied, with the name of the field.
+
+use std::sync::Arc;
+
+use crate::stage::{
+    Stage, tests,
+    world::{SYNAPSE, World, maintenance},
+};
+
+tests![
+    a_wrong_maintenance_is_refused_and_the_field_named,
+    a_wrong_synapse_is_refused_and_the_field_named,
+    what_must_not_change_is_refused_and_what_may_is_taken,
+    everything_that_the_docs_offer_is_taken,
+];
+
+async fn a_wrong_maintenance_is_refused_and_the_field_named(stage: Arc<Stage>, test: &'static str) {
+    let world = World::empty(&stage, test).await;
+    let long = "m".repeat(53);
+    let full = "steps: [{vacuum: {mode: Full}}]";
+    let with = |field: &str| format!("{full}\n{field}");
+    let wrong: &[(&str, String, &[&str])] = &[
+        ("m", with("schedule: {cron: every sunday}"), &["spec.schedule.cron"]),
+        ("m", with("schedule: {cron: '0 3 * *'}"), &["spec.schedule.cron"]),
+        ("m", with("schedule: {cron: '@daily', timeZone: 'Europe/ Berlin'}"), &["spec.schedule.timeZone"]),
+        ("m", with("schedule: {cron: '@daily', startWithin: 90 minutes}"), &["spec.schedule.startWithin"]),
+        ("m", with("schedule: {cron: '@daily', jitter: 5}"), &["spec.schedule.jitter"]),
+        ("m", with("downtime: {atMost: 1.5h}"), &["spec.downtime.atMost"]),
+        ("m", with("downtime: {stopWithin: soon}"), &["spec.downtime.stopWithin"]),
+        ("m", with("downtime: {allowed: false}"), &["spec", "downtime.allowed", "Analyze"]),
+        ("m", with("jobs: {startWithin: '1 min'}"), &["spec.jobs.startWithin"]),
+        ("m", with("jobs: {runAsUser: 0}"), &["spec.jobs.runAsUser"]),
+        ("m", "steps: []".to_owned(), &["spec.steps"]),
+        ("m", "dryRun: true".to_owned(), &["spec.steps"]),
+        ("m", "steps: [{}]".to_owned(), &["spec.steps[0]", "vacuum"]),
+        ("m", "steps: [{vacuum: {mode: Fool}}]".to_owned(), &["spec.steps[0].vacuum.mode", "Full"]),
+        ("m", "steps: [{vacuum: {mode: Full, freeSpace: 20 GB}}]".to_owned(), &["spec.steps[0].vacuum.freeSpace"]),
+        ("m", "steps: [{vacuum: {mode: Full, tabels: [events]}}]".to_owned(), &["spec.steps[0].vacuum.tabels"]),
+        ("m", with("shedule: {cron: '@daily'}"), &["spec.shedule"]),
+        (&long, full.to_owned(), &["metadata.name must have at most 52 characters"]),
+    ];
+    for (name, fields, said) in wrong {
+        refused(&world, &maintenance(name, fields), said).await;
+    }
+}
+
+async fn a_wrong_synapse_is_refused_and_the_field_named(stage: Arc<Stage>, test: &'static str) {
+    let world = World::empty(&stage, test).await;
+    let with = |from: &str, to: &str| {
+        let changed = SYNAPSE.replace(from, to);
+        assert_ne!(changed, SYNAPSE, "{from} is not in it");
+        changed
+    };
+    let selector = "selector: {matchLabels: {app: synapse}}";
+    let wrong: &[(String, &[&str])] = &[
+        (with(selector, "selector: {}"), &["spec.workloads", "empty selector"]),
+        (with(selector, "selector: {matchLabels: {}}"), &["spec.workloads", "empty selector"]),
+        (
+            with(selector, "selector: {matchLabels: {app: synapse}}\n    refs: [{kind: Deployment, name: a}]"),
+            &["spec.workloads", "either selector or refs"],
+        ),
+        (with(selector, ""), &["spec.workloads", "either selector or refs"]),
+        (with(selector, "refs: []"), &["spec.workloads", "at least one workload"]),
+        (
+            with(selector, "selector: {matchExpressions: [{key: app, operator: Equals}]}"),
+            &["spec.workloads.selector.matchExpressions[0].operator"],
+        ),
+        (with("main: {kind: StatefulSet", "main: {kind: DaemonSet"), &["spec.workloads.main.kind", "StatefulSet"]),
+        (
+            with("refs: [{kind: Deployment, name: mas}]", "selector: {}"),
+            &["spec.matrixAuthenticationService.workloads", "empty selector"],
+        ),
+        (
+            with("name: example}", &format!("name: {}}}", "e".repeat(41))),
+            &["metadata.name must have at most 40 characters"],
+        ),
+        (with("serverName: example.org", "serverName: ''"), &["spec.serverName"]),
+        (with("host: postgres,", "host: postgres, port: 70000,"), &["spec.postgres.port"]),
+        (with("host: postgres,", "host: postgres, tls: {mode: verify},"), &["spec.postgres.tls.mode"]),
+        (with("host: postgres,", "host: postgres, pasword: x,"), &["spec.postgres.pasword"]),
+        (
+            with("  serverName", "  adminApi: {url: 'http://admin:secret@synapse:8008'}\n  serverName"),
+            &["spec.adminApi.url"],
+        ),
+    ];
+    for (yaml, said) in wrong {
+        refused(&world, yaml, said).await;
+    }
+}
+
+async fn what_must_not_change_is_refused_and_what_may_is_taken(stage: Arc<Stage>, test: &'static str) {
+    let world = World::empty(&stage, test).await;
+    world.apply(SYNAPSE).await;
+    refused(
+        &world,
+        &SYNAPSE.replace("serverName: example.org", "serverName: example.com"),
+        &["spec.serverName", "immutable"],
+    )
+    .await;
+    world.apply(&SYNAPSE.replace("host: postgres", "host: postgres-2")).await;
+
+    let once = "suspend: true\nsteps: [{vacuum: {mode: Full}}]";
+    world.maintain("once", once).await;
+    world.maintain("once", once).await;
+    let changes: [(&str, &[&str]); 5] = [
+        ("suspend: true\nsteps: [{vacuum: {mode: Analyze}}]", &["immutable"]),
+        ("suspend: true\ndryRun: true\nsteps: [{vacuum: {mode: Full}}]", &["immutable"]),
+        ("suspend: true\ndowntime: {atMost: 2h}\nsteps: [{vacuum: {mode: Full}}]", &["immutable"]),
+        (
+            "suspend: true\nschedule: {cron: '@daily'}\nsteps: [{vacuum: {mode: Full}}]",
+            &["spec.schedule", "neither added nor removed"],
+        ),
+        ("suspend: true\nsteps: [{vacuum: {mode: Full, tables: [events]}}]", &["immutable"]),
+    ];
+    for (fields, said) in changes {
+        refused(&world, &maintenance("once", fields), said).await;
+    }
+    world.maintain("once", "suspend: false\njobs: {labels: {mesh: 'off'}}\nsteps: [{vacuum: {mode: Full}}]").await;
+
+    world.maintain("weekly", "schedule: {cron: '@weekly'}\nsteps: [{vacuum: {mode: Full}}]").await;
+    refused(
+        &world,
+        &maintenance("weekly", "steps: [{vacuum: {mode: Full}}]"),
+        &["spec.schedule", "neither added nor removed"],
+    )
+    .await;
+    let elsewhere = maintenance("weekly", "schedule: {cron: '@weekly'}\nsteps: [{vacuum: {mode: Full}}]");
+    refused(
+        &world,
+        &elsewhere.replace("synapseRef: {name: example}", "synapseRef: {name: other}"),
+        &["spec.synapseRef", "immutable"],
+    )
+    .await;
+    world
+        .maintain(
+            "weekly",
+            "schedule: {cron: '0 3 * * 0', timeZone: Europe/Berlin}\nsteps: [{vacuum: {mode: Analyze}}]",
+        )
+        .await;
+}
+
+async fn everything_that_the_docs_offer_is_taken(stage: Arc<Stage>, test: &'static str) {
+    let world = World::empty(&stage, test).await;
+    for cron in ["0 3 * * 0", "*/15 1-5 1,15 JAN-MAR MON-FRI", "0 3 * * 7", "30 2 L * *", "0 4 * * SUN#2", "@monthly"] {
+        world.maintain("m", &format!("schedule: {{cron: '{cron}', timeZone: America/Argentina/Buenos_Aires, startWithin: 1h30m, jitter: 2w}}\nsteps: [{{vacuum: {{mode: Full}}}}]")).await;
+    }
+    let settings = "
+jobs:
+  image: registry.internal/tools:1
+  resources: {requests: {cpu: 100m}, limits: {memory: 1Gi, cpu: '2'}}
+  labels: {mesh: 'off'}
+  annotations: {a: b}
+  nodeSelector: {disk: ssd}
+  tolerations: [{key: dedicated, operator: Exists}]
+  imagePullSecrets: [registry]
+  priorityClassName: low
+  runAsUser: 1000
+  fsGroup: 1000
+  startWithin: 10m";
+    world.maintain("all", &format!("dryRun: true\nsteps: [{{vacuum: {{mode: Full, tables: [events], minimumGain: 1Gi, freeSpace: 20Gi}}}}]{settings}")).await;
+    let all = "
+  workloads:
+    refs: [{kind: Deployment, name: synapse}, {kind: StatefulSet, name: worker}]
+    main: {kind: Deployment, name: synapse}
+  matrixAuthenticationService:
+    workloads: {selector: {matchExpressions: [{key: app, operator: In, values: [mas]}]}}
+  adminApi: {url: 'http://synapse:8008'}
+  suspend: true
+  postgres:
+    host: postgres.example.org
+    port: 5433
+    database: synapse
+    credentials: {secretName: synapse-postgres}
+    dataVolume: {claimName: data-postgres-0}
+    tls: {mode: verify-full, caSecret: {name: ca, key: ca.crt}}
+    ignoreSessions: [{role: exporter, applicationName: postgres_exporter}]";
+    let head = "apiVersion: synapse-keeper.dev/v1alpha1\nkind: Synapse\nmetadata: {name: all}\nspec:\n  serverName: example.org";
+    world.apply(&format!("{head}{all}{}", settings.replace('\n', "\n  "))).await;
+}
+
+async fn refused(world: &World, yaml: &str, said: &[&str]) {
+    let Err(words) = world.try_apply(yaml).await else { panic!("it was taken:\n{yaml}") };
+    for word in said {
+        assert!(words.contains(word), "{words:?} does not say {word:?}\n{yaml}");
+    }
+}
