@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use synapse_keeper::{
     api::operation::StepPlan,
-    task::report::{ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError},
+    task::report::{
+        ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TableResult, TaskError,
+    },
 };
 
 use super::ledger::Task;
@@ -92,6 +94,7 @@ pub fn success(task: &Task) -> Report {
                 bytes_before: Some(before),
                 bytes_after: Some(after),
                 seconds: Some(0.1),
+                tables: vec![TableResult { bytes_before: before, bytes_after: after, ..Default::default() }],
                 ..Default::default()
             });
         }
