@@ -9,8 +9,11 @@ use crate::{
         Duration,
         operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus},
     },
-    operation::observed::{JobState, ObservedJob},
-    operation::pinned,
+    operation::{
+        job,
+        observed::{JobState, ObservedJob, Subject},
+        pinned,
+    },
     task::report::{
         ErrorClass::{self, Terminal, Transient},
         Findings, Report, StepResult,
@@ -143,7 +146,11 @@ impl Planner<'_> {
         let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
         let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
-        let why = job.pod.clone().unwrap_or_else(|| "no Pod was made for its Job".to_owned());
+        let why = job.pod.clone().unwrap_or_else(|| {
+            let Subject { namespace, name, uid, .. } = self.subject;
+            let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
+            format!("no Pod was made for its Job. See why with: kubectl -n {namespace} describe job {job}")
+        });
         if elapsed(&since, self.now) > allowed {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.failing("PodDoesNotStart", Terminal, message);
