@@ -96,16 +96,6 @@ impl ControlPlane {
         self.config(&self.kubeconfig(ADMIN_TOKEN)).await
     }
 
-    /// The same for the holder of a token.
-    pub async fn config_for(&self, token: &str) -> Config {
-        self.config(&self.kubeconfig(token)).await
-    }
-
-    /// What the users that the audit policy names have asked for, one JSON object a line.
-    pub fn audit_log(&self) -> String {
-        fs::read_to_string(self.dir.join("audit.log")).unwrap_or_default()
-    }
-
     /// A program of the control plane's own version, such as `kubectl`, with all rights.
     pub fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
