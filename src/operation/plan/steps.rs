@@ -94,8 +94,10 @@ impl Planner<'_> {
     fn follow(&mut self, index: usize) -> Option<Next> {
         let Some(job) = self.observed.job.clone() else {
             return match self.run().steps[index].job_uid {
-                // Its UID was never seen: the one before us died before it had created it.
-                None => Some((Action::CreateJob(index), self.step_headline(index, "its Job starts"))),
+                // Its UID was never seen: the one before us died before it had created it, or before it had seen it.
+                None => self
+                    .wait_for_task_pods(index)
+                    .or_else(|| Some((Action::CreateJob(index), self.step_headline(index, "its Job starts")))),
                 Some(_) => self.try_again(
                     index,
                     Transient,
