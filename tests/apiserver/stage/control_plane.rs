@@ -103,6 +103,11 @@ impl ControlPlane {
         command
     }
 
+    /// Where everything of it lives.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     async fn client(&self, kubeconfig: &str) -> Client {
         Client::try_from(self.config(kubeconfig).await).expect("a client of a kubeconfig of ours")
     }
@@ -112,7 +117,8 @@ impl ControlPlane {
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a kubeconfig of ours")
     }
 
-    fn kubeconfig(&self, token: &str) -> String {
+    /// A kubeconfig for the holder of a token, for a process of its own.
+    pub fn kubeconfig(&self, token: &str) -> String {
         format!(
             "{{apiVersion: v1, kind: Config, current-context: it, contexts: [{{name: it, context: {{cluster: it, user: it}}}}], \
              clusters: [{{name: it, cluster: {{server: 'https://127.0.0.1:{}', certificate-authority: '{}'}}}}], \
