@@ -26,7 +26,8 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 
 /// Stops with the value, and by the kernel's hand if this process or thread is killed.
 pub struct ControlPlane {
-    dir: PathBuf,
+    /// Where everything of it lives; its `audit.log` too.
+    pub dir: PathBuf,
     programs: PathBuf,
     port: u16,
     /// In the order of their start.
@@ -101,11 +102,6 @@ impl ControlPlane {
         let mut command = Command::new(self.programs.join(name));
         command.env("KUBECONFIG", self.path("admin.kubeconfig")).env("HOME", &self.dir);
         command
-    }
-
-    /// Where everything of it lives.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     async fn client(&self, kubeconfig: &str) -> Client {
