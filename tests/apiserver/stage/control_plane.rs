@@ -26,7 +26,8 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 
 /// Stops with the value, and by the kernel's hand if this process or thread is killed.
 pub struct ControlPlane {
-    dir: PathBuf,
+    /// Where everything of it lives; its `audit.log` too.
+    pub dir: PathBuf,
     programs: PathBuf,
     port: u16,
     /// In the order of their start.
@@ -96,16 +97,6 @@ impl ControlPlane {
         self.config(&self.kubeconfig(ADMIN_TOKEN)).await
     }
 
-    /// The same for the holder of a token.
-    pub async fn config_for(&self, token: &str) -> Config {
-        self.config(&self.kubeconfig(token)).await
-    }
-
-    /// What the users that the audit policy names have asked for, one JSON object a line.
-    pub fn audit_log(&self) -> String {
-        fs::read_to_string(self.dir.join("audit.log")).unwrap_or_default()
-    }
-
     /// A program of the control plane's own version, such as `kubectl`, with all rights.
     pub fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
@@ -122,7 +113,8 @@ impl ControlPlane {
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a kubeconfig of ours")
     }
 
-    fn kubeconfig(&self, token: &str) -> String {
+    /// A kubeconfig for the holder of a token, for a process of its own.
+    pub fn kubeconfig(&self, token: &str) -> String {
         format!(
             "{{apiVersion: v1, kind: Config, current-context: it, contexts: [{{name: it, context: {{cluster: it, user: it}}}}], \
              clusters: [{{name: it, cluster: {{server: 'https://127.0.0.1:{}', certificate-authority: '{}'}}}}], \

@@ -109,10 +109,10 @@ impl Ledger {
             match &entry {
                 Entry::PodCame(pod) => drop(alive.insert(pod.clone())),
                 Entry::PodWent(pod) => drop(alive.remove(pod)),
-                Entry::TaskBegan { task, beside, .. } => {
-                    if task.is_offline() && !(alive.is_empty() && beside.is_empty()) {
-                        bad.push(entry.clone());
-                    }
+                Entry::TaskBegan { task, beside, .. }
+                    if task.is_offline() && !(alive.is_empty() && beside.is_empty()) =>
+                {
+                    bad.push(entry.clone());
                 }
                 _ => {}
             }
