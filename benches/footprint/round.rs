@@ -110,7 +110,7 @@ pub struct Installed {
 
 impl Installed {
     async fn new(stage: &Arc<Stage>, settings: &Settings) -> Self {
-        let folder = stage.control_plane.dir().to_owned();
+        let folder = stage.control_plane.dir.clone();
         let token = account(&stage.admin, OWN).await;
         let kubeconfig = folder.join("operator.kubeconfig");
         std::fs::write(&kubeconfig, stage.control_plane.kubeconfig(&token)).expect("a kubeconfig");

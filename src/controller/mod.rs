@@ -87,16 +87,32 @@ fn context(client: Client, options: &Options) -> Context {
 
 /// All controllers, until `shutdown`. A reconcile that runs comes to its end first.
 pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readiness, shutdown: CancellationToken) {
-    if !wait_for_kinds(&context, &scope, &readiness, &shutdown).await {
-        return;
-    }
-    let watches = Watches::new(&context, scope);
+    let watches = Watches::new(&context, scope.clone());
+    // What an operation left behind comes back without its CRD: nobody waits for that.
+    let (leases, lease_controller) = watches.lease_controller();
+    let orphans = lease_controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
+    let ours = async {
+        if wait_for_kinds(&context, &scope, &readiness, &shutdown).await {
+            controllers_of_kinds(&context, &watches, &readiness, &shutdown).await;
+        }
+    };
+    tokio::join!(drive("Lease", orphans, tend, context.clone(), shutdown.clone()), ours);
+}
+
+/// The controllers of our own kinds.
+async fn controllers_of_kinds(
+    context: &Arc<Context>,
+    watches: &Watches,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) {
     let (maintenances, maintenance_controller) = watches.operation_controller::<SynapseMaintenance>();
     let (synapses, synapse_controller) = watches.controller::<Synapse>();
-    let (leases, lease_controller) = watches.lease_controller();
     let uninstall = watches.uninstalling(context.clone());
 
-    let stores = (maintenances.clone(), synapses.clone());
+    let stores = (maintenances.clone(), synapses);
     let ready = readiness.clone();
     tokio::spawn(async move {
         let (maintenances, synapses) = stores;
@@ -116,11 +132,7 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
         .owns_stream(watches.jobs())
         .watches_stream(watches.leases(), watches::synapse_of_lease())
-        .watches_stream(watches.maintenances(), watches::synapse_of_operation(maintenances.clone()));
-    let orphans = lease_controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
-
+        .watches_stream(watches.maintenances(), watches::synapse_of_operation(maintenances));
     tokio::join!(
         drive(
             "SynapseMaintenance",
@@ -130,7 +142,6 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
             shutdown.clone()
         ),
         drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
-        drive("Lease", orphans, tend, context.clone(), shutdown),
     );
 }
 

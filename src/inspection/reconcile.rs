@@ -18,7 +18,7 @@ use crate::{
         synapse::SynapseStatus,
     },
     context::{Context, in_our_name},
-    error::Error,
+    error::{Error, find},
     operation::{job, lease, observe},
 };
 
@@ -39,7 +39,7 @@ pub async fn reconcile(object: Arc<Synapse>, context: Arc<Context>) -> Result<Re
 
 async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
     let api: Api<Synapse> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
-    let Some(mut object) = api.get_opt(&cached.name_any()).await? else { return Ok(Requeue::await_change()) };
+    let Some(mut object) = find(&api, &cached.name_any()).await? else { return Ok(Requeue::await_change()) };
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Requeue::await_change());
     }

@@ -25,6 +25,7 @@ use crate::{
         synapse::WorkloadRef,
     },
     context::Context,
+    error::find,
     task::report::Report,
 };
 
@@ -109,7 +110,7 @@ fn about_to_begin(run: &Run) -> bool {
 
 async fn synapse(context: &Context, subject: &Subject) -> kube::Result<Option<ObservedSynapse>> {
     let api: Api<Synapse> = Api::namespaced(context.client.clone(), &subject.namespace);
-    Ok(api.get_opt(&subject.request.synapse).await?.map(|synapse| ObservedSynapse {
+    Ok(find(&api, &subject.request.synapse).await?.map(|synapse| ObservedSynapse {
         uid: synapse.uid().unwrap_or_default(),
         generation: synapse.metadata.generation.unwrap_or_default(),
         deleting: synapse.metadata.deletion_timestamp.is_some(),

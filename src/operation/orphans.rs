@@ -14,7 +14,7 @@ use super::{act::delete_lease, job, lease, scale};
 use crate::{
     api::{SynapseMaintenance, operation::OperationStatus},
     context::Context,
-    error::Error,
+    error::{Error, find},
 };
 
 /// What was found and done.
@@ -78,8 +78,7 @@ async fn is_alive(context: &Context, namespace: &str, holder: &lease::Holder<'_>
     let status: Option<OperationStatus> = match holder.kind {
         "SynapseMaintenance" => {
             let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), namespace);
-            // A CRD that is gone answers 404 as well.
-            let object = api.get_opt(holder.name).await?.filter(|object| object.uid().as_deref() == Some(holder.uid));
+            let object = find(&api, holder.name).await?.filter(|object| object.uid().as_deref() == Some(holder.uid));
             object.map(|object| object.status.unwrap_or_default())
         }
         // A kind of a newer release, before a downgrade: its objects cannot be driven any more.

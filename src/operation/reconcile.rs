@@ -22,7 +22,7 @@ use crate::{
         operation::{Failure, OperationStatus},
     },
     context::{Context, in_our_name},
-    error::{Error, Refused},
+    error::{Error, Refused, find},
     recipes::Operation,
     task::report::ErrorClass,
 };
@@ -46,7 +46,7 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         return Ok(wait);
     }
     // The cache may lag behind our own last write. A decision about replicas must not rest on it.
-    let Some(mut object) = api.get_opt(&cached.name_any()).await? else { return Ok(Requeue::await_change()) };
+    let Some(mut object) = find(&api, &cached.name_any()).await? else { return Ok(Requeue::await_change()) };
     for _ in 0..MAX_TURNS {
         let subject = subject(&object);
         let observed = observe(context, &subject).await?;
@@ -71,7 +71,7 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
             },
         }
         if touches_object(&plan.action) {
-            let Some(newer) = api.get_opt(&object.name_any()).await? else { return Ok(Requeue::await_change()) };
+            let Some(newer) = find(&api, &object.name_any()).await? else { return Ok(Requeue::await_change()) };
             object = newer;
         }
     }

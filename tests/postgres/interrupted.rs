@@ -70,7 +70,8 @@ async fn the_server_ends_the_session() {
     let attempt = |number: &str| database.task("vacuum").with(&FULL).with(&OPERATION).with(&["--attempt", number]);
     let task = attempt("1").start().at_work(&database).await;
     database.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'VACUUM (FULL)%'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND state = 'active' AND query LIKE 'VACUUM (FULL)%'",
     );
     let finished = task.finish().await;
     let words = ["terminating connection due to administrator command [57P01]"];
@@ -104,7 +105,8 @@ async fn what_was_done_before_a_failure_is_reported() {
     })
     .await;
     database.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'VACUUM (FULL)%'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND state = 'active' AND query LIKE 'VACUUM (FULL)%'",
     );
     let finished = task.finish().await;
     finished.refused("ConnectionLost", &[]);

@@ -9,8 +9,11 @@ use crate::{
         Duration,
         operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus},
     },
-    operation::observed::{JobState, ObservedJob},
-    operation::pinned,
+    operation::{
+        job,
+        observed::{JobState, ObservedJob, Subject},
+        pinned,
+    },
     task::report::{
         ErrorClass::{self, Terminal, Transient},
         Findings, Report, StepResult,
@@ -94,8 +97,10 @@ impl Planner<'_> {
     fn follow(&mut self, index: usize) -> Option<Next> {
         let Some(job) = self.observed.job.clone() else {
             return match self.run().steps[index].job_uid {
-                // Its UID was never seen: the one before us died before it had created it.
-                None => Some((Action::CreateJob(index), self.step_headline(index, "its Job starts"))),
+                // Its UID was never seen: the one before us died before it had created it, or before it had seen it.
+                None => self
+                    .wait_for_task_pods(index)
+                    .or_else(|| Some((Action::CreateJob(index), self.step_headline(index, "its Job starts")))),
                 Some(_) => self.try_again(
                     index,
                     Transient,
@@ -141,7 +146,11 @@ impl Planner<'_> {
         let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
         let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
-        let why = job.pod.clone().unwrap_or_else(|| "no Pod was made for its Job".to_owned());
+        let why = job.pod.clone().unwrap_or_else(|| {
+            let Subject { namespace, name, uid, .. } = self.subject;
+            let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
+            format!("no Pod was made for its Job. See why with: kubectl -n {namespace} describe job {job}")
+        });
         if elapsed(&since, self.now) > allowed {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.failing("PodDoesNotStart", Terminal, message);

@@ -188,7 +188,8 @@ impl Planner<'_> {
     pub(super) fn wait_for_task_pods(&self, index: usize) -> Option<Next> {
         let run = self.run();
         let step = &run.steps[index];
-        let since = run.failure.as_ref().map(|failure| &failure.at).or(step.retry_at.as_ref());
+        let failed_at = run.failure.as_ref().map(|failure| &failure.at);
+        let since = failed_at.or(step.retry_at.as_ref()).or(step.started_at.as_ref());
         let overdue = since.is_some_and(|since| elapsed(since, self.now) > TASK_STOPS_WITHIN);
         if self.observed.task_pods.is_empty() || overdue {
             return None;

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{apps::v1::StatefulSet, coordination::v1::Lease};
 use kube::{
     ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
-use synapse_keeper::api::{SynapseMaintenance, conditions::Type, operation::Outcome};
+use synapse_keeper::{
+    api::{SynapseMaintenance, conditions::Type, operation::Outcome},
+    operation::orphans,
+};
 
 use super::endings::strip_finalizers;
 use crate::stage::{
@@ -16,7 +19,7 @@ use crate::stage::{
     ledger::{Entry, Task},
     script::{Fate, Script},
     tests,
-    world::{ANALYZE_AND_FULL, FULL, World, outcomes},
+    world::{ANALYZE_AND_FULL, FULL, World, outcomes, run},
 };
 
 tests![
@@ -29,6 +32,7 @@ tests![
     counts_of_a_run_that_is_over_come_back,
     a_lease_that_cannot_be_read_is_left_to_a_person,
     a_lease_says_what_to_type,
+    an_old_copy_of_a_lease_does_no_harm,
 ];
 
 const LEASE: &str = "synapse-keeper-example";
@@ -84,17 +88,25 @@ async fn a_lease_that_somebody_deletes_is_made_again_with_its_counts(stage: Arc<
 }
 
 async fn a_lease_that_another_has_taken_ends_the_run(stage: Arc<Stage>, test: &'static str) {
-    let world = in_the_downtime(&stage, test).await;
-    // As if somebody had deleted it and another operation, which waits, had been faster than this one.
-    world.maintain("n", &format!("suspend: true\n{FULL}")).await;
-    let other = world.api::<SynapseMaintenance>().get("n").await.expect("it is there").uid().expect("a UID");
-    let taken =
-        json!({"spec": {"holderIdentity": format!("SynapseMaintenance/n/{other}")}, "metadata": {"annotations": null}});
-    world.api::<Lease>().patch(LEASE, &PatchParams::default(), &Patch::Merge(taken)).await.expect("it is there");
+    let mut world = in_the_downtime(&stage, test).await;
+    world.play(Script::default());
+    world.maintain("n", FULL).await;
+    let other = world.until_maintenance("n", "waits", |object| run(object).is_some()).await.uid().expect("a UID");
+    world.kill_operator().await;
+    // As if somebody had deleted it and the other operation had been faster than this one.
+    let holder = format!("SynapseMaintenance/n/{other}");
+    let taken = json!({"spec": {"holderIdentity": holder}, "metadata": {"annotations": null}});
+    let patch = Patch::Merge(taken);
+    world.api::<Lease>().patch(LEASE, &PatchParams::default(), &patch).await.expect("it is there");
+    let _operator = world.operator();
     let (reason, message) = world.until_failed("m").await;
     assert_eq!(reason, "LeaseLost");
     assert!(message.contains("SynapseMaintenance n"), "{message}");
-    world.assert_all_is_back().await;
+    // It has recorded no zeros: either it came after the replicas had returned, or it refused.
+    world.until_maintenance("n", "has ended", |object| outcomes(object).len() == 1).await;
+    world.until_homeserver_is_ready().await;
+    world.until_gone::<Lease>(LEASE).await;
+    assert_eq!(world.place.ledger.offline_beside_pods(), [], "{}", world.place.ledger);
 }
 
 async fn counts_of_an_object_that_is_gone_come_back(stage: Arc<Stage>, test: &'static str) {
@@ -153,6 +165,26 @@ async fn a_lease_that_cannot_be_read_is_left_to_a_person(stage: Arc<Stage>, test
     world.scale("Deployment", "mas", 1).await;
     world.api::<Lease>().delete(LEASE, &DeleteParams::default()).await.expect("it is there");
     world.until_complete("n").await;
+}
+
+/// A watch may lag: what it shows is a Lease of an operation that is over, while the next has the homeserver down.
+async fn an_old_copy_of_a_lease_does_no_harm(stage: Arc<Stage>, test: &'static str) {
+    let mut world = in_the_downtime(&stage, test).await;
+    let old = world.lease().await.expect("it is held");
+    world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
+    world.until_gone::<SynapseMaintenance>("m").await;
+    world.assert_all_is_back().await;
+    world.kill_operator().await;
+    world.begin(FULL).await;
+    let down = |object: &SynapseMaintenance| {
+        run(object).is_some_and(|run| run.steps.last().is_some_and(|step| step.job_uid.is_some()))
+    };
+    world.until_maintenance("m", "is down", down).await;
+
+    let outcome = orphans::tend(&world.installation.context(), &old, false).await.expect("an answer");
+    assert_eq!(outcome, orphans::Outcome::Alive);
+    let scale = world.api::<StatefulSet>().get_scale("main").await.expect("it is there");
+    assert_eq!(scale.spec.unwrap().replicas.unwrap_or(0), 0);
 }
 
 async fn a_lease_says_what_to_type(stage: Arc<Stage>, test: &'static str) {

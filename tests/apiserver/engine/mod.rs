@@ -3,25 +3,30 @@
 mod crash;
 mod endings;
 mod intruders;
+mod kinds;
 mod leases;
 mod life;
 mod refusals;
 mod rest;
+mod rights;
 mod schedule;
 mod trouble;
 
 use crate::stage::Play;
 
+/// The longest first: the others run beside them.
 pub fn tests() -> Vec<(&'static str, Play)> {
     [
         crash::tests(),
         endings::tests(),
+        schedule::tests(),
+        kinds::tests(),
         intruders::tests(),
         leases::tests(),
-        rest::tests(),
-        schedule::tests(),
         life::tests(),
         refusals::tests(),
+        rest::tests(),
+        rights::tests(),
         trouble::tests(),
     ]
     .concat()

@@ -1,12 +1,12 @@
 //! An operator that has nothing to do does nothing, and its conditions say so as kstatus reads them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::Method;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
 use synapse_keeper::api::{
-    SynapseMaintenance,
+    Synapse, SynapseMaintenance,
     conditions::{self, Type},
 };
 
@@ -17,13 +17,30 @@ use crate::stage::{
     world::{ANALYZE, FULL, World, maintenance, run},
 };
 
-tests![an_idle_operator_writes_nothing, conditions_are_read_as_meant_from_beginning_to_end];
+tests![every_write_bears_our_name, an_idle_operator_writes_nothing, conditions_are_read_as_meant_from_beginning_to_end];
+
+async fn every_write_bears_our_name(stage: Arc<Stage>, test: &'static str) {
+    let mut world = World::with_homeserver(&stage, test).await;
+    world.play(Script::default().tasks(|task| task.is_offline().then_some(Fate::RunsUntilDeleted)));
+    world.begin(FULL).await;
+    let works = |object: &SynapseMaintenance| {
+        run(object).is_some_and(|run| run.steps.last().is_some_and(|step| step.job_uid.is_some()))
+    };
+    let object = world.until_maintenance("m", "is at work", works).await;
+    let jobs = world.api::<Job>().list(&Default::default()).await.expect("a list").items;
+    let metas = jobs.into_iter().map(|job| job.metadata);
+    let metas = metas.chain([object.metadata, world.lease().await.expect("it is held").metadata]);
+    let managers = metas.flat_map(|meta| meta.managed_fields.unwrap_or_default()).filter_map(|entry| entry.manager);
+    let others: BTreeSet<String> = managers.collect();
+    let known = ["kube-controller-manager", "kubectl", "synapse-keeper"].map(str::to_owned);
+    assert_eq!(others, BTreeSet::from(known));
+}
 
 async fn an_idle_operator_writes_nothing(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     let busy = world.operator();
     world.maintain("done", FULL).await;
-    world.until_complete("done").await;
+    let ended = run(&world.until_complete("done").await).and_then(|run| run.finished_at.clone());
     world.maintain("weekly", &format!("schedule: {{cron: '@weekly'}}\n{ANALYZE}")).await;
     world.until_condition("weekly", Type::Ready, "True", "Scheduled").await;
     world.maintain("suspended", &format!("suspend: true\n{ANALYZE}")).await;
@@ -32,7 +49,13 @@ async fn an_idle_operator_writes_nothing(stage: Arc<Stage>, test: &'static str) 
     world.until_condition("stalled", Type::Stalled, "True", "UnknownTimeZone").await;
     world.apply(&maintenance("homeless", ANALYZE).replace("name: example", "name: nobody")).await;
     world.until_condition("homeless", Type::Ready, "False", "SynapseNotFound").await;
-    world.until_synapse_is_ready().await;
+    // What the run has changed is looked at once more.
+    world
+        .until::<Synapse>("example", "was inspected after the run", |object| {
+            let inspection = object.and_then(|object| object.status.as_ref()?.inspection.clone());
+            inspection.is_some_and(|inspection| inspection.finished_at.is_some() && Some(inspection.started_at) > ended)
+        })
+        .await;
     busy.kill().await;
     let before = versions(&world).await;
 

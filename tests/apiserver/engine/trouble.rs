@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use synapse_keeper::{
-    api::{conditions::Type, operation::Outcome},
+    api::{SynapseMaintenance, conditions::Type, operation::Outcome},
     task::report::{ErrorClass, Report, StepResult},
 };
 
@@ -29,6 +29,7 @@ tests![
     a_task_that_runs_out_of_memory_says_what_to_raise,
     an_offline_image_that_cannot_be_pulled_does_not_keep_users_out,
     a_job_that_somebody_deletes_is_made_again,
+    the_pod_of_a_job_that_somebody_deletes_is_waited_for_before_the_replicas_return,
     a_pod_that_ignores_sigterm_brings_the_others_back,
     a_report_that_is_too_long_is_read_from_the_log,
     a_workload_that_is_deleted_in_the_downtime_is_let_go,
@@ -110,7 +111,8 @@ async fn an_offline_image_that_cannot_be_pulled_does_not_keep_users_out(stage: A
 
 async fn a_job_that_somebody_deletes_is_made_again(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
-    world.play(only(|task| task.is_offline() && task.attempt() == 1, Fate::RunsUntilDeleted));
+    // Its Pod outlives the Job, and the pause before the next attempt: until it is gone it may write.
+    world.play(only(|task| task.is_offline() && task.attempt() == 1, Fate::StopsSlowly(8000)));
     let _operator = world.operator();
     world.maintain("m", FULL).await;
     let job = offline_job(&world).await;
@@ -118,6 +120,21 @@ async fn a_job_that_somebody_deletes_is_made_again(stage: Arc<Stage>, test: &'st
     let done = world.until_complete("m").await;
     assert_eq!(run(&done).unwrap().steps[1].attempt, 2);
     assert_eq!(world.place.ledger.successes().len(), 2);
+    world.assert_all_is_back().await;
+}
+
+async fn the_pod_of_a_job_that_somebody_deletes_is_waited_for_before_the_replicas_return(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.play(only(Task::is_offline, Fate::StopsSlowly(6000)));
+    let _operator = world.operator();
+    world.maintain("m", FULL).await;
+    let job = offline_job(&world).await;
+    world.api::<Job>().delete(&job, &DeleteParams::background()).await.expect("it is there");
+    world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
+    world.until_gone::<SynapseMaintenance>("m").await;
     world.assert_all_is_back().await;
 }
 

@@ -26,7 +26,8 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 
 /// Stops with the value, and by the kernel's hand if this process or thread is killed.
 pub struct ControlPlane {
-    dir: PathBuf,
+    /// Where everything of it lives; its `audit.log` too.
+    pub dir: PathBuf,
     programs: PathBuf,
     port: u16,
     /// In the order of their start.
@@ -101,7 +102,7 @@ impl ControlPlane {
         self.config(&self.kubeconfig(token)).await
     }
 
-    /// What the users that the audit policy names have asked for, one JSON object a line.
+    /// What ServiceAccounts of the tests have asked for, one JSON object a line.
     pub fn audit_log(&self) -> String {
         fs::read_to_string(self.dir.join("audit.log")).unwrap_or_default()
     }
@@ -111,11 +112,6 @@ impl ControlPlane {
         let mut command = Command::new(self.programs.join(name));
         command.env("KUBECONFIG", self.path("admin.kubeconfig")).env("HOME", &self.dir);
         command
-    }
-
-    /// Where everything of it lives.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     async fn client(&self, kubeconfig: &str) -> Client {
@@ -225,7 +221,7 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Only what ServiceAccounts of the tests do: see `rbac.rs`.
+/// Only what ServiceAccounts of the tests do: see `engine/rights.rs`.
 const AUDIT_POLICY: &str = "
 apiVersion: audit.k8s.io/v1
 kind: Policy

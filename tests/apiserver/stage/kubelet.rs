@@ -16,11 +16,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    runtime::watcher,
+    runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
 use synapse_keeper::task::report::{EXIT_TERMINAL, EXIT_TRANSIENT, ErrorClass, Report};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     ledger::{Entry, Ledger, Task},
@@ -74,10 +75,10 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Begins to play.
-    pub fn start(client: Client) -> Arc<Self> {
+    /// Begins to play, until `end`.
+    pub fn start(client: Client, end: CancellationToken) -> Arc<Self> {
         let this = Arc::new(Self { client, places: Mutex::default() });
-        tokio::spawn(this.clone().watch());
+        tokio::spawn(end.run_until_cancelled_owned(this.clone().watch()));
         this
     }
 
@@ -88,7 +89,8 @@ impl Kubelet {
 
     async fn watch(self: Arc<Self>) {
         let mut alive: HashMap<String, watch::Sender<Pod>> = HashMap::new();
-        let mut events = pin!(watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default()));
+        let mut events =
+            pin!(watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default()).default_backoff());
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
@@ -167,7 +169,8 @@ impl Life {
                 if matches!(fate, Fate::OnLostNode) {
                     return gone(seen).await;
                 }
-                tokio::time::sleep(MOMENT).await;
+                let millis = if let Fate::StopsSlowly(millis) = fate { millis } else { 20 };
+                tokio::time::sleep(Duration::from_millis(millis)).await;
                 self.end(143, "Error", None, None).await;
                 self.place.ledger.write(Entry::TaskStopped { pod: self.name.clone(), task: task.clone() });
                 self.remove().await;
@@ -222,7 +225,7 @@ impl Life {
             Fate::Evicted => {
                 self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await
             }
-            Fate::RunsUntilDeleted | Fate::OnLostNode => std::future::pending().await,
+            Fate::RunsUntilDeleted | Fate::StopsSlowly(_) | Fate::OnLostNode => std::future::pending().await,
             Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => {
                 unreachable!("{} of {}: met before", task.name(), pod.name_any())
             }

@@ -109,11 +109,29 @@ impl Ledger {
             match &entry {
                 Entry::PodCame(pod) => drop(alive.insert(pod.clone())),
                 Entry::PodWent(pod) => drop(alive.remove(pod)),
-                Entry::TaskBegan { task, beside, .. } if task.is_offline() => {
-                    if !alive.is_empty() || !beside.is_empty() {
-                        bad.push(entry.clone());
-                    }
+                Entry::TaskBegan { task, beside, .. }
+                    if task.is_offline() && !(alive.is_empty() && beside.is_empty()) =>
+                {
+                    bad.push(entry.clone());
                 }
+                _ => {}
+            }
+        }
+        bad
+    }
+
+    /// Tasks of operations that began while another ran: their Pods.
+    pub fn tasks_beside_tasks(&self) -> Vec<String> {
+        let (mut running, mut bad) = (BTreeSet::new(), Vec::new());
+        for entry in self.entries() {
+            match entry {
+                Entry::TaskBegan { pod, task, .. } if task.name() != "inspect" => {
+                    if !running.is_empty() {
+                        bad.push(pod.clone());
+                    }
+                    running.insert(pod);
+                }
+                Entry::TaskEnded { pod, .. } | Entry::TaskStopped { pod, .. } => drop(running.remove(&pod)),
                 _ => {}
             }
         }

@@ -26,11 +26,14 @@ use kube::{
 use libtest_mimic::{Failed, Trial};
 use synapse_keeper::api;
 use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{control_plane::ControlPlane, kubelet::Kubelet};
 
 /// Shared by tests; nothing in it belongs to one of them.
 pub struct Stage {
+    /// Ends the kubelet, before the control plane is gone under it.
+    _end: DropGuard,
     pub control_plane: ControlPlane,
     pub admin: Client,
     pub kubelet: Arc<Kubelet>,
@@ -44,9 +47,10 @@ impl Stage {
         let admin = control_plane.admin().await;
         install_crds(&admin).await;
         control_plane.start_controllers();
-        let kubelet = Kubelet::start(control_plane.admin().await);
+        let end = CancellationToken::new();
+        let kubelet = Kubelet::start(control_plane.admin().await, end.clone());
         logs::serve(&admin, kubelet.clone()).await;
-        Self { control_plane, admin, kubelet, worlds: AtomicUsize::new(1) }
+        Self { control_plane, admin, kubelet, worlds: AtomicUsize::new(1), _end: end.drop_guard() }
     }
 
     /// A name for a namespace that nobody has had.

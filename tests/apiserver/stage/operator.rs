@@ -160,6 +160,17 @@ impl Installation {
         };
         Self { client, namespace: namespace.to_owned(), config }
     }
+
+    /// What its reconciles share.
+    pub fn context(&self) -> Context {
+        self.context_of(Client::try_from(self.client.clone()).expect("a client"))
+    }
+
+    fn context_of(&self, client: Client) -> Context {
+        let reporter = Reporter { controller: "synapse-keeper".into(), instance: None };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Context::new(client, self.config.clone(), recorder, Metrics::default())
+    }
 }
 
 /// One life of an operator. It is killed when the value goes.
@@ -183,9 +194,7 @@ impl Operator {
     fn start_wired(installation: &Installation, wire: Arc<Wire>) -> Self {
         let builder = ClientBuilder::try_from(installation.client.clone()).expect("a client");
         let client: Client = builder.with_layer(&WireLayer(wire.clone())).build();
-        let reporter = Reporter { controller: "synapse-keeper".into(), instance: None };
-        let recorder = Recorder::new(client.clone(), reporter);
-        let context = Arc::new(Context::new(client, installation.config.clone(), recorder, Metrics::default()));
+        let context = Arc::new(installation.context_of(client));
         let namespace = Some(installation.namespace.clone());
         let scope = Scope { namespace: namespace.clone(), own: namespace };
         let severed = wire.severed.clone();

@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use synapse_keeper::{
     api::operation::StepPlan,
-    task::report::{ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError},
+    task::report::{
+        ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TableResult, TaskError,
+    },
 };
 
 use super::ledger::Task;
@@ -25,6 +27,8 @@ pub enum Fate {
     Unschedulable,
     /// It runs until it is told to stop.
     RunsUntilDeleted,
+    /// The same, and it takes this many milliseconds.
+    StopsSlowly(u64),
     /// It runs until the test lets tasks end, then this becomes of it.
     Held(Box<Fate>),
     /// Its node is lost: it is never seen to stop.
@@ -90,6 +94,7 @@ pub fn success(task: &Task) -> Report {
                 bytes_before: Some(before),
                 bytes_after: Some(after),
                 seconds: Some(0.1),
+                tables: vec![TableResult { bytes_before: before, bytes_after: after, ..Default::default() }],
                 ..Default::default()
             });
         }
