@@ -19,7 +19,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
-        Controller, WatchStreamExt,
+        Controller, Predicate, PredicateConfig, WatchStreamExt, predicates,
         reflector::{self, ObjectRef, Store},
         watcher::{self, watcher},
     },
@@ -59,6 +59,23 @@ impl Scope {
     }
 }
 
+/// What a namespaced kind must be so that its objects can be kept in a store.
+pub trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Makes the streams.
 pub struct Watches {
     client: Client,
@@ -72,49 +89,42 @@ impl Watches {
     }
 
     /// A controller of one of our kinds, and the store that it fills.
-    pub fn controller<K>(&self) -> (Store<K>, Controller<K>)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
-        self.controller_with(watcher::Config::default(), forget_metadata)
+    pub fn controller<K: Watched>(&self) -> (Store<K>, Controller<K>) {
+        self.controller_of_ours(forget_metadata)
     }
 
     /// The controller of a kind of operations.
     pub fn operation_controller<K: Operation>(&self) -> (Store<K>, Controller<K>) {
-        self.controller_with(watcher::Config::default(), |object| {
+        self.controller_of_ours(|object| {
             forget_metadata(object);
             reconcile::forget_finished_run(object);
         })
     }
 
-    /// The controller of the homeservers' Leases.
-    pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
-        self.controller_with(watcher::Config::default().labels(&homeserver_leases()), forget_metadata)
+    /// A status is written by nobody but us, and what we write is no news to us.
+    fn controller_of_ours<K: Watched>(&self, slim: fn(&mut K)) -> (Store<K>, Controller<K>) {
+        let wanted = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
+        let (reader, objects) = self.reflected(watcher::Config::default(), slim);
+        let changed = objects.predicate_filter(wanted, PredicateConfig::default());
+        (reader.clone(), Controller::for_stream(self.told::<K, _, _>(changed), reader))
     }
 
-    fn controller_with<K>(&self, config: watcher::Config, slim: fn(&mut K)) -> (Store<K>, Controller<K>)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
+    /// The controller of the homeservers' Leases.
+    pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
+        let config = watcher::Config::default().labels(&homeserver_leases());
+        let (reader, leases) = self.reflected(config, forget_metadata);
+        (reader.clone(), Controller::for_stream(self.told::<Lease, _, _>(leases), reader))
+    }
+
+    /// Objects as they change, and the store that they go through.
+    fn reflected<K: Watched>(
+        &self,
+        config: watcher::Config,
+        slim: fn(&mut K),
+    ) -> (Store<K>, impl Stream<Item = watcher::Result<K>> + Send + use<K>) {
         let (reader, writer) = reflector::store();
-        let stream = watcher(self.scope.api::<K>(&self.client), small_pages(config))
-            .default_backoff()
-            .modify(slim)
-            .reflect(writer)
-            .applied_objects();
-        (reader.clone(), Controller::for_stream(self.told::<K, _, _>(stream), reader))
+        let events = watcher(self.scope.api::<K>(&self.client), small_pages(config)).default_backoff();
+        (reader, events.modify(slim).reflect(writer).applied_objects())
     }
 
     /// Jobs of ours.
