@@ -28,16 +28,21 @@ spec:
 /// A namespace with an operator and a homeserver.
 pub fn world(name: &str) -> World {
     let world = World::new(name);
+    set_up(&world);
+    world
+}
+
+/// Puts the homeserver there.
+pub fn set_up(world: &World) {
     world.apply_file("tests/homeserver/manifests/secrets.yaml");
     world.apply_file("tests/homeserver/manifests/postgres.yaml");
     for (name, replicas) in WORKLOADS {
         world.apply(&workload(name, replicas, "exec sleep infinity"));
     }
     world.kubectl(&["rollout", "status", "statefulset/postgres", "--timeout=4m"]);
-    restore_fixture(&world);
+    restore_fixture(world);
     world.apply(SYNAPSE);
     world.assert_untouched_or_restored();
-    world
 }
 
 /// A Deployment in Synapse's place; `script` is what its Pods run.
@@ -111,7 +116,7 @@ spec:
     )
 }
 
-/// Whether the homeserver is down by the operator's hand.
+/// Sets a Deployment's replicas in its manifest, as Argo CD does.
 pub fn patch_replicas(world: &World, deployment: &str, replicas: u32) {
     let patch = format!("{{\"spec\":{{\"replicas\":{replicas}}}}}");
     let arguments = [

@@ -1,12 +1,14 @@
 //! Everything together, on a real Kubernetes: Jobs that run in containers, a PostgreSQL, a Synapse that serves.
 //!
 //! Each test has a namespace of its own, with an operator of its own that sees nothing else (the chart's `namespaced`
-//! switch), so that tests run side by side and none depends on another. A test reads as what a user types and sees:
+//! switch), so that tests run side by side and none depends on another; those in `alone` do not. A test reads as what a user types and sees:
 //! YAML in, status and replicas out.
 
 #[path = "../support/kubectl.rs"]
 mod kubectl;
 
+mod alone;
+mod audit;
 mod bad_input;
 mod homeserver;
 mod interruptions;

@@ -1,8 +1,9 @@
 //! The examples, applied to a Synapse that serves, with people, rooms and messages made through its own API.
 
-use serde_json::Value;
-
-use crate::world::{World, condition, text};
+use crate::{
+    audit,
+    world::{World, condition, text},
+};
 
 #[test]
 fn the_examples_keep_a_real_homeserver_well() {
@@ -50,7 +51,7 @@ fn the_examples_keep_a_real_homeserver_well() {
         world.wait("synmt/nightly", "run once", |object| object["status"]["history"][0]["outcome"] == "Succeeded");
     assert_eq!(ran["status"]["history"][0]["trigger"], "Annotation");
     world.kubectl(&["rollout", "status", "statefulset/synapse-main", "deployment/synapse-worker", "--timeout=4m"]);
-    audit_log_and_role_agree(&world);
+    audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
 }
 
 fn vacuum_full_frees_and_tells(world: &World) {
@@ -130,21 +131,4 @@ fn bloat(world: &World) {
 /// How many messages there are.
 fn messages(world: &World) -> i64 {
     world.sql("SELECT count(*) FROM events WHERE type = 'm.room.message'").parse().unwrap()
-}
-
-/// Of what the audit log has of the operator, nothing was forbidden.
-fn audit_log_and_role_agree(world: &World) {
-    let path =
-        std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/audit-log")).output().unwrap();
-    let log = std::fs::read_to_string(String::from_utf8(path.stdout).unwrap().trim()).unwrap();
-    let user = format!("system:serviceaccount:{}:keeper-synapse-keeper", world.namespace);
-    let entries =
-        log.lines().filter(|line| line.contains(&user)).filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut used = 0;
-    for entry in entries.filter(|entry| entry["user"]["username"] == user.as_str()) {
-        used += 1;
-        assert_ne!(entry["responseStatus"]["code"], 403, "the operator lacks a right: {entry:#}");
-        assert_ne!(entry["objectRef"]["resource"], "secrets", "the operator read a Secret: {entry:#}");
-    }
-    assert!(used > 50, "the audit log has only {used} requests of {user}");
 }

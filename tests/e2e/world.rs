@@ -26,13 +26,18 @@ impl World {
             kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &format!("{ROOT}/crds")]);
             kubectl(&["wait", "--for=condition=Established", "-f", &format!("{ROOT}/crds"), "--timeout=1m"]);
         });
+        let world = Self::without_operator(name);
+        world.install_operator();
+        world
+    }
+
+    /// The same without an operator in it.
+    pub fn without_operator(name: &str) -> Self {
         let namespace = format!("e2e-{name}");
         run("kubectl", &["delete", "namespace", &namespace, "--ignore-not-found"], "");
         kubectl(&["create", "namespace", &namespace]);
         kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"]);
-        let world = Self { namespace };
-        world.install_operator();
-        world
+        Self { namespace }
     }
 
     pub fn install_operator(&self) {

@@ -1,0 +1,23 @@
+//! The API server's audit log: what an operator has asked for.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+/// Of what the operator with this ServiceAccount (`namespace:name`) has asked for nothing was denied, and no Secret was
+/// among it.
+pub fn assert_nothing_was_denied(account: &str) {
+    let path = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/audit-log")).output().unwrap();
+    let log = fs::read_to_string(String::from_utf8(path.stdout).unwrap().trim()).unwrap();
+    let user = format!("system:serviceaccount:{account}");
+    let lines = log.lines().filter(|line| line.contains(&user));
+    // The last line may be half written.
+    let entries = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut used = 0;
+    for entry in entries.filter(|entry| entry["user"]["username"] == user.as_str()) {
+        used += 1;
+        assert_ne!(entry["responseStatus"]["code"], 403, "the operator lacks a right: {entry:#}");
+        assert_ne!(entry["objectRef"]["resource"], "secrets", "the operator read a Secret: {entry:#}");
+    }
+    assert!(used > 50, "the audit log has only {used} requests of {user}");
+}
