@@ -1,8 +1,8 @@
-//! Conditions: their types and reasons, in one place.
+//! Conditions and their types.
 //!
-//! They follow kstatus, so that Flux, Argo CD, `helm --wait` and `kubectl wait` understand them: `Reconciling` and
-//! `Stalled` are present only while they are true, `Ready` is always there. `docs/conditions.md` has the table for people;
-//! a test holds it against the enums below.
+//! They follow kstatus, so that Flux, Helm 4 and `kubectl wait` understand them: `Reconciling` and `Stalled` are present
+//! only while they are true, `Ready` is always there. `docs/conditions.md` has the types and the reasons for people;
+//! `tests/docs.rs` holds it against the source, so a reason is always written as a string literal.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -84,21 +84,7 @@ impl<'a> Conditions<'a> {
 
     /// Sets a condition.
     pub fn set(&mut self, type_: Type, status: bool, reason: &str, message: &str) -> &mut Self {
-        self.set_status(type_, if status { "True" } else { "False" }, reason, message)
-    }
-
-    /// Sets a condition of which nothing is known.
-    pub fn unknown(&mut self, type_: Type, reason: &str, message: &str) -> &mut Self {
-        self.set_status(type_, "Unknown", reason, message)
-    }
-
-    /// Takes a condition away. For those that are there only while they are true.
-    pub fn clear(&mut self, type_: Type) -> &mut Self {
-        self.list.retain(|condition| condition.type_ != type_.as_str());
-        self
-    }
-
-    fn set_status(&mut self, type_: Type, status: &str, reason: &str, message: &str) -> &mut Self {
+        let status = if status { "True" } else { "False" };
         let before = self.list.iter().position(|condition| condition.type_ == type_.as_str());
         let last_transition_time = before
             .map(|index| &self.list[index])
@@ -116,6 +102,12 @@ impl<'a> Conditions<'a> {
             Some(index) => self.list[index] = condition,
             None => self.list.push(condition),
         }
+        self
+    }
+
+    /// Takes a condition away. For those that are there only while they are true.
+    pub fn clear(&mut self, type_: Type) -> &mut Self {
+        self.list.retain(|condition| condition.type_ != type_.as_str());
         self
     }
 }

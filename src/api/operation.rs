@@ -25,10 +25,11 @@ pub struct OperationStatus {
     /// `Ready`, `Reconciling`, `Stalled` (as kstatus reads them), `Complete`, `Failed`, `Quiesced`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// For people: Pending, Preflight, Running, Stopping, Offline, Resuming, Scheduled, Succeeded, Failed, Suspended.
+    /// For people: Pending, Preflight, Running, Stopping, Offline, Resuming, Scheduled, Succeeded, Failed, Suspended,
+    /// Stalled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// For people: the step under way and how many there are, such as `vacuum (2/3)`.
+    /// For people: the step under way and how many there are, such as `vacuum-1 (2/3)`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
     /// The run under way, or the last one.

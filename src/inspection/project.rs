@@ -144,7 +144,12 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, now);
     if seen.suspended {
         conditions
-            .set(Type::Ready, false, "Suspended", "spec.suspend is true: nothing new is started")
+            .set(
+                Type::Ready,
+                false,
+                "Suspended",
+                "spec.suspend is true, or the operator is being uninstalled: nothing new is started",
+            )
             .clear(Type::Reconciling)
             .clear(Type::Stalled);
         return;

@@ -1,10 +1,11 @@
 //! The tier between unit tests and a cluster: the operator against a real kube-apiserver, etcd and controller-manager,
 //! with a kubelet that the tests play. See `stage/` for what they stand on.
 //!
-//! `cargo test --test apiserver -- [FILTER]`. It needs the programs of `tests/cluster/bin-dir`, or `KUBE_BIN_DIR`.
+//! `cargo test --test apiserver -- [FILTER]`. It needs the programs of `tests/cluster/bin-dir`, or `KUBE_BIN_DIR`; and Go.
 
 mod api;
 mod engine;
+mod gitops;
 mod stage;
 
 use std::{
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
 
     let stage = Arc::new(OnceLock::new());
-    let tests = [api::tests(), engine::tests()].concat();
+    let tests = [api::tests(), engine::tests(), gitops::tests()].concat();
     let trials = tests.into_iter().map(|test| trial(test, &stage, runtime.handle())).collect();
     if !arguments.list {
         // On this thread, which lives as long as the process: the kernel ends the control plane with it.

@@ -3,6 +3,7 @@
 mod helm;
 
 use helm::{CHART, Manifests, kind, lint, names, refusal, render, text};
+use serde::Deserialize;
 use serde_yaml_ng::Value;
 
 /// Sets of values that every general rule is held against.
@@ -281,6 +282,27 @@ fn a_typo_is_refused_by_name() {
     ] {
         let message = refusal(&[values]);
         assert!(message.contains(named), "{values}: {message}");
+    }
+}
+
+#[test]
+fn the_values_of_the_gitops_examples_are_taken() {
+    type Values = fn(&Value) -> &Value;
+    let examples: [(&str, Values); 2] = [
+        ("argocd", |application| &application["spec"]["source"]["helm"]["valuesObject"]),
+        ("flux", |release| &release["spec"]["values"]),
+    ];
+    for (tool, values) in examples {
+        let path = format!("{}/examples/gitops/{tool}/operator.yaml", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let objects = serde_yaml_ng::Deserializer::from_str(&text).map(|object| Value::deserialize(object).unwrap());
+        let values = values(&objects.last().unwrap()).clone();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        serde_yaml_ng::to_writer(&file, &values).unwrap();
+        let text = helm::text(&[], &["--values", file.path().to_str().unwrap()]);
+        for image in ["image", "toolsImage"] {
+            assert!(text.contains(values[image]["repository"].as_str().unwrap()), "{tool}");
+        }
     }
 }
 

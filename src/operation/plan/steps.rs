@@ -233,14 +233,14 @@ impl Planner<'_> {
     pub(super) fn step_headline(&self, index: usize, what: &str) -> Headline {
         let steps = &self.run().steps;
         let step = &steps[index];
-        let phase = match (step.name.as_str(), step.offline) {
-            (pinned::PREFLIGHT, _) => Phase::Preflight,
-            (_, true) => Phase::Offline,
-            (_, false) => Phase::Running,
+        let (phase, reason) = match (step.name.as_str(), step.offline) {
+            (pinned::PREFLIGHT, _) => (Phase::Preflight, "Preflight"),
+            (_, true) => (Phase::Offline, "Offline"),
+            (_, false) => (Phase::Running, "Running"),
         };
         Headline {
             phase,
-            reason: format!("{phase:?}"),
+            reason: reason.to_owned(),
             message: format!("step {} ({}/{}): {what}", step.name, index + 1, steps.len()),
         }
     }

@@ -29,7 +29,7 @@ async fn deleted_under_an_operator_that_lives(stage: &Arc<Stage>, test: &str) {
     crds_are_gone(stage).await;
     world.assert_homeserver_is_back().await;
 
-    install_crds(&stage.admin).await;
+    install_crds(&stage.admin, &ours()).await;
     world.play(Script::default());
     world.add_homeserver().await;
     world.maintain("m", FULL).await;

@@ -45,7 +45,7 @@ impl Stage {
     pub async fn set(name: &str) -> Self {
         let mut control_plane = ControlPlane::start(name).await;
         let admin = control_plane.admin().await;
-        install_crds(&admin).await;
+        install_crds(&admin, &api::crds::all()).await;
         control_plane.start_controllers();
         let end = CancellationToken::new();
         let kubelet = Kubelet::start(control_plane.admin().await, end.clone());
@@ -81,14 +81,14 @@ impl Stage {
     }
 }
 
-/// Creates the CRDs and waits until they are served.
-pub async fn install_crds(client: &Client) {
-    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for crd in api::crds::all() {
-        crds.create(&PostParams::default(), &crd).await.unwrap_or_else(|error| panic!("{}: {error}", crd.name_any()));
+/// Creates CRDs and waits until they are served.
+pub async fn install_crds(client: &Client, crds: &[CustomResourceDefinition]) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in crds {
+        api.create(&PostParams::default(), crd).await.unwrap_or_else(|error| panic!("{}: {error}", crd.name_any()));
     }
-    for crd in api::crds::all() {
-        await_condition(crds.clone(), &crd.name_any(), conditions::is_crd_established()).await.expect("it is served");
+    for crd in crds {
+        await_condition(api.clone(), &crd.name_any(), conditions::is_crd_established()).await.expect("it is served");
     }
 }
 
