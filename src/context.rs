@@ -52,7 +52,7 @@ impl Context {
         self.uninstalling.load(Ordering::Relaxed)
     }
 
-    /// Notes whether the hook's Lease is there.
+    /// Notes whether the hook is under way.
     pub fn set_uninstalling(&self, uninstalling: bool) {
         self.uninstalling.store(uninstalling, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
 //! `synapse-keeper release`: what the chart's pre-delete hook runs.
 //!
-//! The hook's own Lease has told the operator to bring every homeserver back. This waits until no Lease of a homeserver is
-//! left. Where the operator is dead, it brings them back itself.
+//! The hook's Job, by being there, tells the operator to bring every homeserver back. This waits until no Lease of a
+//! homeserver is left. Where the operator is dead, it brings them back itself.
 
 use std::time::{Duration, Instant};
 

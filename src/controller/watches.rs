@@ -32,6 +32,8 @@ use crate::{
     metrics::Metrics,
     operation::{
         lease::{MANAGED_BY, PURPOSE_HOMESERVER, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
+        observe,
+        observed::JobState,
         reconcile,
     },
     recipes::Operation,
@@ -157,20 +159,18 @@ impl Watches {
         self.metadata(watcher::Config::default())
     }
 
-    /// Watches for the Lease of the chart's pre-delete hook, and speaks when it comes or goes.
+    /// Watches for the Job of the chart's pre-delete hook, and speaks when it comes, fails or goes.
     pub fn uninstalling(&self, context: Arc<Context>) -> impl Stream<Item = ()> + Send + 'static {
-        let api: Api<PartialObjectMeta<Lease>> = match &self.scope.own {
+        let api: Api<Job> = match &self.scope.own {
             Some(own) => Api::namespaced(self.client.clone(), own),
-            None => self.scope_meta(),
+            None => self.scope.api(&self.client),
         };
-        let config = small_pages(
-            watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_UNINSTALL}")),
-        );
-        presence(watcher(api, config).default_backoff()).filter_map(move |is_there| {
-            let changed = context.is_uninstalling() != is_there;
+        let config = watcher::Config::default().labels(&format!("{PURPOSE_LABEL}={PURPOSE_UNINSTALL}"));
+        under_way(watcher(api, small_pages(config)).default_backoff()).filter_map(move |uninstalling| {
+            let changed = context.is_uninstalling() != uninstalling;
             if changed {
-                tracing::info!(uninstalling = is_there, "the chart's pre-delete hook");
-                context.set_uninstalling(is_there);
+                tracing::info!(uninstalling, "the chart's pre-delete hook");
+                context.set_uninstalling(uninstalling);
             }
             std::future::ready(changed.then_some(()))
         })
@@ -215,26 +215,28 @@ impl Watches {
     }
 }
 
-/// Whether any object is there, each time that a watch tells. An object that went while the watch was broken is missing in
-/// the list with which it begins again.
-fn presence<K>(events: impl Stream<Item = watcher::Result<watcher::Event<K>>>) -> impl Stream<Item = bool> {
+/// Whether a Job of the hook is there that has not failed, each time that the watch tells: one that failed stays, for its
+/// log, and the release with it. A Job that went while the watch was broken is missing in the list with which it begins
+/// again.
+fn under_way(events: impl Stream<Item = watcher::Result<watcher::Event<Job>>>) -> impl Stream<Item = bool> {
+    let counts = |job: &Job| !matches!(observe::job_state(job), JobState::Failed(_));
     let mut listed = false;
     events.filter_map(move |event| {
-        let is_there = match event {
+        let is_under_way = match event {
             Ok(watcher::Event::Init) => {
                 listed = false;
                 None
             }
-            Ok(watcher::Event::InitApply(_)) => {
-                listed = true;
+            Ok(watcher::Event::InitApply(job)) => {
+                listed |= counts(&job);
                 None
             }
             Ok(watcher::Event::InitDone) => Some(listed),
-            Ok(watcher::Event::Apply(_)) => Some(true),
+            Ok(watcher::Event::Apply(job)) => Some(counts(&job)),
             Ok(watcher::Event::Delete(_)) => Some(false),
             Err(_) => None,
         };
-        std::future::ready(is_there)
+        std::future::ready(is_under_way)
     })
 }
 
@@ -336,16 +338,33 @@ pub fn leases_of_namespace(store: Store<Lease>) -> impl Fn(PartialObjectMeta<Syn
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::batch::v1::{JobCondition, JobStatus};
+
     use super::*;
     use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
 
+    fn hook() -> Job {
+        Job::default()
+    }
+
+    fn failed_hook() -> Job {
+        let condition = JobCondition { type_: "Failed".to_owned(), status: "True".to_owned(), ..Default::default() };
+        let status = JobStatus { conditions: Some(vec![condition]), ..Default::default() };
+        Job { status: Some(status), ..Default::default() }
+    }
+
+    async fn told<const N: usize>(events: [watcher::Event<Job>; N]) -> Vec<bool> {
+        under_way(futures::stream::iter(events.map(Ok))).collect().await
+    }
+
     #[tokio::test]
-    async fn what_went_while_a_watch_was_broken_is_not_there_any_more() {
-        let begins = [Init, InitApply(()), InitDone];
-        let begins_again = [Init, InitDone];
-        let goes_on = [Apply(()), Delete(())];
-        let events = begins.into_iter().chain(begins_again).chain(goes_on).map(Ok);
-        let told: Vec<bool> = presence(futures::stream::iter(events)).collect().await;
-        assert_eq!(told, [true, false, true, false]);
+    async fn a_hook_that_went_while_the_watch_was_broken_is_not_there_any_more() {
+        assert_eq!(told([Init, InitApply(hook()), InitDone, Init, InitDone]).await, [true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_failed_has_given_up_uninstalling() {
+        assert_eq!(told([Init, InitDone, Apply(hook()), Apply(failed_hook())]).await, [false, true, false]);
+        assert_eq!(told([Init, InitApply(failed_hook()), InitDone, Delete(failed_hook())]).await, [false, false]);
     }
 }

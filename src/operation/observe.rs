@@ -162,10 +162,11 @@ async fn live(
     let Some(current) = scale::read(&context.client, &subject.namespace, workload).await? else { return Ok(live) };
     live.replicas = Some(scale::replicas(&current));
     live.pods = scale::pods(&context.client, &subject.namespace, &current).await?;
-    let stopped = |recorded: &&RecordedWorkload| recorded.workload == *workload && recorded.stopped;
-    if let Some(window) =
-        window.filter(|window| live.replicas > Some(0) && window.workloads.iter().any(|recorded| stopped(&recorded)))
-    {
+    let contested = window.filter(|window| {
+        let ours = |recorded: &RecordedWorkload| recorded.workload == *workload && recorded.stopped;
+        window.resume_began_at.is_none() && live.replicas > Some(0) && window.workloads.iter().any(ours)
+    });
+    if let Some(window) = contested {
         let found = resolve::find_one(&context.client, &subject.namespace, workload).await?;
         live.changed_by = found.and_then(|found| resolve::scaled_by(&found.managed_fields, window.recorded_at.0));
     }
@@ -259,7 +260,7 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
 
 /// A Job has ended only when `Complete` or `Failed` is true. `FailureTarget` and `SuccessCriteriaMet` come earlier, while
 /// Pods still run.
-fn job_state(job: &Job) -> JobState {
+pub fn job_state(job: &Job) -> JobState {
     let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
     for condition in conditions.filter(|condition| condition.status == "True") {
         match condition.type_.as_str() {

@@ -213,23 +213,13 @@ fn uninstall_first_brings_every_homeserver_back() {
     let manifests = render(&["uninstall.timeout=90s"]);
     let hooks: Vec<_> =
         manifests.iter().filter(|object| !object["metadata"]["annotations"]["helm.sh/hook"].is_null()).collect();
-    assert_eq!(hooks.len(), 2);
-    let of = |wanted: &str| *hooks.iter().find(|hook| kind(hook) == wanted).unwrap();
-    let weight = |hook: &Value| -> i64 {
-        hook["metadata"]["annotations"]["helm.sh/hook-weight"].as_str().unwrap().parse().unwrap()
-    };
-    let (lease, job) = (of("Lease"), of("Job"));
-    assert!(weight(lease) < weight(job), "the operator must be told before anybody waits for it");
-    for hook in [lease, job] {
-        assert_eq!(hook["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
-        assert_eq!(
-            hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"],
-            "before-hook-creation,hook-succeeded"
-        );
-        assert_eq!(hook["metadata"]["name"], "keeper-synapse-keeper-uninstall");
-    }
-    assert_eq!(lease["metadata"]["labels"]["app.kubernetes.io/managed-by"], synapse_keeper::api::MANAGER);
-    assert_eq!(lease["metadata"]["labels"]["synapse-keeper.dev/purpose"], "uninstall");
+    let [job] = hooks[..] else { panic!("{hooks:?}") };
+    assert_eq!(kind(job), "Job");
+    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
+    assert_eq!(job["metadata"]["name"], "keeper-synapse-keeper-uninstall");
+    // By this the operator knows it.
+    assert_eq!(job["metadata"]["labels"]["synapse-keeper.dev/purpose"], "uninstall");
     let pod = &job["spec"]["template"]["spec"];
     assert_eq!(list(&pod["containers"][0]["args"]), ["release", "--timeout", "90s"]);
     assert_eq!(pod["serviceAccountName"], "keeper-synapse-keeper");

@@ -51,8 +51,12 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 
 {{/* In the release's own namespace. */}}
 {{- define "synapse-keeper.ownRules" -}}
-# Which replica is the leader, and whether `helm uninstall` has asked to bring everything back.
+# Which replica is the leader.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, watch, create, update]
+  verbs: [get, create, update]
+# Whether `helm uninstall` has asked to bring everything back.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch]
 {{- end }}

@@ -166,12 +166,17 @@ async fn uninstalling_brings_everything_back_and_begins_nothing(stage: Arc<Stage
     world.begin(FULL).await;
     world.place.ledger.until("the offline task runs", |entry| began(entry, Task::is_offline)).await;
     let hook = "
-apiVersion: coordination.k8s.io/v1
-kind: Lease
+apiVersion: batch/v1
+kind: Job
 metadata:
   name: synapse-keeper-uninstall
-  labels: {app.kubernetes.io/managed-by: synapse-keeper, synapse-keeper.dev/purpose: uninstall}
-spec: {holderIdentity: hook}";
+  labels: {synapse-keeper.dev/purpose: uninstall}
+spec:
+  suspend: true
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: release, image: localhost/synapse-keeper:1}]";
     world.apply(hook).await;
     let (reason, _) = world.until_failed("m").await;
     assert_eq!(reason, "Uninstalling");
@@ -182,7 +187,7 @@ spec: {holderIdentity: hook}";
     world.until_condition("later", Type::Ready, "False", "Suspended").await;
     assert_eq!(world.place.ledger.begun().len(), ran);
     world.play(Script::default());
-    world.api::<Lease>().delete("synapse-keeper-uninstall", &DeleteParams::default()).await.expect("it is there");
+    world.api::<Job>().delete("synapse-keeper-uninstall", &DeleteParams::default()).await.expect("it is there");
     let done = world.until_complete("later").await;
     assert_eq!(outcomes(&done), [Outcome::Succeeded], "the uninstallation was given up");
     assert!(is(&done, Type::Ready));
