@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use sqlx::{Error, postgres::PgDatabaseError};
+use sqlx::{
+    Error,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 use super::{Result, Target};
 use crate::{
@@ -44,9 +47,22 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
         (Error::Io(_) | Error::WorkerCrashed, _) => {
             (Transient, "ConnectionLost", "The connection broke: PostgreSQL may have restarted, or its Pod is gone.")
         }
-        (_, Some("57P01" | "57P02" | "57P05")) => {
+        (_, Some("57P01" | "57P05")) => {
             (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
         }
+        (_, Some("57P02")) => (
+            Transient,
+            "ConnectionLost",
+            "Another process of PostgreSQL crashed, and it starts again. Its log says why: look for PANIC, and for \
+             `terminated by signal`. A full disk under its WAL does this, and too little memory.",
+        ),
+        // A statement that cannot write its table is undone. WAL that cannot be written stops the server.
+        (_, Some("53100")) if severity(error) == Some(PgSeverity::Panic) => (
+            Terminal,
+            "DiskFull",
+            "The volume of PostgreSQL's WAL is full, and PostgreSQL stopped. Nothing that was committed is lost, but it may \
+             not start again before there is room: make the volume larger.",
+        ),
         (_, Some("53100")) => (
             Terminal,
             "DiskFull",
@@ -170,6 +186,10 @@ pub fn no_answer(target: &Target, after: Duration) -> TaskError {
 fn error_with(class: ErrorClass, reason: &str, said: &str, advice: &str) -> TaskError {
     let message = if advice.is_empty() { format!("{said}.") } else { format!("{said}. {advice}") };
     TaskError { class, reason: reason.to_owned(), message }
+}
+
+fn severity(error: &Error) -> Option<PgSeverity> {
+    database(error).map(PgDatabaseError::severity)
 }
 
 fn database(error: &Error) -> Option<&PgDatabaseError> {

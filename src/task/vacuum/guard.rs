@@ -80,6 +80,13 @@ impl Guard<'_> {
             let _ = timeout(LOOK_WITHIN, sessions::cancel(&mut self.watcher, pid)).await;
         };
         match (outcome, halted) {
+            // A server that breaks down drops the guard as well. What it said to the statement tells why.
+            (Err(error), Some((lost, _))) if lost.reason == "ConnectionLost" => {
+                Err(match errors::failed(&error, &doing) {
+                    ours if ours.reason == "DiskFull" => ours,
+                    _ => lost,
+                })
+            }
             (_, Some((error, _))) => Err(error),
             (Ok(_), None) => Ok(Ended::Done),
             (Err(error), None) => match errors::sqlstate(&error) {
