@@ -149,6 +149,11 @@ impl Server {
         self.standby_with(&[], &[])
     }
 
+    /// A hot standby with a replication slot, for which this server keeps what the standby's queries may see.
+    pub fn standby_with_feedback(&self, slot: &str) -> Self {
+        self.standby_with(&["-C", "-S", slot], &["hot_standby_feedback=on", "wal_receiver_status_interval=1"])
+    }
+
     fn standby_with(&self, options: &[&str], settings: &[&str]) -> Self {
         let directory = daemon::new_directory();
         let data = directory.join("data").display().to_string();
