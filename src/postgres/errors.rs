@@ -44,18 +44,15 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
     use ErrorClass::{Terminal, Transient};
     let said = said(error);
     let (class, reason, advice) = match (error, sqlstate(error)) {
-        (Error::Io(_) | Error::WorkerCrashed, _) => {
-            (Transient, "ConnectionLost", "The connection broke: PostgreSQL may have restarted, or its Pod is gone.")
-        }
-        (_, Some("57P01" | "57P05")) => {
-            (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
-        }
-        (_, Some("57P02")) => (
+        (Error::Io(_) | Error::WorkerCrashed, _) => (
             Transient,
             "ConnectionLost",
-            "Another process of PostgreSQL crashed, and it starts again. Its log says why: look for PANIC, and for \
-             `terminated by signal`. A full disk under its WAL does this, and too little memory.",
+            "PostgreSQL crashed, or its Pod or node is gone: see its log. Too little memory makes it crash, and a full disk \
+             under its WAL.",
         ),
+        (_, Some("57P01" | "57P02" | "57P05")) => {
+            (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
+        }
         // A statement that cannot write its table is undone. WAL that cannot be written stops the server.
         (_, Some("53100")) if severity(error) == Some(PgSeverity::Panic) => (
             Terminal,
@@ -205,6 +202,10 @@ fn said(error: &Error) -> String {
         (_, Some(database)) => {
             let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
             format!("{}{detail} [{}]", database.message(), database.code())
+        }
+        // What a crash looks like from here. The TLS library's words for it would mislead.
+        (Error::Io(io), _) if io.kind() == io::ErrorKind::UnexpectedEof => {
+            "the connection ended without a word".to_owned()
         }
         (Error::Io(io), _) => io.to_string(),
         (Error::Tls(tls), _) => tls.to_string(),

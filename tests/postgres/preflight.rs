@@ -145,6 +145,17 @@ async fn old_transactions_are_told_of_before_the_downtime() {
     execute(&mut script, "COMMIT").await;
     assert_eq!(told(&ANY).await, "");
 
+    // A plain VACUUM looks like an old transaction, but nobody waits for what it sees.
+    let mut vacuum = database.session("synapse", "a vacuum").await;
+    execute(&mut vacuum, "SET vacuum_cost_delay = 100").await;
+    execute(&mut vacuum, "SET vacuum_cost_limit = 1").await;
+    let vacuum = tokio::spawn(async move { execute(&mut vacuum, "VACUUM bloated").await });
+    let snapshot = "SELECT backend_xmin FROM pg_stat_activity JOIN pg_stat_progress_vacuum USING (pid)";
+    eventually("VACUUM is at work", Duration::from_secs(10), async || !database.sql(snapshot).is_empty()).await;
+    assert_eq!(told(&ANY).await, "");
+    assert!(!database.sql(snapshot).is_empty(), "it was still at work");
+    vacuum.abort();
+
     // A session that has ended leaves this behind.
     elsewhere.sql("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'two-phase'");
     let text = told(&ANY).await;
@@ -162,14 +173,25 @@ async fn a_standby_that_keeps_deleted_rows() {
     let database = Database::on(server, "fed_back");
     database.add_bloated("bloated", 6_000);
     let told = async |arguments: &[&str]| told_of_old_transactions(&database, arguments).await;
-    let standby = server.standby_with_feedback("berlin");
-    let asks = async || database.sql("SELECT xmin FROM pg_replication_slots") != "";
-    eventually("the standby asks for its rows", Duration::from_secs(30), asks).await;
-    assert_eq!(told(&[]).await, "", "it moves on");
-    let text = told(&["--old-transaction", "0"]).await;
-    assert!(text.contains("[replication slot berlin of a standby with hot_standby_feedback, since "), "{text}");
-    assert!(text.contains("end the long query there"), "{text}");
-    drop(standby);
+    for (slot, asking, named) in [
+        (
+            None,
+            "SELECT backend_xmin FROM pg_stat_replication",
+            "[standby walreceiver with hot_standby_feedback, since ",
+        ),
+        (
+            Some("berlin"),
+            "SELECT xmin FROM pg_replication_slots",
+            "[replication slot berlin of a standby with hot_standby_feedback, since ",
+        ),
+    ] {
+        let _standby = server.standby_with_feedback(slot);
+        let asks = async || !database.sql(asking).is_empty();
+        eventually("the standby asks for its rows", Duration::from_secs(30), asks).await;
+        assert_eq!(told(&[]).await, "", "it moves on");
+        let text = told(&["--old-transaction", "0"]).await;
+        assert!(text.contains(named) && text.contains("end the long query there"), "{text}");
+    }
     let text = told(&[]).await;
     assert!(text.contains("replication slot berlin") && text.contains(", not connected, since "), "{text}");
     assert!(text.contains("SELECT pg_drop_replication_slot('berlin')"), "{text}");

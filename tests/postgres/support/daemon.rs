@@ -9,11 +9,11 @@ use std::{
 };
 
 /// A shell starts the program and waits for the end of its standard input: the pipe closes when the tests end, also by a
-/// panic or SIGKILL. Then it stops the program and removes the directory.
+/// panic or SIGKILL. Then it stops the program, which a test may have left asleep, and removes the directory.
 const GUARDIAN: &str = r#"signal=$1 directory=$2; shift 2
 "$@" >>"$directory/log" 2>&1 & program=$!
 cat >/dev/null
-kill -s "$signal" "$program"; wait "$program"; rm -rf "$directory""#;
+kill -s "$signal" "$program"; kill -s CONT "$program"; wait "$program"; rm -rf "$directory""#;
 
 /// Gives the program a small disk that nobody else sees: the kernel unmounts it with the last process in there.
 const WITH_VOLUME: &str = r#"directory=$1 size=$2; shift 2

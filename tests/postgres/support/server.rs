@@ -122,7 +122,8 @@ impl Server {
         server
     }
 
-    fn wait(&self) {
+    /// Waits until it takes sessions.
+    pub fn wait(&self) {
         let ready = self.program("pg_isready");
         let started = Instant::now();
         while !Command::new(&ready)
@@ -139,9 +140,14 @@ impl Server {
     /// Its small disk, as it is seen from outside.
     pub fn small_disk(&self) -> PathBuf {
         let Volume { directory, .. } = self.volume.as_ref().expect("a server on a small disk");
-        let pid_file = fs::read_to_string(self.daemon.directory.join("data/postmaster.pid")).expect("its process");
         let inside = directory.strip_prefix("/").expect("an absolute path");
-        Path::new("/proc").join(pid_file.lines().next().expect("a process")).join("root").join(inside)
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(inside)
+    }
+
+    /// Its first process, the one that starts all others.
+    pub fn pid(&self) -> i32 {
+        let file = fs::read_to_string(self.daemon.directory.join("data/postmaster.pid")).expect("its process");
+        file.lines().next().and_then(|line| line.parse().ok()).expect("a process")
     }
 
     /// A hot standby of this server. It offers no TLS.
@@ -149,9 +155,10 @@ impl Server {
         self.standby_with(&[], &[])
     }
 
-    /// A hot standby with a replication slot, for which this server keeps what the standby's queries may see.
-    pub fn standby_with_feedback(&self, slot: &str) -> Self {
-        self.standby_with(&["-C", "-S", slot], &["hot_standby_feedback=on", "wal_receiver_status_interval=1"])
+    /// A hot standby for which this server keeps what its queries may see; with a slot, also while it is not there.
+    pub fn standby_with_feedback(&self, slot: Option<&str>) -> Self {
+        let slot: Vec<&str> = slot.into_iter().flat_map(|slot| ["-C", "-S", slot]).collect();
+        self.standby_with(&slot, &["hot_standby_feedback=on", "wal_receiver_status_interval=1"])
     }
 
     fn standby_with(&self, options: &[&str], settings: &[&str]) -> Self {
