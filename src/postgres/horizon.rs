@@ -86,8 +86,8 @@ impl fmt::Display for Keeper {
             }
         }
         match self.seconds {
-            Some(seconds) => write!(f, ", since {:#}", SignedDuration::from_secs(seconds)),
-            None => write!(f, ", since {} transactions", self.transactions),
+            Some(seconds) => write!(f, ", for {:#}", SignedDuration::from_secs(seconds)),
+            None => write!(f, ", for {} transactions", self.transactions),
         }
     }
 }
@@ -211,9 +211,9 @@ mod tests {
     fn each_is_named_with_what_to_do() {
         let text = list(&[session(Some(3_723), 7), session(None, 12_345), slot(false), slot(true)]);
         for words in [
-            "role report, application not named, database sales, pid 4711, state idle in transaction, since 1h 2m 3s: \
+            "role report, application not named, database sales, pid 4711, state idle in transaction, for 1h 2m 3s: \
              let it end, or SELECT pg_terminate_backend(4711)",
-            "since 12345 transactions",
+            "for 12345 transactions",
             "replication slot berlin of a standby with hot_standby_feedback, not connected",
             "SELECT pg_drop_replication_slot('berlin')] and 1 more",
         ] {

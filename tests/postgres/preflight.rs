@@ -140,7 +140,7 @@ async fn old_transactions_are_told_of_before_the_downtime() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(told(&["--old-transaction", "600"]).await, "");
     let text = told(&["--old-transaction", "2"]).await;
-    assert!(text.contains("a long report") && text.contains("state idle in transaction, since "), "{text}");
+    assert!(text.contains("a long report") && text.contains("state idle in transaction, for "), "{text}");
     execute(&mut report, "COMMIT").await;
     execute(&mut script, "COMMIT").await;
     database.sql("SELECT pg_create_logical_replication_slot('logical', 'test_decoding')");
@@ -160,7 +160,7 @@ async fn old_transactions_are_told_of_before_the_downtime() {
     // A session that has ended leaves this behind.
     elsewhere.sql("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'two-phase'");
     let text = told(&ANY).await;
-    assert!(text.contains("[prepared transaction two-phase, role postgres, database elsewhere, since "), "{text}");
+    assert!(text.contains("[prepared transaction two-phase, role postgres, database elsewhere, for "), "{text}");
     assert!(
         text.contains("COMMIT PREPARED 'two-phase' or ROLLBACK PREPARED 'two-phase' in database elsewhere"),
         "{text}"
@@ -175,15 +175,11 @@ async fn a_standby_that_keeps_deleted_rows() {
     database.add_bloated("bloated", 6_000);
     let told = async |arguments: &[&str]| told_of_old_transactions(&database, arguments).await;
     for (slot, asking, named) in [
-        (
-            None,
-            "SELECT backend_xmin FROM pg_stat_replication",
-            "[standby walreceiver with hot_standby_feedback, since ",
-        ),
+        (None, "SELECT backend_xmin FROM pg_stat_replication", "[standby walreceiver with hot_standby_feedback, for "),
         (
             Some("berlin"),
             "SELECT xmin FROM pg_replication_slots",
-            "[replication slot berlin of a standby with hot_standby_feedback, since ",
+            "[replication slot berlin of a standby with hot_standby_feedback, for ",
         ),
     ] {
         let _standby = server.standby_with_feedback(slot);
@@ -194,6 +190,6 @@ async fn a_standby_that_keeps_deleted_rows() {
         assert!(text.contains(named) && text.contains("end the long query there"), "{text}");
     }
     let text = told(&[]).await;
-    assert!(text.contains("replication slot berlin") && text.contains(", not connected, since "), "{text}");
+    assert!(text.contains("replication slot berlin") && text.contains(", not connected, for "), "{text}");
     assert!(text.contains("SELECT pg_drop_replication_slot('berlin')"), "{text}");
 }
