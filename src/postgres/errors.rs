@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use sqlx::{Error, postgres::PgDatabaseError};
+use sqlx::{
+    Error,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 use super::{Result, Target};
 use crate::{
@@ -41,12 +44,22 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
     use ErrorClass::{Terminal, Transient};
     let said = said(error);
     let (class, reason, advice) = match (error, sqlstate(error)) {
-        (Error::Io(_) | Error::WorkerCrashed, _) => {
-            (Transient, "ConnectionLost", "The connection broke: PostgreSQL may have restarted, or its Pod is gone.")
-        }
+        (Error::Io(_) | Error::WorkerCrashed, _) => (
+            Transient,
+            "ConnectionLost",
+            "PostgreSQL crashed, or its Pod or node is gone: see its log. Too little memory makes it crash, and a full disk \
+             under its WAL.",
+        ),
         (_, Some("57P01" | "57P02" | "57P05")) => {
             (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
         }
+        // A statement that cannot write its table is undone. WAL that cannot be written stops the server.
+        (_, Some("53100")) if severity(error) == Some(PgSeverity::Panic) => (
+            Terminal,
+            "DiskFull",
+            "The volume of PostgreSQL's WAL is full, and PostgreSQL stopped. Nothing that was committed is lost, but it may \
+             not start again before there is room: make the volume larger.",
+        ),
         (_, Some("53100")) => (
             Terminal,
             "DiskFull",
@@ -172,6 +185,10 @@ fn error_with(class: ErrorClass, reason: &str, said: &str, advice: &str) -> Task
     TaskError { class, reason: reason.to_owned(), message }
 }
 
+fn severity(error: &Error) -> Option<PgSeverity> {
+    database(error).map(PgDatabaseError::severity)
+}
+
 fn database(error: &Error) -> Option<&PgDatabaseError> {
     match error {
         Error::Database(error) => error.try_downcast_ref::<PgDatabaseError>(),
@@ -185,6 +202,10 @@ fn said(error: &Error) -> String {
         (_, Some(database)) => {
             let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
             format!("{}{detail} [{}]", database.message(), database.code())
+        }
+        // What a crash looks like from here. The TLS library's words for it would mislead.
+        (Error::Io(io), _) if io.kind() == io::ErrorKind::UnexpectedEof => {
+            "the connection ended without a word".to_owned()
         }
         (Error::Io(io), _) => io.to_string(),
         (Error::Tls(tls), _) => tls.to_string(),

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod credentials;
 pub mod disk;
 pub mod errors;
+pub mod horizon;
 pub mod lock;
 pub mod relations;
 pub mod sessions;

@@ -130,29 +130,6 @@ pub async fn blockers(session: &mut Session, pid: i32) -> Result<Vec<String>> {
     .explain("asking who holds a lock")
 }
 
-/// Transactions that are open anywhere on the server, oldest first: VACUUM FULL keeps every row that was deleted after the
-/// oldest of them began, also for one in another database.
-///
-/// # Errors
-/// Those of PostgreSQL.
-pub async fn open_transactions(session: &mut Session) -> Result<Vec<String>> {
-    sqlx::query_scalar(
-        "SELECT t FROM (\
-             SELECT format('role %s, application %s, database %s, pid %s', coalesce(usename, 'none'), \
-                 coalesce(nullif(application_name, ''), 'not named'), coalesce(datname, 'none'), pid), \
-                 age(coalesce(backend_xid, backend_xmin)) \
-             FROM pg_stat_activity WHERE coalesce(backend_xid, backend_xmin) IS NOT NULL \
-                 AND pid <> pg_backend_pid() AND NOT starts_with(application_name, $1) \
-             UNION ALL SELECT format('prepared transaction %s, database %s', gid, database), age(transaction) FROM pg_prepared_xacts \
-             UNION ALL SELECT format('replication slot %s', slot_name), age(xmin) FROM pg_replication_slots WHERE xmin IS NOT NULL\
-         ) o (t, age) ORDER BY age DESC LIMIT 3",
-    )
-    .bind(Application::PREFIX)
-    .fetch_all(&mut session.connection)
-    .await
-    .explain("listing open transactions")
-}
-
 /// Ends the sessions of earlier attempts of our operation and waits until they are gone. A Pod that was killed, or that
 /// sits on a lost node, may have left a statement that still runs.
 ///

@@ -2,13 +2,15 @@
 //!
 //! It runs as the step will run: with its image, its mounts, its account. It changes nothing.
 
+use std::time::Duration;
+
 use crate::{
     api::{
         maintenance::{Step, Vacuum, VacuumMode},
         operation::StepPlan,
     },
     bytes,
-    postgres::{Result, Session, connect::OLDEST_POSTGRES, lock, relations, sessions},
+    postgres::{Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
     task::{
         arguments::Connection,
         output::progress,
@@ -22,6 +24,10 @@ use crate::{
 
 /// As many tables are named in a plan.
 const TABLES_SHOWN: usize = 50;
+
+/// A transaction that is open for so many seconds is told of. Synapse's take less, as those of exporters do, and few rows
+/// are deleted meanwhile; a backup, a long report or a forgotten session takes more.
+const OLD_TRANSACTION: u64 = 300;
 
 /// What to check.
 #[derive(clap::Args, Clone, Debug)]
@@ -40,6 +46,9 @@ pub struct Arguments {
     /// Tell of a disk that is too small, or unknown, as a warning.
     #[arg(long)]
     dry_run: bool,
+    /// Tell of transactions that are open for so many seconds.
+    #[arg(long, default_value_t = OLD_TRANSACTION)]
+    old_transaction: u64,
 }
 
 fn step(text: &str) -> std::result::Result<(String, Step), String> {
@@ -77,7 +86,30 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
             findings.plan.push(plan);
         }
     }
+    if findings.plan.iter().any(takes_downtime) {
+        let age = Duration::from_secs(arguments.old_transaction);
+        findings.warnings.extend(old_transactions(&mut session, age).await?);
+    }
     Ok(findings)
+}
+
+/// Mode Full, with a table that is worth it.
+fn takes_downtime(plan: &StepPlan) -> bool {
+    plan.offline && plan.tables.iter().any(|table| table.skipped.is_none())
+}
+
+/// A downtime for nothing, or for less: told, not refused. Whoever keeps the rows may be gone until then, and a backup may
+/// matter more.
+async fn old_transactions(session: &mut Session, age: Duration) -> Result<Option<String>> {
+    let mut keepers = horizon::keepers(session).await?;
+    keepers.retain(|keeper| keeper.is_older_than(age));
+    Ok((!keepers.is_empty()).then(|| {
+        format!(
+            "VACUUM FULL may free less than planned: PostgreSQL keeps deleted rows that somebody may still see. Unless it is \
+             Synapse's own, this should end before the downtime: {}",
+            horizon::list(&keepers)
+        )
+    }))
 }
 
 /// What every task that writes needs of the server: new enough, not a standby, and no pooler in between.

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use synapse_keeper::task::report::ErrorClass;
 use tokio::process::Command;
 
-use crate::support::{Database, eventually};
+use crate::support::{Database, Server, eventually};
 
 const FULL: [&str; 8] = ["--mode", "Full", "--free-space", "1Gi", "--minimum-gain", "0", "--table", "slow"];
 const OPERATION: [&str; 4] = ["--operation", "22222222-0000-0000-0000-000000000002", "--run", "1"];
@@ -79,6 +79,25 @@ async fn the_server_ends_the_session() {
 
     database.sql("UPDATE slow_switch SET slow = false");
     assert_eq!(attempt("2").run().await.result().tables.len(), 1);
+    assert_eq!(database.checksum("slow"), rows);
+}
+
+/// As where one is killed for memory: PostgreSQL ends every session and starts anew.
+#[tokio::test]
+async fn another_process_of_the_server_crashes() {
+    let server = Server::of_its_own(&[]);
+    let database = Database::on(server, "crashed");
+    database.add_slow("slow", 60);
+    let rows = database.checksum("slow");
+    let task = database.task("vacuum").with(&FULL).start().at_work(&database).await;
+    let checkpointer = database.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
+    kill_process(Pid::from_raw(checkpointer.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let finished = task.finish().await;
+    let words = ["the connection ended without a word. PostgreSQL crashed", "see its log"];
+    assert_eq!(finished.refused("ConnectionLost", &words).class, ErrorClass::Transient);
+    server.wait();
+    database.sql("UPDATE slow_switch SET slow = false");
+    assert_eq!(database.task("vacuum").with(&FULL).run().await.result().tables.len(), 1);
     assert_eq!(database.checksum("slow"), rows);
 }
 

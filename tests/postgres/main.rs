@@ -4,6 +4,7 @@
 //! makes sure that nothing of it outlives the tests.
 
 mod connect;
+mod full_disk;
 mod inspect;
 mod interrupted;
 mod others;

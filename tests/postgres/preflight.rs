@@ -1,6 +1,8 @@
 //! What a preflight promises, refuses, and leaves as it was.
 
-use crate::support::{Database, execute};
+use std::time::Duration;
+
+use crate::support::{Database, Server, eventually, execute};
 
 const FULL: &str = r#"vacuum-1={"vacuum":{"mode":"Full","minimumGain":"1Mi","freeSpace":"100Gi"}}"#;
 const FULL_WITHOUT_SPACE: &str = r#"vacuum-1={"vacuum":{"mode":"Full","minimumGain":"1Mi"}}"#;
@@ -100,4 +102,94 @@ async fn a_locale_that_synapse_does_not_accept() {
     let finished = task.with(&["--step", FULL]).run().await;
     let warning = &finished.preflight().warnings[0];
     assert!(warning.contains("UTF8, C.UTF-8, C.UTF-8; Synapse wants UTF8, C, C"), "{warning}");
+}
+
+/// What a preflight says of those for whom deleted rows are kept.
+async fn told_of_old_transactions(database: &Database, arguments: &[&str]) -> String {
+    let finished = database.task("preflight").with(&["--step", FULL]).with(arguments).run().await;
+    finished.preflight().warnings.join("\n")
+}
+
+#[tokio::test]
+async fn old_transactions_are_told_of_before_the_downtime() {
+    let server = Server::of_its_own(&["max_prepared_transactions=1", "wal_level=logical"]);
+    let [database, elsewhere] = ["old", "elsewhere"].map(|name| Database::on(server, name));
+    let told = async |arguments: &[&str]| told_of_old_transactions(&database, arguments).await;
+    const ANY: [&str; 2] = ["--old-transaction", "0"];
+    let mut report = database.session("stranger", "a long report").await;
+    execute(&mut report, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await;
+    let mut script = elsewhere.session("stranger", "a script").await;
+    execute(&mut script, "BEGIN; SELECT pg_current_xact_id()").await;
+    let mut reader = elsewhere.session("stranger", "a reader elsewhere").await;
+    execute(&mut reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await;
+
+    assert_eq!(told(&ANY).await, "", "without a table that is worth it there is no downtime");
+    database.add_bloated("bloated", 6_000);
+    assert_eq!(told(&[]).await, "", "they are young");
+    for arguments in [ANY.as_slice(), &["--old-transaction", "0", "--dry-run"]] {
+        let text = told(arguments).await;
+        assert!(text.contains("VACUUM FULL may free less than planned"), "{text}");
+        assert!(text.contains("[role stranger, application a long report, database old, pid "), "{text}");
+        assert!(text.contains("[role stranger, application a script, database elsewhere, pid "), "{text}");
+        assert!(text.contains("SELECT pg_terminate_backend("), "{text}");
+        assert!(!text.contains("a reader elsewhere"), "what it can see is not here: {text}");
+    }
+
+    // With the right to see it, the time decides.
+    database.sql("GRANT pg_read_all_stats TO synapse");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(told(&["--old-transaction", "600"]).await, "");
+    let text = told(&["--old-transaction", "2"]).await;
+    assert!(text.contains("a long report") && text.contains("state idle in transaction, for "), "{text}");
+    execute(&mut report, "COMMIT").await;
+    execute(&mut script, "COMMIT").await;
+    database.sql("SELECT pg_create_logical_replication_slot('logical', 'test_decoding')");
+    assert_eq!(told(&ANY).await, "", "a logical slot keeps rows of catalogs alone");
+
+    // A plain VACUUM looks like an old transaction, but nobody waits for what it sees.
+    let mut vacuum = database.session("synapse", "a vacuum").await;
+    execute(&mut vacuum, "SET vacuum_cost_delay = 100").await;
+    execute(&mut vacuum, "SET vacuum_cost_limit = 1").await;
+    let vacuum = tokio::spawn(async move { execute(&mut vacuum, "VACUUM bloated").await });
+    let snapshot = "SELECT backend_xmin FROM pg_stat_activity JOIN pg_stat_progress_vacuum USING (pid)";
+    eventually("VACUUM is at work", Duration::from_secs(10), async || !database.sql(snapshot).is_empty()).await;
+    assert_eq!(told(&ANY).await, "");
+    assert!(!database.sql(snapshot).is_empty(), "it was still at work");
+    vacuum.abort();
+
+    // A session that has ended leaves this behind.
+    elsewhere.sql("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'two-phase'");
+    let text = told(&ANY).await;
+    assert!(text.contains("[prepared transaction two-phase, role postgres, database elsewhere, for "), "{text}");
+    assert!(
+        text.contains("COMMIT PREPARED 'two-phase' or ROLLBACK PREPARED 'two-phase' in database elsewhere"),
+        "{text}"
+    );
+    assert_eq!(told(&[]).await, "");
+}
+
+#[tokio::test]
+async fn a_standby_that_keeps_deleted_rows() {
+    let server = Server::of_its_own(&[]);
+    let database = Database::on(server, "fed_back");
+    database.add_bloated("bloated", 6_000);
+    let told = async |arguments: &[&str]| told_of_old_transactions(&database, arguments).await;
+    for (slot, asking, named) in [
+        (None, "SELECT backend_xmin FROM pg_stat_replication", "[standby walreceiver with hot_standby_feedback, for "),
+        (
+            Some("berlin"),
+            "SELECT xmin FROM pg_replication_slots",
+            "[replication slot berlin of a standby with hot_standby_feedback, for ",
+        ),
+    ] {
+        let _standby = server.standby_with_feedback(slot);
+        let asks = async || !database.sql(asking).is_empty();
+        eventually("the standby asks for its rows", Duration::from_secs(30), asks).await;
+        assert_eq!(told(&[]).await, "", "it moves on");
+        let text = told(&["--old-transaction", "0"]).await;
+        assert!(text.contains(named) && text.contains("end the long query there"), "{text}");
+    }
+    let text = told(&[]).await;
+    assert!(text.contains("replication slot berlin") && text.contains(", not connected, for "), "{text}");
+    assert!(text.contains("SELECT pg_drop_replication_slot('berlin')"), "{text}");
 }

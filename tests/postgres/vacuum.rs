@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::support::{Database, PASSWORD, execute, server};
+use crate::support::{Database, PASSWORD, Server, execute, server};
 
 const FULL: [&str; 4] = ["--mode", "Full", "--free-space", "100Gi"];
 
@@ -110,6 +110,29 @@ async fn an_open_transaction_elsewhere_keeps_deleted_rows() {
     let finished = task().run().await;
     // Other tests have open transactions as well: whichever it is, it is told.
     assert!(!finished.result().warnings.iter().any(|warning| warning.contains("a long report")), "{finished:?}");
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_keeps_deleted_rows_and_a_logical_slot_does_not() {
+    let server = Server::of_its_own(&["max_prepared_transactions=1", "wal_level=logical"]);
+    let [database, elsewhere] = ["horizon", "elsewhere"].map(|name| Database::on(server, name));
+    database.sql("SELECT pg_create_logical_replication_slot('logical', 'test_decoding')");
+    elsewhere.sql("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'two-phase'");
+    database.as_synapse_sql(
+        "CREATE TABLE purged AS SELECT i AS id, repeat(md5(i::text), 12) AS body FROM generate_series(1, 20000) i",
+    );
+    database.sql("DELETE FROM purged WHERE id % 4 <> 0");
+    let task = || database.task("vacuum").with(&FULL).with(&["--minimum-gain", "1Mi"]);
+    let finished = task().run().await;
+    let [warning] = finished.result().warnings.as_slice() else { panic!("{finished:?}") };
+    assert!(warning.starts_with("purged gave back 0 B instead of about "), "{warning}");
+    assert!(warning.contains("[prepared transaction two-phase, role postgres, database elsewhere, for "), "{warning}");
+    elsewhere.sql("ROLLBACK PREPARED 'two-phase'");
+    let kept = database.sql("SELECT xmin IS NULL AND catalog_xmin IS NOT NULL FROM pg_replication_slots");
+    assert_eq!(kept, "t", "a logical slot keeps rows of catalogs, not of tables");
+    let finished = task().run().await;
+    assert_eq!(finished.result().warnings, Vec::<String>::new());
+    assert!(finished.result().tables[0].bytes_after * 3 < finished.result().tables[0].bytes_before, "{finished:?}");
 }
 
 #[tokio::test]

@@ -80,7 +80,8 @@ impl Guard<'_> {
             let _ = timeout(LOOK_WITHIN, sessions::cancel(&mut self.watcher, pid)).await;
         };
         match (outcome, halted) {
-            (_, Some((error, _))) => Err(error),
+            (Err(error), Some((halted, _))) => Err(why(errors::failed(&error, &doing), halted)),
+            (Ok(_), Some((halted, _))) => Err(halted),
             (Ok(_), None) => Ok(Ended::Done),
             (Err(error), None) => match errors::sqlstate(&error) {
                 Some("57014") if limit.is_some_and(|limit| started.elapsed() >= limit) => Ok(Ended::OutOfTime),
@@ -131,5 +132,26 @@ impl Guard<'_> {
         let mut others = sessions::others(&mut self.watcher, self.ignored).await?;
         others.retain(sessions::OtherSession::is_in_the_way);
         Ok(others)
+    }
+}
+
+/// Why a statement failed that the guard had halted. A server that breaks down drops the guard as well; what it said to the
+/// statement tells more.
+fn why(said: TaskError, halted: TaskError) -> TaskError {
+    if halted.reason == "ConnectionLost" && said.reason == "DiskFull" { said } else { halted }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_where_it_took_the_guard_along() {
+        let lost = || TaskError::transient("ConnectionLost", "the guard's");
+        let full = || TaskError::terminal("DiskFull", "the statement's");
+        let canceled = || TaskError::transient("Canceled", "the statement's");
+        assert_eq!(why(full(), lost()), full());
+        assert_eq!(why(canceled(), lost()), lost());
+        assert_eq!(why(full(), stopped()), stopped());
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::maintenance::VacuumMode,
     bytes,
-    postgres::{Result, Session, lock, relations, sessions},
+    postgres::{Result, Session, horizon, lock, relations, sessions},
     task::{
         output::progress,
         preflight,
@@ -201,11 +201,13 @@ impl Work<'_> {
 
     /// A table that gave back far less than it should: most often rows that were deleted are still visible to somebody.
     async fn warn_of_old_transactions(&mut self, candidate: &Candidate, gain: i64) -> Result<()> {
-        let open = sessions::open_transactions(&mut self.guard.watcher).await?;
-        let open = if open.is_empty() { "none is open now".to_owned() } else { open.join("; ") };
+        let keepers = horizon::keepers(&mut self.guard.watcher).await?;
+        let keepers = match keepers.as_slice() {
+            [] => "nobody may now, so vacuum again".to_owned(),
+            _ => format!("{}. Then vacuum again", horizon::list(&keepers)),
+        };
         self.warnings.push(format!(
-            "{} gave back {} instead of about {}. PostgreSQL keeps rows that were deleted after the oldest transaction on \
-             the server began ({open}): let it end, and vacuum again.",
+            "{} gave back {} instead of about {}. PostgreSQL keeps deleted rows that somebody may still see: {keepers}.",
             candidate.table.name,
             bytes::human(gain),
             bytes::human(candidate.gain()),

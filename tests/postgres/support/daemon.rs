@@ -9,11 +9,21 @@ use std::{
 };
 
 /// A shell starts the program and waits for the end of its standard input: the pipe closes when the tests end, also by a
-/// panic or SIGKILL. Then it stops the program and removes the directory.
+/// panic or SIGKILL. Then it stops the program, which a test may have left asleep, and removes the directory.
 const GUARDIAN: &str = r#"signal=$1 directory=$2; shift 2
 "$@" >>"$directory/log" 2>&1 & program=$!
 cat >/dev/null
-kill -s "$signal" "$program"; wait "$program"; rm -rf "$directory""#;
+kill -s "$signal" "$program"; kill -s CONT "$program"; wait "$program"; rm -rf "$directory""#;
+
+/// Gives the program a small disk that nobody else sees: the kernel unmounts it with the last process in there.
+const WITH_VOLUME: &str = r#"directory=$1 size=$2; shift 2
+mount -t tmpfs -o "size=$size" tmpfs /mnt && cp -a "$directory/." /mnt && mount --move /mnt "$directory" && exec "$@""#;
+
+/// A file system in memory in the place of a directory, with what is in there.
+pub struct Volume {
+    pub directory: PathBuf,
+    pub megabytes: u32,
+}
 
 /// A program in the background. Dropped: stopped, and its directory gone.
 pub struct Daemon {
@@ -24,10 +34,20 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `command` as the user `postgres`, who owns `directory` from here on; its output goes to `log` in there.
     pub fn start(directory: PathBuf, stop_signal: &str, command: &[&str]) -> Self {
+        Self::start_on(None, directory, stop_signal, command)
+    }
+
+    /// The same, with a small disk. Only root may mount.
+    pub fn start_on(volume: Option<&Volume>, directory: PathBuf, stop_signal: &str, command: &[&str]) -> Self {
         give_to_postgres(&directory);
+        let with_volume = volume.map(|Volume { directory, megabytes }| {
+            let words = ["unshare", "--mount", "sh", "-c", WITH_VOLUME, "with-volume"].map(str::to_owned);
+            words.into_iter().chain([directory.display().to_string(), format!("{megabytes}m")])
+        });
         let guardian = Command::new("sh")
             .args(["-c", GUARDIAN, "guardian", stop_signal])
             .arg(&directory)
+            .args(with_volume.into_iter().flatten())
             .args(as_postgres())
             .args(command)
             .stdin(Stdio::piped())

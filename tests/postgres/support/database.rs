@@ -19,7 +19,12 @@ pub struct Database {
 impl Database {
     /// An empty one.
     pub fn empty(name: &str) -> Self {
-        Self::from_template(name, "template0")
+        Self::on(server(), name)
+    }
+
+    /// An empty one on a server of its own.
+    pub fn on(server: &'static Server, name: &str) -> Self {
+        Self::from_template(server, name, "template0")
     }
 
     /// One that a real Synapse made and filled: schema, users, rooms, messages.
@@ -38,14 +43,13 @@ impl Database {
             database.server.psql(&database.name, "ANALYZE");
         });
         LazyLock::force(&TEMPLATE);
-        Self::from_template(name, "synapse_template")
+        Self::from_template(server(), name, "synapse_template")
     }
 
-    fn from_template(name: &str, template: &str) -> Self {
+    fn from_template(server: &'static Server, name: &str, template: &str) -> Self {
         // PostgreSQL refuses a second copy of a template that is just being copied.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let server = server();
         let with = format!("OWNER synapse TEMPLATE {template} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'");
         server.psql("postgres", &format!("CREATE DATABASE \"{name}\" {with}"));
         server.psql(name, "GRANT ALL ON SCHEMA public TO synapse");

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::daemon::{self, Daemon, free_port};
+use super::daemon::{self, Daemon, Volume, free_port};
 
 /// Password of every role. No output of ours may ever hold it.
 pub const PASSWORD: &str = "never-print-me-9d1f";
@@ -29,33 +29,51 @@ host  all         all       127.0.0.1/32  scram-sha-256
 pub struct Server {
     daemon: Daemon,
     programs: PathBuf,
+    volume: Option<Volume>,
     pub port: u16,
 }
 
 /// The server that all tests share.
 pub fn server() -> &'static Server {
-    static SERVER: LazyLock<Server> = LazyLock::new(Server::make);
-    // Statics are never dropped: the guardian sees the end of this process.
+    static SERVER: LazyLock<&Server> = LazyLock::new(|| Server::of_its_own(&[]));
     &SERVER
 }
 
 impl Server {
-    fn make() -> Self {
+    /// One for a test that would get into the way of others, or they into its. It lives as long as this process: the
+    /// guardian sees its end.
+    pub fn of_its_own(settings: &[&str]) -> &'static Self {
+        Box::leak(Box::new(Self::make(settings, None)))
+    }
+
+    /// One with a small disk in the place of this directory: `data/pg_wal`, or a new one for a tablespace.
+    pub fn on_a_small_disk(directory: &str, megabytes: u32, settings: &[&str]) -> &'static Self {
+        Box::leak(Box::new(Self::make(settings, Some((directory, megabytes)))))
+    }
+
+    fn make(settings: &[&str], small_disk: Option<(&str, u32)>) -> Self {
         let programs = programs();
         let directory = daemon::new_directory();
+        let volume = small_disk.map(|(name, megabytes)| Volume { directory: directory.join(name), megabytes });
         let path = |name: &str| directory.join(name).display().to_string();
         write_certificates(&directory);
         let initdb = programs.join("initdb").display().to_string();
         let data = path("data");
         let locale = ["--encoding=UTF8", "--locale=C", "--username=postgres", "--auth=trust", "--no-sync"];
-        daemon::run(&[&[initdb.as_str(), "-D", &data], locale.as_slice()].concat());
+        // Small segments of WAL fit onto a small disk.
+        let segments = small_disk.map(|_| "--wal-segsize=1");
+        daemon::run(&[&[initdb.as_str(), "-D", &data], locale.as_slice(), segments.as_slice()].concat());
+        if let Some(Volume { directory, .. }) = &volume {
+            fs::create_dir_all(directory).expect("a directory");
+        }
         fs::write(directory.join("data/pg_hba.conf"), PG_HBA).expect("pg_hba.conf");
         let ssl = [
             "ssl=on".to_owned(),
             format!("ssl_cert_file={}", path("server.crt")),
             format!("ssl_key_file={}", path("server.key")),
         ];
-        let server = Self::start(directory, programs, &ssl);
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).chain(ssl).collect();
+        let server = Self::start(directory, programs, &settings, volume);
         let passwords =
             ["synapse", "stranger", "unwelcome"].map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
         server.psql("postgres", &format!("{ROLES}{}", passwords.concat()));
@@ -84,7 +102,7 @@ impl Server {
         ])
     }
 
-    fn start(directory: PathBuf, programs: PathBuf, settings: &[String]) -> Self {
+    fn start(directory: PathBuf, programs: PathBuf, settings: &[String], volume: Option<Volume>) -> Self {
         let port = free_port();
         let mut command = vec![
             programs.join("postgres").display().to_string(),
@@ -98,12 +116,14 @@ impl Server {
             command.extend(["-c".to_owned(), setting.clone()]);
         }
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let server = Self { daemon: Daemon::start(directory, "INT", &words), programs, port };
+        let daemon = Daemon::start_on(volume.as_ref(), directory, "INT", &words);
+        let server = Self { daemon, programs, volume, port };
         server.wait();
         server
     }
 
-    fn wait(&self) {
+    /// Waits until it takes sessions.
+    pub fn wait(&self) {
         let ready = self.program("pg_isready");
         let started = Instant::now();
         while !Command::new(&ready)
@@ -117,27 +137,39 @@ impl Server {
         }
     }
 
+    /// Its small disk, as it is seen from outside.
+    pub fn small_disk(&self) -> PathBuf {
+        let Volume { directory, .. } = self.volume.as_ref().expect("a server on a small disk");
+        let inside = directory.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(inside)
+    }
+
+    /// Its first process, the one that starts all others.
+    pub fn pid(&self) -> i32 {
+        let file = fs::read_to_string(self.daemon.directory.join("data/postmaster.pid")).expect("its process");
+        file.lines().next().and_then(|line| line.parse().ok()).expect("a process")
+    }
+
     /// A hot standby of this server. It offers no TLS.
     pub fn standby(&self) -> Self {
+        self.standby_with(&[], &[])
+    }
+
+    /// A hot standby for which this server keeps what its queries may see; with a slot, also while it is not there.
+    pub fn standby_with_feedback(&self, slot: Option<&str>) -> Self {
+        let slot: Vec<&str> = slot.into_iter().flat_map(|slot| ["-C", "-S", slot]).collect();
+        self.standby_with(&slot, &["hot_standby_feedback=on", "wal_receiver_status_interval=1"])
+    }
+
+    fn standby_with(&self, options: &[&str], settings: &[&str]) -> Self {
         let directory = daemon::new_directory();
         let data = directory.join("data").display().to_string();
         let (socket, port) = (self.socket(), self.port.to_string());
-        daemon::run(&[
-            &self.program("pg_basebackup"),
-            "-D",
-            &data,
-            "-h",
-            &socket,
-            "-p",
-            &port,
-            "-U",
-            "postgres",
-            "-c",
-            "fast",
-            "-R",
-            "--no-sync",
-        ]);
-        Self::start(directory, self.programs.clone(), &["ssl=off".to_owned()])
+        let program = self.program("pg_basebackup");
+        let from = [program.as_str(), "-D", &data, "-h", &socket, "-p", &port, "-U", "postgres"];
+        daemon::run(&[from.as_slice(), &["-c", "fast", "-R", "--no-sync"], options].concat());
+        let settings: Vec<String> = settings.iter().chain(&["ssl=off"]).map(|setting| (*setting).to_owned()).collect();
+        Self::start(directory, self.programs.clone(), &settings, None)
     }
 
     /// The directory of its Unix socket.
