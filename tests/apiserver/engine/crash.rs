@@ -34,7 +34,7 @@ tests![
 ];
 
 /// Operations that run beside each other, each in a namespace of its own.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 10;
 
 /// One operation with one cut. True: the cut was reached.
 type Point = for<'a> fn(&'a World, &'a str, usize, Cut) -> BoxFuture<'a, bool>;
