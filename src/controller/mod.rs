@@ -36,7 +36,7 @@ use crate::{
 
 /// How many objects of one kind are worked on at once.
 const CONCURRENCY: u16 = 16;
-/// An operation writes its status some dozen times in a row, and each wakes its homeserver: once is enough.
+/// An operation writes its status some dozen times in a row, and each wakes its homeserver and its Lease: once is enough.
 const SETTLED: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon a Lease whose holder lives is looked at again, in case a watch missed its end.
 const TEND_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -91,7 +91,7 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
     // What an operation left behind comes back without its CRD: nobody waits for that.
     let (leases, lease_controller) = watches.lease_controller();
     let orphans = lease_controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
         .watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
     let ours = async {
         if wait_for_kinds(&context, &scope, &readiness, &shutdown).await {

@@ -16,7 +16,8 @@ use kube::{
 use super::{
     job, lease,
     observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject},
-    resolve, scale,
+    resolve::{self, Found},
+    scale,
 };
 use crate::{
     api::{
@@ -66,23 +67,22 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
                 resolve::surroundings(&context.client, &subject.namespace, &pinned.name, &pinned.spec, &found, own_pod)
                     .await?;
             observed.refusal = resolve::refuse(&found, &pinned.spec, &surroundings);
-            for one in found {
-                observed.workloads.push(live(context, subject, &one.workload, one.role, None).await?);
+            for one in &found {
+                observed.workloads.push(live(context, subject, one).await?);
             }
             observed.counts_held_by = counts_held_by(context, subject, &observed.workloads).await?;
         }
         None => {}
         Some(window) if window.ready_at.is_none() => {
+            // All at once: a homeserver may have many workers.
+            let found = resolve::find(&context.client, &subject.namespace, &pinned.spec).await?;
             for recorded in &window.workloads {
-                observed.workloads.push(live(context, subject, &recorded.workload, recorded.role, Some(window)).await?);
+                observed.workloads.push(recorded_live(context, subject, window, recorded, &found).await?);
             }
-            if window.resume_began_at.is_none() {
-                let found = resolve::find(&context.client, &subject.namespace, &pinned.spec).await?;
-                let on_record =
-                    |workload: &WorkloadRef| window.workloads.iter().any(|recorded| recorded.workload == *workload);
-                let appeared = found.into_iter().filter(|one| one.replicas > 0 && !on_record(&one.workload));
-                observed.appeared = appeared.map(|one| one.workload).collect();
-            }
+            let on_record =
+                |workload: &WorkloadRef| window.workloads.iter().any(|recorded| recorded.workload == *workload);
+            let appeared = found.into_iter().filter(|one| one.replicas > 0 && !on_record(&one.workload));
+            observed.appeared = appeared.map(|one| one.workload).collect();
         }
         Some(_) => {}
     }
@@ -151,26 +151,42 @@ async fn data_node(context: &Context, subject: &Subject, observed: &Observed) ->
     Ok(with_claim.filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).next())
 }
 
-async fn live(
+async fn live(context: &Context, subject: &Subject, found: &Found) -> kube::Result<Live> {
+    let pods = scale::pods(&context.client, &subject.namespace, &found.selector).await?;
+    let (workload, role) = (found.workload.clone(), found.role);
+    Ok(Live { workload, role, replicas: Some(found.replicas), pods, changed_by: None })
+}
+
+/// A workload whose count is on record, though its labels may have changed since, or though it may be gone.
+async fn recorded_live(
     context: &Context,
     subject: &Subject,
-    workload: &WorkloadRef,
-    role: crate::api::operation::Role,
-    window: Option<&Window>,
+    window: &Window,
+    recorded: &RecordedWorkload,
+    found: &[Found],
 ) -> kube::Result<Live> {
-    let mut live = Live { workload: workload.clone(), role, replicas: None, pods: Vec::new(), changed_by: None };
-    let Some(current) = scale::read(&context.client, &subject.namespace, workload).await? else { return Ok(live) };
-    live.replicas = Some(scale::replicas(&current));
-    live.pods = scale::pods(&context.client, &subject.namespace, &current).await?;
-    let contested = window.filter(|window| {
-        let ours = |recorded: &RecordedWorkload| recorded.workload == *workload && recorded.stopped;
-        window.resume_began_at.is_none() && live.replicas > Some(0) && window.workloads.iter().any(ours)
-    });
-    if let Some(window) = contested {
-        let found = resolve::find_one(&context.client, &subject.namespace, workload).await?;
-        live.changed_by = found.and_then(|found| resolve::scaled_by(&found.managed_fields, window.recorded_at.0));
+    let RecordedWorkload { workload, role, .. } = recorded;
+    let one = match found.iter().find(|one| one.workload == *workload) {
+        Some(one) => Some(one.clone()),
+        None => resolve::find_one(&context.client, &subject.namespace, workload).await?,
+    };
+    let Some(mut one) = one else {
+        return Ok(Live {
+            workload: workload.clone(),
+            role: *role,
+            replicas: None,
+            pods: Vec::new(),
+            changed_by: None,
+        });
+    };
+    let mut live = live(context, subject, &one).await?;
+    if window.stopped_at.is_some() && one.replicas == 0 && !live.pods.is_empty() {
+        // Somebody has scaled it up between the two looks, or made a Pod by hand: it makes a difference to who reads it.
+        one = resolve::find_one(&context.client, &subject.namespace, workload).await?.unwrap_or(one);
+        live.replicas = Some(one.replicas);
     }
-    Ok(live)
+    let changed_by = resolve::scaled_by(&one.managed_fields, window.recorded_at.0);
+    Ok(Live { role: *role, changed_by, ..live })
 }
 
 /// Another operation that has not given back the counts of one of these workloads.

@@ -30,6 +30,8 @@ pub struct Found {
     pub role: Role,
     pub labels: BTreeMap<String, String>,
     pub template: PodTemplateSpec,
+    /// Which Pods are its own.
+    pub selector: LabelSelector,
     /// Scaling it to 0 deletes its claims.
     pub deletes_claims: bool,
     pub managed_fields: Vec<ManagedFieldsEntry>,
@@ -89,19 +91,21 @@ pub async fn find_one(client: &Client, namespace: &str, workload: &WorkloadRef) 
 
 fn from_deployment(deployment: Deployment) -> Found {
     let spec = deployment.spec.unwrap_or_default();
-    found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.replicas, false)
+    found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas, false)
 }
 
 fn from_stateful_set(set: StatefulSet) -> Found {
     let spec = set.spec.unwrap_or_default();
     let policy = spec.persistent_volume_claim_retention_policy.and_then(|policy| policy.when_scaled);
-    found(WorkloadKind::StatefulSet, set.metadata, spec.template, spec.replicas, policy.as_deref() == Some("Delete"))
+    let deletes_claims = policy.as_deref() == Some("Delete");
+    found(WorkloadKind::StatefulSet, set.metadata, spec.template, spec.selector, spec.replicas, deletes_claims)
 }
 
 fn found(
     kind: WorkloadKind,
     meta: ObjectMeta,
     template: PodTemplateSpec,
+    selector: LabelSelector,
     replicas: Option<i32>,
     deletes_claims: bool,
 ) -> Found {
@@ -110,6 +114,7 @@ fn found(
         role: Role::Authentication,
         labels: meta.labels.unwrap_or_default(),
         template,
+        selector,
         deletes_claims,
         managed_fields: meta.managed_fields.unwrap_or_default(),
         replicas: replicas.unwrap_or(1),

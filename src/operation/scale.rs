@@ -1,9 +1,12 @@
 //! Replicas, read and written through `/scale` alone: a right to patch Deployments would be a right to run any image.
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
-    autoscaling::v1::Scale,
-    core::v1::Pod,
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        autoscaling::v1::Scale,
+        core::v1::Pod,
+    },
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 use kube::{
     Api, Client,
@@ -11,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::observed::ObservedPod;
+use super::{observed::ObservedPod, resolve::to_selector};
 use crate::api::{
     MANAGER,
     synapse::{WorkloadKind, WorkloadRef},
@@ -35,7 +38,7 @@ impl std::fmt::Display for Change {
 ///
 /// # Errors
 /// What the API server answers.
-pub async fn read(client: &Client, namespace: &str, workload: &WorkloadRef) -> kube::Result<Option<Scale>> {
+async fn read(client: &Client, namespace: &str, workload: &WorkloadRef) -> kube::Result<Option<Scale>> {
     let name = &workload.name;
     let scale = match workload.kind {
         WorkloadKind::Deployment => Api::<Deployment>::namespaced(client.clone(), namespace).get_scale(name).await,
@@ -49,7 +52,7 @@ pub async fn read(client: &Client, namespace: &str, workload: &WorkloadRef) -> k
 }
 
 /// The replicas that a scale asks for.
-pub fn replicas(scale: &Scale) -> i32 {
+fn replicas(scale: &Scale) -> i32 {
     scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)
 }
 
@@ -81,18 +84,13 @@ pub async fn write(client: &Client, namespace: &str, workload: &WorkloadRef, fro
     Ok(())
 }
 
-/// The Pods behind a scale, terminating ones included: they still hold connections and locks. Those that ended are not.
+/// The Pods of a workload, terminating ones included: they still hold connections and locks. Those that ended are not.
 ///
 /// # Errors
 /// What the API server answers.
-pub async fn pods(client: &Client, namespace: &str, scale: &Scale) -> kube::Result<Vec<ObservedPod>> {
-    let Some(selector) =
-        scale.status.as_ref().and_then(|status| status.selector.as_deref()).filter(|selector| !selector.is_empty())
-    else {
-        return Ok(Vec::new());
-    };
+pub async fn pods(client: &Client, namespace: &str, selector: &LabelSelector) -> kube::Result<Vec<ObservedPod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pods = api.list(&ListParams::default().labels(selector)).await?;
+    let pods = api.list(&ListParams::default().labels_from(&to_selector(selector))).await?;
     Ok(pods.items.iter().filter(|pod| !has_ended(pod)).map(observe_pod).collect())
 }
 

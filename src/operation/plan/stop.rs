@@ -68,28 +68,26 @@ impl Planner<'_> {
         let stopped = |live: &Live| {
             window.workloads.iter().any(|recorded| recorded.workload == live.workload && recorded.stopped)
         };
-        for live in self.observed.workloads.iter().filter(|live| stopped(live)) {
-            let by = || match &live.changed_by {
+        let live = || self.observed.workloads.iter().filter(|live| stopped(live));
+        // Who scaled something up says more than the Pods that come of it.
+        if let Some((live, replicas)) = live().find_map(|live| live.replicas.filter(|n| *n > 0).map(|n| (live, n))) {
+            let by = match &live.changed_by {
                 Some(manager) => format!("by {manager}"),
                 None => "through /scale; the API does not record who".to_owned(),
             };
-            match live.replicas {
-                Some(replicas) if replicas > 0 => {
-                    return Some(format!(
-                        "{} was scaled to {replicas} while the homeserver was down for maintenance, {}. \
-                         Keep autoscalers and GitOps self-heal away from its replicas (docs/gitops.md)",
-                        live.workload,
-                        by()
-                    ));
-                }
-                _ if window.stopped_at.is_some() && !live.pods.is_empty() => {
-                    return Some(format!(
-                        "Pod {} of {} appeared while the homeserver was down for maintenance",
-                        live.pods[0].name, live.workload
-                    ));
-                }
-                _ => {}
-            }
+            return Some(format!(
+                "{} was scaled to {replicas} while the homeserver was down for maintenance, {by}. \
+                 Keep autoscalers and GitOps self-heal away from its replicas (docs/gitops.md)",
+                live.workload
+            ));
+        }
+        if window.stopped_at.is_some()
+            && let Some((live, pod)) = live().find_map(|live| live.pods.first().map(|pod| (live, pod)))
+        {
+            return Some(format!(
+                "Pod {} of {} appeared while the homeserver was down for maintenance",
+                pod.name, live.workload
+            ));
         }
         let appeared = self.observed.appeared.first()?;
         Some(format!(
