@@ -132,7 +132,7 @@ show_plan() {
 	{
 		echo 'TABLE|BYTES|DEAD ROWS|WOULD FREE|SECONDS|LEFT ALONE, WHY'
 		kn get synmt "$1" -o jsonpath="$table"
-	} | column -t -s '|' | head -n 16
+	} | column -t -s '|' | sed -n 1,16p
 	kn get synmt "$1" -o jsonpath='{range .status.plan[*]}{"\n"}{.step}: {.summary}{end}{"\n"}'
 }
 
@@ -162,7 +162,7 @@ show_end() {
 	{
 		echo 'TABLE|BYTES BEFORE|BYTES AFTER|ROWS|SECONDS'
 		kn get synmt "$1" -o jsonpath="$done"
-	} | column -t -s '|' | head -n 16
+	} | column -t -s '|' | sed -n 1,16p
 	echo
 	kn get pods
 	echo
