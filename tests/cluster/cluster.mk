@@ -7,9 +7,9 @@ cluster-up: ## bring a Kubernetes up on this machine
 cluster-down: ## remove it and all its traces
 	@tests/cluster/run down
 
-# The cargo profile of the operator that goes in; with BINARY= set, that file goes in as it is.
-export PROFILE ?= dev
-
+# The cargo profile of the operator that goes in; with BINARY= set, that file goes in as it is. For this target alone: the
+# demo has a default of its own.
+cluster-load: export PROFILE ?= dev
 cluster-load: ## build the operator and put its two images into it
 	@[ -n "$$BINARY" ] || cargo build --profile $$PROFILE
 	@tests/cluster/run load
