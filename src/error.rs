@@ -1,10 +1,5 @@
 //! Errors of a reconcile, and what kind of answer of the API server is what.
 
-use std::fmt::Debug;
-
-use kube::Api;
-use serde::de::DeserializeOwned;
-
 /// Why a reconcile did not come to its end. It is tried again, with backoff.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,18 +45,5 @@ impl Refused {
             }
             _ => None,
         }
-    }
-}
-
-/// Reads an object of one of our kinds. `None`: it is gone, or its whole kind is. Of a kind whose CRD was deleted the API
-/// server says no more than a bare `404 page not found`, which kube's own `get_opt` takes for an error.
-///
-/// # Errors
-/// Any other answer of the API server.
-pub async fn find<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> kube::Result<Option<K>> {
-    match api.get(name).await {
-        Ok(object) => Ok(Some(object)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(error),
     }
 }

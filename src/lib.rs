@@ -13,5 +13,6 @@ pub mod metrics;
 pub mod operation;
 pub mod postgres;
 pub mod recipes;
+pub mod requests;
 pub mod synapse;
 pub mod task;

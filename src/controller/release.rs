@@ -17,10 +17,7 @@ use crate::{
     api::{self, MANAGER},
     context::{Config, Context},
     metrics::Metrics,
-    operation::{
-        lease::{MANAGED_BY, PURPOSE_HOMESERVER, PURPOSE_LABEL},
-        orphans,
-    },
+    operation::{lease, orphans},
 };
 
 /// The operator may take this long to begin; then it counts as dead.
@@ -52,7 +49,7 @@ pub async fn run(client: Client, options: Options) -> Result<(), Box<dyn std::er
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.into(), instance: None });
     let context = Context::new(client.clone(), config, recorder, Metrics::default());
     let leases: Api<Lease> = scope.api(&client);
-    let ours = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_HOMESERVER}"));
+    let ours = ListParams::default().labels(&lease::selector());
     let began = Instant::now();
     loop {
         let held = leases.list(&ours).await?.items;

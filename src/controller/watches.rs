@@ -31,7 +31,7 @@ use crate::{
     context::Context,
     metrics::Metrics,
     operation::{
-        lease::{MANAGED_BY, PURPOSE_HOMESERVER, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
+        lease::{self, MANAGED_BY, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
         observe,
         observed::JobState,
         reconcile,
@@ -113,7 +113,7 @@ impl Watches {
 
     /// The controller of the homeservers' Leases.
     pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
-        let config = watcher::Config::default().labels(&homeserver_leases());
+        let config = watcher::Config::default().labels(&lease::selector());
         let (reader, leases) = self.reflected(config, forget_metadata);
         (reader.clone(), Controller::for_stream(self.told::<Lease, _, _>(leases), reader))
     }
@@ -146,7 +146,7 @@ impl Watches {
 
     /// Leases of homeservers.
     pub fn leases(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Lease>>> + Send + 'static {
-        self.metadata(watcher::Config::default().labels(&homeserver_leases()))
+        self.metadata(watcher::Config::default().labels(&lease::selector()))
     }
 
     pub fn deployments(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Deployment>>> + Send + 'static {
@@ -247,10 +247,6 @@ fn forget_metadata(object: &mut impl Resource) {
     if let Some(annotations) = &mut meta.annotations {
         annotations.remove(LAST_APPLIED);
     }
-}
-
-fn homeserver_leases() -> String {
-    format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_HOMESERVER}")
 }
 
 /// Any version of a list will do to begin with, in pages that keep the memory low.

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, ListParams},
     runtime::{controller::Action as Requeue, events},
 };
 
@@ -18,8 +17,9 @@ use crate::{
         synapse::SynapseStatus,
     },
     context::{Context, in_our_name},
-    error::{Error, find},
-    operation::{job, lease, observe},
+    error::Error,
+    operation::{act::sweep_jobs, job, lease, observe},
+    requests::find,
 };
 
 /// The inspection's name among the steps.
@@ -38,7 +38,9 @@ pub async fn reconcile(object: Arc<Synapse>, context: Arc<Context>) -> Result<Re
 }
 
 async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
-    let api: Api<Synapse> = Api::namespaced(context.client.clone(), &cached.namespace().unwrap_or_default());
+    let namespace = cached.namespace().unwrap_or_default();
+    let api: Api<Synapse> = Api::namespaced(context.client.clone(), &namespace);
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
     let Some(mut object) = find(&api, &cached.name_any()).await? else { return Ok(Requeue::await_change()) };
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Requeue::await_change());
@@ -54,12 +56,12 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
         }
         match action {
             Action::Wait(time) => return Ok(Requeue::requeue(time.unsigned_abs())),
-            Action::CreateJob => create_job(context, &object).await?,
+            Action::CreateJob => create_job(context, &jobs, &object).await?,
             Action::DeleteJob => {
                 let number = status.inspection.as_ref().map_or(0, |inspection| inspection.number);
                 // One that failed stays until the next, for its log.
                 let failed = status.inspection.as_ref().is_some_and(|inspection| inspection.failures > 0);
-                sweep_jobs(context, &object, failed.then_some(number)).await?;
+                sweep_jobs(&jobs, &object.uid().unwrap_or_default(), failed.then_some(number)).await?;
             }
         }
     }
@@ -101,7 +103,7 @@ fn job_name(object: &Synapse, number: i64) -> String {
     job::name(&object.name_any(), &object.uid().unwrap_or_default(), number, STEP, 1)
 }
 
-async fn create_job(context: &Context, object: &Synapse) -> Result<(), Error> {
+async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> Result<(), Error> {
     let namespace = object.namespace().unwrap_or_default();
     let number =
         object.status.as_ref().and_then(|status| status.inspection.as_ref()).map_or(1, |inspection| inspection.number);
@@ -122,29 +124,11 @@ async fn create_job(context: &Context, object: &Synapse) -> Result<(), Error> {
         deadline_seconds: Some(DEADLINE),
     });
     // What an operator left behind that was killed before it had swept.
-    sweep_jobs(context, object, Some(number)).await?;
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    match api.create(&in_our_name(), &built).await {
+    sweep_jobs(jobs, &object.uid().unwrap_or_default(), Some(number)).await?;
+    match jobs.create(&in_our_name(), &built).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => Ok(other.map(drop)?),
     }
-}
-
-/// Results are in the status: the Jobs of inspections are not needed any more, but for the one with this number.
-async fn sweep_jobs(context: &Context, object: &Synapse, kept: Option<i64>) -> Result<(), Error> {
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let owner = object.uid().unwrap_or_default();
-    let mut selector = format!("{}={owner}", job::OWNER_UID);
-    if let Some(number) = kept {
-        selector.push_str(&format!(",{}!={number}", job::RUN));
-    }
-    for old in api.list(&ListParams::default().labels(&selector)).await?.items {
-        match api.delete(&old.name_any(), &DeleteParams::background()).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            other => drop(other?),
-        }
-    }
-    Ok(())
 }
 
 /// An event when a condition changes its status: it gets worse, or well again.

@@ -18,6 +18,7 @@ use crate::{
     api::{FINALIZER, MANAGER},
     context::{Context, in_our_name},
     recipes::Operation,
+    requests::remove,
 };
 
 /// Acts. `Wait` and `Continue` are nothing to do.
@@ -53,30 +54,32 @@ pub async fn act<K: Operation>(
                 other => other.map(drop),
             }
         }
-        Action::SweepJobs => sweep_jobs(&jobs, subject).await,
+        // Those of the last run stayed for their logs.
+        Action::SweepJobs => {
+            let Some(run) = &subject.status.run else { return Ok(()) };
+            sweep_jobs(&jobs, &subject.uid, Some(run.number)).await
+        }
         Action::DeleteJob(index) => {
             let Some(run) = &subject.status.run else { return Ok(()) };
             let step = &run.steps[*index];
             // Foreground: the Job is gone only when its Pods are.
             let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
-            match jobs.delete(&name, &DeleteParams::foreground()).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-                other => other.map(drop),
-            }
+            remove(&jobs, &name, &DeleteParams::foreground()).await
         }
     }
 }
 
-/// The Jobs of earlier runs have served: their results are in the history. Those of the last run stayed for their logs.
-async fn sweep_jobs(jobs: &Api<Job>, subject: &Subject) -> kube::Result<()> {
-    let Some(run) = &subject.status.run else { return Ok(()) };
-    let earlier =
-        ListParams::default().labels(&format!("{}={},{}!={}", job::OWNER_UID, subject.uid, job::RUN, run.number));
-    for old in jobs.list(&earlier).await?.items {
-        match jobs.delete(&old.name_any(), &DeleteParams::background()).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            other => drop(other?),
-        }
+/// Deletes the Jobs of an owner, but for those of the run `kept`. They have served: results are in the status.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn sweep_jobs(jobs: &Api<Job>, owner_uid: &str, kept: Option<i64>) -> kube::Result<()> {
+    let mut selector = format!("{}={owner_uid}", job::OWNER_UID);
+    if let Some(number) = kept {
+        selector.push_str(&format!(",{}!={number}", job::RUN));
+    }
+    for old in jobs.list(&ListParams::default().labels(&selector)).await?.items {
+        remove(jobs, &old.name_any(), &DeleteParams::background()).await?;
     }
     Ok(())
 }
@@ -118,10 +121,7 @@ async fn release_lease(leases: &Api<Lease>, subject: &Subject) -> kube::Result<(
 pub async fn delete_lease(leases: &Api<Lease>, held: &Lease) -> kube::Result<()> {
     let preconditions = Preconditions { uid: held.uid(), resource_version: held.resource_version() };
     let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
-    match leases.delete(&held.name_any(), &params).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        other => other.map(drop),
-    }
+    remove(leases, &held.name_any(), &params).await
 }
 
 async fn set_finalizer<K: Operation>(context: &Context, object: &K, wanted: bool) -> kube::Result<()> {

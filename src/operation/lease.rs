@@ -25,11 +25,11 @@ use crate::api::{
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label with the name of the `Synapse` object.
 pub const SYNAPSE_LABEL: &str = "synapse-keeper.dev/synapse";
-/// Label that tells what a Lease of ours is for.
+/// Label that tells what a Lease of ours is for, or a Job of the chart's.
 pub const PURPOSE_LABEL: &str = "synapse-keeper.dev/purpose";
 /// Purpose of a homeserver's Lease.
-pub const PURPOSE_HOMESERVER: &str = "homeserver";
-/// Purpose of the Lease that the chart's pre-delete hook makes: bring everything back.
+const PURPOSE_HOMESERVER: &str = "homeserver";
+/// Purpose of the chart's pre-delete hook, a Job: bring everything back.
 pub const PURPOSE_UNINSTALL: &str = "uninstall";
 
 /// Annotation with the counts, for us.
@@ -49,6 +49,11 @@ pub struct Count {
 /// The name of a homeserver's Lease.
 pub fn name(synapse: &str) -> String {
     format!("synapse-keeper-{synapse}")
+}
+
+/// The label selector of all homeservers' Leases.
+pub fn selector() -> String {
+    format!("{MANAGED_BY}={MANAGER},{PURPOSE_LABEL}={PURPOSE_HOMESERVER}")
 }
 
 /// The Lease that an operation takes. With counts where it takes one that had vanished under it.

@@ -26,7 +26,7 @@ use crate::{
         synapse::WorkloadRef,
     },
     context::Context,
-    error::find,
+    requests::find,
     task::report::Report,
 };
 
@@ -57,7 +57,7 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;
     }
     if observed.job.is_none() && may_have_left_pods(run) {
-        observed.task_pods = task_pods(context, subject).await?;
+        observed.task_pods = task_pods(context, &subject.namespace, &subject.uid).await?;
     }
     match &run.window {
         None if about_to_begin(run) => {
@@ -95,9 +95,13 @@ fn may_have_left_pods(run: &Run) -> bool {
     !resuming && run.steps.iter().any(|step| step.attempt > 0 && step.state != StepState::Succeeded)
 }
 
-async fn task_pods(context: &Context, subject: &Subject) -> kube::Result<Vec<String>> {
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &subject.namespace);
-    let of_operation = ListParams::default().labels(&format!("{}={}", job::OWNER_UID, subject.uid));
+/// The Pods of an operation's Jobs that have not ended, by the operation's UID.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str) -> kube::Result<Vec<String>> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let of_operation = ListParams::default().labels(&format!("{}={owner_uid}", job::OWNER_UID));
     let pods = api.list(&of_operation).await?.items;
     Ok(pods.iter().filter(|pod| !scale::has_ended(pod)).map(ResourceExt::name_any).collect())
 }

@@ -4,17 +4,24 @@
 //! orphan: what its holder ran is stopped, its counts go back, and only then it is deleted. Dead means gone, replaced
 //! (another UID) or finished; never that time has passed. This needs `/scale`, Jobs and the Lease, and no CRD.
 
-use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
 
-use super::{act::delete_lease, job, lease, scale};
+use super::{
+    act::delete_lease,
+    job, lease,
+    observe::{job_state, task_pods},
+    observed::JobState,
+    scale,
+};
 use crate::{
     api::{SynapseMaintenance, operation::OperationStatus},
     context::Context,
-    error::{Error, find},
+    error::Error,
+    requests::{find, remove},
 };
 
 /// What was found and done.
@@ -87,31 +94,13 @@ async fn is_alive(context: &Context, namespace: &str, holder: &lease::Holder<'_>
     Ok(status.is_some_and(|status| status.active_run().is_some()))
 }
 
-/// Deletes the Jobs of an owner; true when none and no Pod of them is left.
+/// Ends the Jobs of an owner; true when none of them works any more, and no Pod of theirs.
 async fn jobs_are_gone(context: &Context, namespace: &str, owner_uid: &str) -> Result<bool, Error> {
     let of_owner = ListParams::default().labels(&format!("{}={owner_uid}", job::OWNER_UID));
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
-    let ended = |job: &Job| {
-        let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions
-            .into_iter()
-            .any(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
-    };
-    for job in jobs
-        .list(&of_owner)
-        .await?
-        .items
-        .into_iter()
-        .filter(|job| !ended(job) && job.metadata.deletion_timestamp.is_none())
-    {
-        match jobs.delete(&job.name_any(), &DeleteParams::foreground()).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            other => drop(other?),
-        }
+    let works = |job: &Job| job_state(job) == JobState::Active && job.metadata.deletion_timestamp.is_none();
+    for job in jobs.list(&of_owner).await?.items.into_iter().filter(works) {
+        remove(&jobs, &job.name_any(), &DeleteParams::foreground()).await?;
     }
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let running = |pod: &Pod| {
-        !matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
-    };
-    Ok(!pods.list(&of_owner).await?.items.iter().any(running))
+    Ok(task_pods(context, namespace, owner_uid).await?.is_empty())
 }

@@ -22,8 +22,9 @@ use crate::{
         operation::{Failure, OperationStatus},
     },
     context::{Context, in_our_name},
-    error::{Error, Refused, find},
+    error::{Error, Refused},
     recipes::Operation,
+    requests::find,
     task::report::ErrorClass,
 };
 

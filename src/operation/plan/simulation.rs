@@ -498,7 +498,7 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn whatever_happens_the_replicas_come_back(blows in prop::collection::vec(blow(), 1..120)) {

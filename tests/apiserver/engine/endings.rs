@@ -6,6 +6,7 @@ use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::Namesp
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
+    runtime::wait::await_condition,
 };
 use serde_json::json;
 use synapse_keeper::{
@@ -104,12 +105,9 @@ async fn deleted_with_a_task_on_a_lost_node(stage: Arc<Stage>, test: &'static st
     world.place.ledger.until("the offline task runs", |entry| began(entry, Task::is_offline)).await;
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
     let patience = std::time::Duration::from_secs(240);
-    let gone = tokio::time::timeout(patience, async {
-        while world.api::<SynapseMaintenance>().get_opt("m").await.expect("an answer").is_some() {
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        }
-    });
-    gone.await.expect("the object goes");
+    let is_gone = |object: Option<&SynapseMaintenance>| object.is_none();
+    let gone = await_condition(world.api::<SynapseMaintenance>(), "m", is_gone);
+    tokio::time::timeout(patience, gone).await.expect("the object goes").expect("an answer");
     world.until_homeserver_is_ready().await;
     assert!(world.lease().await.is_none());
 }

@@ -1,0 +1,34 @@
+//! Requests to which "it is not there" is an answer like any other.
+
+use std::fmt::Debug;
+
+use kube::{Api, api::DeleteParams};
+use serde::de::DeserializeOwned;
+
+/// Reads an object of one of our kinds. `None`: it is gone, or its whole kind is. Of a kind whose CRD was deleted the API
+/// server says no more than a bare `404 page not found`, which kube's own `get_opt` takes for an error.
+///
+/// # Errors
+/// Any other answer of the API server.
+pub async fn find<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> kube::Result<Option<K>> {
+    match api.get(name).await {
+        Ok(object) => Ok(Some(object)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes an object, if it is there.
+///
+/// # Errors
+/// Any other answer of the API server; 409 if it is not as the preconditions want it.
+pub async fn remove<K: Clone + DeserializeOwned + Debug>(
+    api: &Api<K>,
+    name: &str,
+    params: &DeleteParams,
+) -> kube::Result<()> {
+    match api.delete(name, params).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
