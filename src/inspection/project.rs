@@ -10,11 +10,9 @@ use crate::{
         synapse::{Locale, SynapseStatus},
     },
     bytes,
+    postgres::connect::OLDEST_POSTGRES,
     task::report::{InspectionFindings, TaskError},
 };
-
-/// Synapse needs PostgreSQL 14 since 1.143 (`synapse/storage/engines/postgres.py`).
-const OLDEST_POSTGRES: i32 = 140_000;
 
 /// Takes over what an inspection found.
 pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFindings, now: Timestamp) {

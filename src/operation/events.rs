@@ -47,25 +47,36 @@ pub fn between(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> 
     events
 }
 
-fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Option<Event> {
+fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Vec<Event> {
     if was.is_some_and(|was| (was.state, was.attempt) == (step.state, step.attempt)) {
-        return None;
+        return Vec::new();
     }
     let StepStatus { name, attempt, .. } = step;
     let message = step.message.as_deref().unwrap_or_default();
     match step.state {
         StepState::Pending if *attempt > 0 => {
-            Some(Event::warning("StepRetried", name, format!("step {name}, attempt {attempt}: {message}")))
+            vec![Event::warning("StepRetried", name, format!("step {name}, attempt {attempt}: {message}"))]
         }
-        StepState::Running => Some(Event::normal("StepStarted", name, format!("step {name}, attempt {attempt}"))),
-        StepState::Succeeded => {
-            let said = step.result.as_ref().map_or(message, |result| &result.summary);
-            let note = if said.is_empty() { format!("step {name}") } else { format!("step {name}: {said}") };
-            Some(Event::normal("StepSucceeded", name, note))
-        }
+        StepState::Running => vec![Event::normal("StepStarted", name, format!("step {name}, attempt {attempt}"))],
+        StepState::Succeeded => of_success(step),
         // The run's failure tells why.
-        StepState::Pending | StepState::Failed => None,
+        StepState::Pending | StepState::Failed => Vec::new(),
     }
+}
+
+fn of_success(step: &StepStatus) -> Vec<Event> {
+    let name = &step.name;
+    let summary = step.result.as_ref().map(|result| result.summary.as_str());
+    let said: Vec<&str> = summary.into_iter().chain(step.message.as_deref()).filter(|said| !said.is_empty()).collect();
+    let note = if said.is_empty() { format!("step {name}") } else { format!("step {name}: {}", said.join("; ")) };
+    let mut events = vec![Event::normal("StepSucceeded", name, note)];
+    let warnings = step.result.iter().flat_map(|result| &result.warnings);
+    // The API client folds events of one reason and action, and keeps the first note: so each step has one with all.
+    let warnings: Vec<&str> = warnings.map(String::as_str).collect();
+    if !warnings.is_empty() {
+        events.push(Event::warning("StepWarned", name, format!("step {name}: {}", warnings.join("; "))));
+    }
+    events
 }
 
 fn of_window(was: Option<&Window>, window: &Window, after: &OperationStatus) -> Vec<Event> {
@@ -97,5 +108,31 @@ fn of_end(run: &Run, after: &OperationStatus) -> Event {
             let replicas = if run.window.is_some() { "; every replica is back" } else { "; no replica was touched" };
             Event::warning("Failed", "Run", format!("run {} failed: {why}{replicas}", run.number))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn step(fields: serde_json::Value) -> StepStatus {
+        serde_json::from_value(fields).expect("a step")
+    }
+
+    #[test]
+    fn what_a_step_warns_of_is_an_event_of_its_own() {
+        let running = step(json!({"name": "preflight", "state": "Running", "attempt": 1}));
+        let done = step(json!({
+            "name": "preflight", "state": "Succeeded", "attempt": 1, "message": "psql of dba",
+            "result": {"summary": "VACUUM FULL of 2 tables", "warnings": ["a transaction is open", "an unsafe locale"]},
+        }));
+        let succeeded =
+            Event::normal("StepSucceeded", "preflight", "step preflight: VACUUM FULL of 2 tables; psql of dba");
+        let warned =
+            Event::warning("StepWarned", "preflight", "step preflight: a transaction is open; an unsafe locale");
+        assert_eq!(of_step(Some(&running), &done), [succeeded, warned]);
+        assert_eq!(of_step(Some(&done), &done), []);
     }
 }

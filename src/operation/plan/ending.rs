@@ -7,7 +7,7 @@ use super::{Action, Headline, Next, Phase, Planner};
 use crate::{
     api::operation::{Figures, HistoryEntry, Outcome, Run},
     bytes,
-    operation::{observed::LeaseState, report},
+    operation::{observed::LeaseState, pinned::PREFLIGHT, report},
 };
 
 impl Planner<'_> {
@@ -103,10 +103,10 @@ fn figures(run: &Run) -> Figures {
     }
 }
 
-/// What the steps say of themselves.
+/// What the steps say of themselves. Preflight's says what was to be done, not what was.
 fn summary(run: &Run) -> String {
-    let said: Vec<&str> =
-        run.steps.iter().filter_map(|step| step.result.as_ref()).map(|result| result.summary.as_str()).collect();
+    let done = run.steps.iter().filter(|step| step.name != PREFLIGHT);
+    let said: Vec<&str> = done.filter_map(|step| step.result.as_ref()).map(|result| result.summary.as_str()).collect();
     match said.is_empty() {
         true => "nothing was changed: status.plan says what a run would do".to_owned(),
         false => said.join("; "),

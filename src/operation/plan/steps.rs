@@ -192,10 +192,13 @@ impl Planner<'_> {
     fn succeed(&mut self, index: usize, report: Report) -> Option<Next> {
         let now = Time(self.now);
         if let Some(Findings::Preflight(findings)) = report.findings {
+            let summaries: Vec<&str> = findings.plan.iter().map(|plan| plan.summary.as_str()).collect();
+            let summary = summaries.join("; ");
             self.status.plan = findings.plan;
             self.leave_out_what_does_nothing(&now);
-            let notes: Vec<String> = findings.warnings.into_iter().chain(findings.other_sessions).collect();
-            self.run_mut().steps[index].message = Some(notes.join("; ")).filter(|notes| !notes.is_empty());
+            let step = &mut self.run_mut().steps[index];
+            step.message = Some(findings.other_sessions.join("; ")).filter(|sessions| !sessions.is_empty());
+            step.result = Some(StepResult { summary, warnings: findings.warnings, ..StepResult::default() });
         }
         let StepStatus { name, .. } = self.run().steps[index].clone();
         self.status.cursors.retain(|cursor| cursor.step != name);
