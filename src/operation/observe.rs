@@ -261,21 +261,21 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
         .find(|status| status.name == job::CONTAINER);
     let state = container.and_then(|status| status.state.clone()).unwrap_or_default();
     observed.started = state.running.is_some() || state.terminated.is_some();
-    observed.pod = scale::problem(&pod);
+    observed.pod = evicted(&pod).or_else(|| scale::problem(&pod));
     if let (Some(ended), true) = (state.terminated, observed.state != JobState::Active) {
         observed.out_of_memory = ended.reason.as_deref() == Some("OOMKilled");
         observed.report = report(&pods, &pod.name_any(), &ended).await;
         if observed.report.is_none() {
             observed.pod = Some(last_words(&pods, &pod, &ended).await);
         }
-    } else if let Some(evicted) = pod.status.as_ref().filter(|status| status.reason.is_some()) {
-        observed.pod = Some(format!(
-            "{}: {}",
-            evicted.reason.as_deref().unwrap_or_default(),
-            evicted.message.as_deref().unwrap_or_default()
-        ));
     }
     Ok(Some(observed))
+}
+
+/// Why the kubelet ended a Pod, in its words: `Evicted: The node was low on resource: memory.`
+fn evicted(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    Some(format!("{}: {}", status.reason.as_ref()?, status.message.as_deref().unwrap_or_default()))
 }
 
 /// A Job has ended only when `Complete` or `Failed` is true. `FailureTarget` and `SuccessCriteriaMet` come earlier, while
@@ -309,8 +309,7 @@ async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) ->
 /// How a container ended that reported nothing, with the end of its log.
 async fn last_words(pods: &Api<Pod>, pod: &Pod, ended: &ContainerStateTerminated) -> String {
     let reason = ended.reason.as_deref().unwrap_or("ended");
-    let evicted =
-        pod.status.as_ref().and_then(|status| status.message.as_deref()).map(|message| format!(" ({message})"));
+    let evicted = evicted(pod).map(|why| format!(" ({why})"));
     let log = log(pods, &pod.name_any(), LOG_LINES).await.filter(|log| !log.trim().is_empty());
     let log = log.map(|log| format!("; the end of its log: {}", log.trim())).unwrap_or_default();
     format!("{reason}, exit code {}{}{log}", ended.exit_code, evicted.unwrap_or_default())

@@ -90,15 +90,27 @@ fn restore_fixture(world: &World) {
 pub fn slow_table(world: &World, seconds: u32) {
     let rows = seconds * 20;
     world.sql(&format!(
-        "SET ROLE synapse; \
-         CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN n; END $$; \
+        "SET ROLE synapse; {}; \
          CREATE TABLE slow_table (n int, filler text); \
          CREATE INDEX ON slow_table (slow(n)) WHERE n > 0; \
          INSERT INTO slow_table SELECT -n, repeat(md5(n::text), 200) FROM generate_series(1, 4000) n; \
          DELETE FROM slow_table; \
-         ALTER INDEX slow_table_slow_idx RENAME TO slow_index; \
-         INSERT INTO slow_table SELECT n, 'kept' FROM generate_series(1, {rows}) n"
+         INSERT INTO slow_table SELECT n, 'kept' FROM generate_series(1, {rows}) n; {}",
+        slowness(0.0),
+        slowness(0.05)
     ));
+}
+
+/// From now on the table is as quick as any.
+pub fn hurry(world: &World) {
+    world.sql(&slowness(0.0));
+}
+
+fn slowness(seconds: f64) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS \
+         $$ BEGIN PERFORM pg_sleep({seconds}); RETURN n; END $$"
+    )
 }
 
 /// A maintenance with a VACUUM FULL of one table.

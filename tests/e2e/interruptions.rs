@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    homeserver::{patch_replicas, slow_table, vacuum_full, world},
+    homeserver::{hurry, patch_replicas, slow_table, vacuum_full, world},
     world::{condition, text},
 };
 
@@ -101,6 +101,46 @@ fn a_pod_that_does_not_stop_is_named_and_everything_comes_back() {
 }
 
 #[test]
+fn a_pod_that_the_kubelet_evicts_is_followed_by_another() {
+    let world = world("evicted");
+    slow_table(&world, 300);
+    let jobs = "  jobs: {resources: {limits: {ephemeral-storage: 4Mi}}}";
+    world.apply(&vacuum_full("full", "slow_table", jobs));
+    world.wait_phase("full", "Offline");
+    wait_for_statement(&world);
+    let pod = running_task(&world);
+    world.kubectl(&["exec", &pod, "--", "sh", "-c", "head -c 64M /dev/zero > /tmp/too-much"]);
+    // The kubelet looks at what a Pod has written every ten seconds or more.
+    world.wait(&pod, "evicted", |pod| pod["status"]["reason"] == "Evicted");
+    hurry(&world);
+    let done = world.wait_phase("full", "Succeeded");
+    assert_eq!(done["status"]["run"]["steps"][1]["attempt"], 2, "{:#}", done["status"]["run"]);
+    let told =
+        world.kubectl(&["get", "events", "--field-selector=reason=StepRetried", "-o", "jsonpath={..note}{..message}"]);
+    assert!(told.contains("Evicted") && told.contains("ephemeral"), "{told}");
+    world.assert_untouched_or_restored();
+    assert_eq!(world.sql("SELECT count(*) FROM slow_table"), "6000");
+}
+
+#[test]
+fn a_pod_that_the_kernel_kills_for_memory_says_what_to_raise() {
+    let world = world("out-of-memory");
+    slow_table(&world, 60);
+    let jobs = "  jobs: {resources: {requests: {memory: 16Mi}, limits: {memory: 16Mi}}}";
+    world.apply(&vacuum_full("full", "slow_table", jobs));
+    world.wait_phase("full", "Offline");
+    wait_for_statement(&world);
+    let pod = running_task(&world);
+    // tail keeps its last line, which has no end here. The kernel takes the larger one, which is the task.
+    world.try_kubectl(&["exec", &pod, "--", "sh", "-c", "head -c 64M /dev/zero | tail"]);
+    let (reason, message) = world.wait_failed("full");
+    assert_eq!(reason, "OutOfMemory", "{message}");
+    assert!(message.contains("spec.jobs.resources.limits.memory"), "{message}");
+    world.assert_untouched_or_restored();
+    assert_no_statement(&world);
+}
+
+#[test]
 fn two_operations_at_once_take_turns() {
     let world = world("two");
     slow_table(&world, 6);
@@ -125,6 +165,12 @@ fn wait_for_statement(world: &crate::world::World) {
         std::thread::sleep(Duration::from_millis(200));
     }
     panic!("no VACUUM began");
+}
+
+/// The Pod of the Job that runs.
+fn running_task(world: &crate::world::World) -> String {
+    let tasks = ["get", "pods", "--selector=app.kubernetes.io/name=synapse-keeper-task", "-o", "name"];
+    world.kubectl(&[&tasks[..], &["--field-selector=status.phase=Running"]].concat()).trim().to_owned()
 }
 
 /// The statement ended with its Job: nothing of it holds a lock while Synapse serves.

@@ -160,7 +160,10 @@ impl Planner<'_> {
 
     fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {
         if let Some(error) = job.report.as_ref().and_then(|report| report.error.clone()) {
-            return self.try_again(index, error.class, &error.reason, error.message);
+            // A task that was told to stop does not know why: the kubelet does.
+            let message =
+                job.pod.iter().map(String::as_str).chain([error.message.as_str()]).collect::<Vec<_>>().join(" ");
+            return self.try_again(index, error.class, &error.reason, message);
         }
         let last = job.pod.as_deref().map(|pod| format!(": {pod}")).unwrap_or_default();
         if job.out_of_memory {
