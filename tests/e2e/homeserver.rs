@@ -1,5 +1,5 @@
 //! A homeserver that is cheap to start: a real PostgreSQL with a real Synapse schema, and Pods that only wait in the place
-//! of Synapse's. For what happens around the data. `real.rs` has a Synapse that serves.
+//! of Synapse's. For what happens around the data. `examples.rs` has a Synapse that serves.
 
 use std::process::Command;
 

@@ -158,13 +158,11 @@ fn two_operations_at_once_take_turns() {
 
 /// Waits until the VACUUM FULL itself runs.
 fn wait_for_statement(world: &crate::world::World) {
-    for _ in 0..400 {
-        if statements(world) != "0" {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    panic!("no VACUUM began");
+    world.sql(&format!(
+        "DO $$ BEGIN FOR i IN 1..800 LOOP PERFORM pg_stat_clear_snapshot(); \
+         IF ({STATEMENTS}) > 0 THEN RETURN; END IF; PERFORM pg_sleep(0.1); END LOOP; \
+         RAISE 'no VACUUM began'; END $$"
+    ));
 }
 
 /// The Pod of the Job that runs.
@@ -175,9 +173,7 @@ fn running_task(world: &crate::world::World) -> String {
 
 /// The statement ended with its Job: nothing of it holds a lock while Synapse serves.
 fn assert_no_statement(world: &crate::world::World) {
-    assert_eq!(statements(world), "0");
+    assert_eq!(world.sql(STATEMENTS), "0");
 }
 
-fn statements(world: &crate::world::World) -> String {
-    world.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'VACUUM%' AND state = 'active'")
-}
+const STATEMENTS: &str = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'VACUUM%' AND state = 'active'";

@@ -1,13 +1,13 @@
 //! A namespace with an operator in it, and how to talk to it.
 
-use std::{
-    sync::Once,
-    time::{Duration, Instant},
-};
+use std::{sync::Once, time::Duration};
 
 use serde_json::Value;
 
-use crate::kubectl::{kubectl, run};
+use crate::{
+    kubectl::{kubectl, run},
+    objects::Objects,
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Long enough for a machine that does many things at once. A test that waits this long has failed.
@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A namespace of a test; its end is the end of all that is in it.
 pub struct World {
     pub namespace: String,
+    api: Objects,
 }
 
 impl World {
@@ -37,7 +38,8 @@ impl World {
         run("kubectl", &["delete", "namespace", &namespace, "--ignore-not-found"], "");
         kubectl(&["create", "namespace", &namespace]);
         kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"]);
-        Self { namespace }
+        let api = Objects::in_namespace(&namespace);
+        Self { namespace, api }
     }
 
     pub fn install_operator(&self) {
@@ -73,21 +75,13 @@ impl World {
 
     /// An object; `Null` if there is none.
     pub fn get(&self, what: &str) -> Value {
-        let (_, said) = self.try_kubectl(&["get", what, "--ignore-not-found", "-o", "json"]);
-        serde_json::from_str(&said).unwrap_or(Value::Null)
+        self.api.get(what)
     }
 
     /// Waits until an object is as wanted, and returns it.
-    pub fn wait(&self, what: &str, wanted: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let began = Instant::now();
-        loop {
-            let object = self.get(what);
-            if is_so(&object) {
-                return object;
-            }
-            assert!(began.elapsed() < PATIENCE, "{what} did not become {wanted}: {object:#}\n{}", self.dump());
-            std::thread::sleep(Duration::from_millis(300));
-        }
+    pub fn wait(&self, what: &str, wanted: &str, is_so: impl Fn(&Value) -> bool + Send) -> Value {
+        let found = self.api.wait(what, PATIENCE, is_so);
+        found.unwrap_or_else(|object| panic!("{what} did not become {wanted}: {object:#}\n{}", self.dump()))
     }
 
     /// Waits until a maintenance is in a phase; panics where it ends in another one.
