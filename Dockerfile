@@ -19,7 +19,12 @@ COPY --from=build /image /
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/synapse-keeper"]
 
-# Where Jobs run: with the client programs of every PostgreSQL that is supported, side by side in /usr/lib/postgresql.
+FROM golang:1-bookworm AS restic
+COPY tests/storage /src
+RUN CGO_ENABLED=0 go build -C /src -trimpath -ldflags '-s -w' -o /usr/local/bin/restic github.com/restic/restic/cmd/restic
+
+# Where Jobs run: with restic, and the client programs of every PostgreSQL that is supported, side by
+# side in /usr/lib/postgresql.
 FROM debian:bookworm-slim AS tools
 RUN apt-get update && \
     apt-get install --yes --no-install-recommends ca-certificates postgresql-common && \
@@ -29,6 +34,7 @@ RUN apt-get update && \
     rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 65532 keeper && \
     useradd --uid 65532 --gid 65532 --home-dir / --no-create-home --shell /usr/sbin/nologin keeper
+COPY --from=restic /usr/local/bin/restic /usr/local/bin/
 COPY --from=build /image/usr/local/bin/synapse-keeper /usr/local/bin/
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/synapse-keeper"]

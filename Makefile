@@ -14,8 +14,8 @@ test: ## All tests, tier after tier (TIERS="unit chart" for some)
 	@tests/run $(TIERS)
 
 .PHONY: bench
-bench: ## The operator's footprint and speed on a real API server
-	@tests/bench/run
+bench: ## The operator's footprint, and backups beside pg_dump (BENCH=backup for one)
+	@set -e; for bench in $(or $(BENCH),footprint backup); do tests/bench/run $$bench; done
 
 .PHONY: generate
 generate: ## Make the CRDs from the types

@@ -14,5 +14,6 @@ pub mod operation;
 pub mod postgres;
 pub mod recipes;
 pub mod requests;
+pub mod restic;
 pub mod synapse;
 pub mod task;

@@ -10,8 +10,9 @@ use std::{
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
-/// Literals that look like a reason and are none: words of Kubernetes, kinds, units, and what events call the action.
-const NO_REASONS: [&str; 30] = [
+/// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
+const NO_REASONS: [&str; 34] = [
+    "AccessDenied",
     "ContainerCreating",
     "Credentials",
     "Delete",
@@ -22,6 +23,7 @@ const NO_REASONS: [&str; 30] = [
     "IfNotPresent",
     "In",
     "Inspect",
+    "InvalidAccessKeyId",
     "Ki",
     "KiB",
     "Lease",
@@ -34,9 +36,11 @@ const NO_REASONS: [&str; 30] = [
     "PodInitializing",
     "PodScheduled",
     "Quiesce",
+    "QuotaExceeded",
     "Resume",
     "Run",
     "RuntimeDefault",
+    "SignatureDoesNotMatch",
     "Synapse",
     "SynapseMaintenance",
     "Ti",
@@ -86,7 +90,7 @@ fn words_of_the_code() -> BTreeSet<String> {
 /// Words in backticks in the tables that explain reasons.
 fn words_of_the_tables() -> BTreeSet<String> {
     let mut words = BTreeSet::new();
-    for name in ["docs/conditions.md", "docs/troubleshooting.md"] {
+    for name in ["docs/backup.md", "docs/conditions.md", "docs/troubleshooting.md"] {
         let mut in_table = false;
         for event in Parser::new_ext(&read(&root().join(name)), Options::ENABLE_TABLES) {
             match event {

@@ -15,6 +15,7 @@ mod settings;
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests' stage: it has more than is wanted here")]
 #[path = "../../tests/apiserver/stage/mod.rs"]
 mod stage;
+#[path = "../table.rs"]
 mod table;
 
 use self::{settings::Settings, table::Table};

@@ -20,9 +20,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Transient, `DatabaseBusy`, with the holder.
 pub async fn acquire(session: &mut Session) -> Result<()> {
+    take(session, "SELECT pg_try_advisory_lock($1)").await
+}
+
+/// Takes the lock together with others that only read.
+///
+/// # Errors
+/// Transient, `DatabaseBusy`, with the holder.
+pub async fn acquire_shared(session: &mut Session) -> Result<()> {
+    take(session, "SELECT pg_try_advisory_lock_shared($1)").await
+}
+
+async fn take(session: &mut Session, sql: &'static str) -> Result<()> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        let taken: bool = sqlx::query_scalar(sql)
             .bind(KEY)
             .fetch_one(&mut session.connection)
             .await

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod errors;
 pub mod horizon;
 pub mod lock;
+pub mod programs;
 pub mod relations;
 pub mod sessions;
 

@@ -3,10 +3,11 @@
 //! A task runs by hand as well, against any PostgreSQL. It is told everything by its arguments and by mounted files, does
 //! its work, prints its progress as JSON lines, and reports how it ended (see [`report`]).
 //!
-//! Every task can be killed at any moment and run again: [`inspect`] and [`preflight`] change nothing, and [`vacuum`]
-//! skips what is already small.
+//! Every task can be killed at any moment and run again: [`inspect`] and [`preflight`] change nothing, [`vacuum`] skips
+//! what is already small, and what a [`backup`] has stored does not exist before its last act.
 
 pub mod arguments;
+pub mod backup;
 pub mod inspect;
 pub mod output;
 pub mod preflight;
@@ -32,6 +33,8 @@ pub struct Task {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Back the database up into a restic repository. Synapse goes on serving.
+    Backup(backup::Arguments),
     /// Read what is true of a homeserver's database.
     Inspect(inspect::Arguments),
     /// Check that steps can be done, and say what they would do. Changes nothing.
@@ -54,6 +57,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
                 reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
+            Command::Backup(arguments) => backup::run(arguments, &stop).await,
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
         })
     })?;

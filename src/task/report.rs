@@ -151,6 +151,23 @@ pub struct TablePlan {
 pub enum Findings {
     Inspection(Box<InspectionFindings>),
     Preflight(PreflightFindings),
+    Backup(BackupFindings),
+}
+
+/// What `task backup` stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupFindings {
+    /// restic's id of the snapshot that holds the manifest: the backup's name.
+    pub snapshot: String,
+    /// The moment that was backed up, by PostgreSQL's clock.
+    pub taken_at: Time,
+    /// Bytes that were read, not compressed.
+    pub bytes: u64,
+    /// Bytes that came new into the repository.
+    pub added: u64,
+    /// Rows in all tables.
+    pub rows: u64,
 }
 
 /// What `task preflight` found: the steps can be done, at this price.

@@ -29,7 +29,7 @@ impl Database {
 
     /// One that a real Synapse made and filled: schema, users, rooms, messages.
     pub fn of_synapse(name: &str) -> Self {
-        static TEMPLATE: LazyLock<()> = LazyLock::new(|| {
+        static TEMPLATE: LazyLock<Database> = LazyLock::new(|| {
             let dump = fixture();
             let database = Database::empty("synapse_template");
             let (socket, port) = (database.server.socket(), database.server.port.to_string());
@@ -41,9 +41,14 @@ impl Database {
                 .expect("pg_restore");
             assert!(done.success(), "pg_restore of the fixture failed");
             database.server.psql(&database.name, "ANALYZE");
+            database
         });
-        LazyLock::force(&TEMPLATE);
-        Self::from_template(server(), name, "synapse_template")
+        TEMPLATE.copy(name)
+    }
+
+    /// The same database once more.
+    pub fn copy(&self, name: &str) -> Self {
+        Self::from_template(self.server, name, &self.name)
     }
 
     fn from_template(server: &'static Server, name: &str, template: &str) -> Self {

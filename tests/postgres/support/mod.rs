@@ -4,11 +4,13 @@ mod daemon;
 mod database;
 mod pooler;
 mod program;
+mod repository;
 mod server;
 
 pub use database::{Database, execute};
 pub use pooler::Pooler;
 pub use program::Program;
+pub use repository::{REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
 
 use std::time::{Duration, Instant};

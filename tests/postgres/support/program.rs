@@ -2,22 +2,25 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use synapse_keeper::task::report::{Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError};
+use synapse_keeper::task::report::{
+    BackupFindings, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError,
+};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{Database, PASSWORD};
+use super::{Database, PASSWORD, REPOSITORY_PASSWORD};
 
 /// A call of `synapse-keeper task …` with its mounts.
 pub struct Program {
     arguments: Vec<String>,
     mounts: TempDir,
     credentials: Vec<(&'static str, String)>,
+    path: Option<std::ffi::OsString>,
 }
 
 /// A call that has started.
@@ -41,7 +44,13 @@ impl Program {
     pub fn task(task: &str) -> Self {
         let credentials = vec![("username", "synapse".to_owned()), ("password", PASSWORD.to_owned())];
         let mounts = tempfile::tempdir().expect("a directory");
-        Self { arguments: vec!["task".to_owned(), task.to_owned()], mounts, credentials }
+        Self { arguments: vec!["task".to_owned(), task.to_owned()], mounts, credentials, path: None }
+    }
+
+    /// Only programs in this folder are found on the PATH. PostgreSQL's are where Debian has them.
+    pub fn programs(mut self, folder: &Path) -> Self {
+        self.path = Some(folder.as_os_str().to_owned());
+        self
     }
 
     pub fn database(self, host: &str, port: u16, database: &str) -> Self {
@@ -74,7 +83,13 @@ impl Program {
         }
         // The kubelet makes it before the container starts.
         fs::write(termination_log(&self.mounts), "").expect("a termination log");
-        let child = Command::new(env!("CARGO_BIN_EXE_synapse-keeper"))
+        // Benchmarks name the release build.
+        let program = std::env::var_os("SYNAPSE_KEEPER").unwrap_or_else(|| env!("CARGO_BIN_EXE_synapse-keeper").into());
+        let mut command = Command::new(program);
+        if let Some(folder) = self.path {
+            command.env("PATH", folder);
+        }
+        let child = command
             .args(&self.arguments)
             .arg("--credentials-dir")
             .arg(secret)
@@ -119,13 +134,14 @@ impl Running {
     /// # Panics
     /// If it takes too long, if the exit code and the two reports disagree, or if a password was printed.
     pub async fn finish(self) -> Finished {
-        let output = tokio::time::timeout(Duration::from_secs(120), self.child.wait_with_output());
-        let output = output.await.expect("a task that ends within two minutes").expect("the program's output");
+        let output = tokio::time::timeout(Duration::from_secs(300), self.child.wait_with_output());
+        let output = output.await.expect("a task that ends within five minutes").expect("the program's output");
         let message = fs::read_to_string(termination_log(&self.mounts)).expect("the termination message");
         let stdout = String::from_utf8(output.stdout).expect("text");
         let stderr = String::from_utf8(output.stderr).expect("text");
         for (place, text) in [("stdout", &stdout), ("stderr", &stderr), ("the termination message", &message)] {
             assert!(!text.contains(PASSWORD), "{place} holds the password:\n{text}");
+            assert!(!text.contains(REPOSITORY_PASSWORD), "{place} holds the repository's password:\n{text}");
         }
         assert!(message.len() <= 4096, "the kubelet cuts a termination message of {} bytes", message.len());
 
@@ -169,6 +185,15 @@ impl Finished {
     pub fn preflight(&self) -> &PreflightFindings {
         match &self.report().findings {
             Some(Findings::Preflight(findings)) => findings,
+            other => panic!("{other:?}: {}", self.printed),
+        }
+    }
+
+    /// What was stored, by a backup that succeeded.
+    pub fn backup(&self) -> &BackupFindings {
+        assert_eq!(self.report().error, None, "{}", self.printed);
+        match &self.report().findings {
+            Some(Findings::Backup(findings)) => findings,
             other => panic!("{other:?}: {}", self.printed),
         }
     }

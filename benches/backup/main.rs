@@ -1,0 +1,134 @@
+//! A backup's time and bytes, beside `pg_dump -Fc`, which Synapse's manual tells people to run. `tests/bench/run` runs it.
+//!
+//! The program is the release binary, as in a Job; PostgreSQL is the private one of the tests, with a real Synapse's schema
+//! and rows. Each round begins with a new copy of the database and a new repository; what is compared runs one after the
+//! other in the same round.
+
+#[path = "../../tests/postgres/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests' support: it has more than is wanted here")]
+mod support;
+#[path = "../table.rs"]
+mod table;
+
+use std::{fs, path::Path, process::Command, time::Instant};
+
+use support::{Database, Repository};
+use table::Table;
+
+const TIME: &str = "Backup";
+const BYTES: &str = "Bytes in the repository";
+
+fn main() {
+    let number = |name: &str, default: u32| {
+        std::env::var(name)
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    };
+    let (rounds, rooms, events) = (number("ROUNDS", 5), number("ROOMS", 2000), number("EVENTS", 250_000));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let original = Database::of_synapse("bench");
+    inflate(&original, rooms, events);
+    let size = original.sql("SELECT pg_size_pretty(pg_database_size(current_database()))");
+    let mut table = Table::default();
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        let database = original.copy(&format!("bench_{round}"));
+        database.sql("VACUUM ANALYZE");
+        database.sql("CHECKPOINT");
+        runtime.block_on(play(&database, &mut table));
+        original.sql(&format!("DROP DATABASE {} WITH (FORCE)", database.name));
+    }
+    let text = format!("{rooms} rooms, {events} events, a database of {size}; {rounds} rounds.\n\n{table}");
+    println!("\n{text}");
+    fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/backup.md"), text).expect("target/bench/backup.md");
+}
+
+async fn play(database: &Database, table: &mut Table) {
+    let folder = tempfile::tempdir().expect("a directory");
+    let dump = folder.path().join("peer.dump");
+    let began = Instant::now();
+    pg_dump(database, &dump);
+    let peer = began.elapsed().as_secs_f64();
+    let peer_bytes = fs::metadata(&dump).expect("the dump").len() as f64;
+    table.note(TIME, "pg_dump -Fc", "s", peer);
+    table.note(BYTES, "pg_dump -Fc", "MB", peer_bytes / 1e6);
+
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    let (first, stored) = back_up(database, &repository).await;
+    table.note(TIME, "synapse-keeper, first night", "s", first);
+    table.add(TIME, "times as fast", "", "≥ 3", peer / first);
+    table.note(BYTES, "synapse-keeper, first night", "MB", stored / 1e6);
+    table.add(BYTES, "of pg_dump -Fc", "%", "≤ 100", 100.0 * stored / peer_bytes);
+
+    let (second, added) = back_up(database, &repository).await;
+    table.note(TIME, "second night, nothing changed", "s", second);
+    table.note(BYTES, "added where nothing changed, of the first", "%", 100.0 * added / stored);
+
+    append(database);
+    let (_, added) = back_up(database, &repository).await;
+    table.add(BYTES, "added for 1 % of the rows appended, of the first", "%", "≤ 5", 100.0 * added / stored);
+
+    scatter(database);
+    let (_, added) = back_up(database, &repository).await;
+    table.note(BYTES, "added for 1 % of the rows updated all over, of the first", "%", 100.0 * added / stored);
+}
+
+/// Seconds, and bytes that came new into the repository.
+async fn back_up(database: &Database, repository: &Repository) -> (f64, f64) {
+    let began = Instant::now();
+    let finished = database.task("backup").backup(repository).run().await;
+    let took = began.elapsed().as_secs_f64();
+    (took, finished.backup().added as f64)
+}
+
+/// As Synapse's manual says.
+fn pg_dump(database: &Database, path: &Path) {
+    let done = Command::new(database.server.program("pg_dump"))
+        .args(["-Fc", "--exclude-table-data", "e2e_one_time_keys_json", "-U", "postgres", "-f"])
+        .arg(path)
+        .args(["-h", &database.server.socket(), "-p", &database.server.port.to_string(), &database.name])
+        .status()
+        .expect("pg_dump");
+    assert!(done.success());
+}
+
+/// Years of use.
+fn inflate(database: &Database, rooms: u32, events: u32) {
+    let done = Command::new(database.server.program("psql"))
+        .args(["-X", "-q", "-U", "postgres", "-h", &database.server.socket(), "-p", &database.server.port.to_string()])
+        .args([
+            "-d",
+            &database.name,
+            "-v",
+            "force=1",
+            "-v",
+            &format!("rooms={rooms}"),
+            "-v",
+            &format!("events={events}"),
+        ])
+        .args(["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/homeserver/inflate.sql")])
+        .status()
+        .expect("psql");
+    assert!(done.success());
+}
+
+/// A day's new messages: copies of one row in a hundred under new ids, in the tables that hold most.
+fn append(database: &Database) {
+    database.sql(
+        "INSERT INTO event_json SELECT '~' || event_id, room_id, internal_metadata, json, format_version FROM event_json \
+             WHERE abs(hashtext(event_id)) % 100 = 0; \
+         INSERT INTO state_groups_state SELECT state_group + 1000000000, room_id, type, state_key, event_id \
+             FROM state_groups_state WHERE abs(hashtext(event_id || state_key)) % 100 = 0; \
+         INSERT INTO event_to_state_groups SELECT '~' || event_id, state_group FROM event_to_state_groups \
+             WHERE abs(hashtext(event_id)) % 100 = 0",
+    );
+}
+
+/// One row in a hundred, evenly, in the same tables.
+fn scatter(database: &Database) {
+    database.sql(
+        "UPDATE event_json SET internal_metadata = internal_metadata || ' ' WHERE abs(hashtext(event_id)) % 100 = 1; \
+         UPDATE state_groups_state SET event_id = '~' || event_id WHERE abs(hashtext(event_id || state_key)) % 100 = 1; \
+         UPDATE event_to_state_groups SET state_group = state_group + 1 WHERE abs(hashtext(event_id)) % 100 = 1",
+    );
+}

@@ -1,0 +1,106 @@
+//! PostgreSQL's client programs, of the server's own major.
+//!
+//! A newer `pg_dump` writes settings that an older server refuses, and an older one refuses a newer server. The tools image
+//! has several majors side by side, as Debian and PGDG install them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use tokio::process::Command;
+
+use super::{Result, Target};
+use crate::{api::postgres::TlsMode, task::report::TaskError};
+
+/// Where Debian's and PGDG's packages put a major's programs.
+const INSTALLED: &str = "/usr/lib/postgresql";
+
+/// The authorities of the system, where Debian has them. Older libpq knows no `sslrootcert=system`.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The programs for one server.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `None`: on the PATH.
+    directory: Option<PathBuf>,
+    /// `pg_dump` takes `--restrict-key`: new in 14.19, 15.14, 16.10, 17.6 and 18.
+    pub takes_restrict_key: bool,
+}
+
+impl Programs {
+    /// Finds those of a server's major (`server_version_num`).
+    ///
+    /// # Errors
+    /// Terminal, `ClientProgramsMissing`, with what there is instead.
+    pub async fn of(version: i32) -> Result<Self> {
+        let major = version / 10_000;
+        let installed = Path::new(INSTALLED).join(major.to_string()).join("bin");
+        let directory = Some(installed.clone()).filter(|directory| directory.join("pg_dump").exists());
+        let programs = Self { directory, takes_restrict_key: false };
+        // "pg_dump (PostgreSQL) 17.6 (Debian 17.6-0)"
+        let said = programs.ask_pg_dump("--version").await;
+        let found = said.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse().ok());
+        if found == Some(major) {
+            let takes_restrict_key = programs.ask_pg_dump("--help").await.contains("--restrict-key");
+            return Ok(Self { takes_restrict_key, ..programs });
+        }
+        let found = if said.is_empty() { "no pg_dump at all" } else { said.trim() };
+        Err(TaskError::terminal(
+            "ClientProgramsMissing",
+            format!(
+                "The server is PostgreSQL {major}, and its pg_dump is neither in {} nor on the PATH (there is {found}): use a \
+                 tools image with postgresql-client-{major}.",
+                installed.display()
+            ),
+        ))
+    }
+
+    async fn ask_pg_dump(&self, question: &str) -> String {
+        let output =
+            Command::new(self.path("pg_dump")).arg(question).stdin(Stdio::null()).kill_on_drop(true).output().await;
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    }
+
+    fn path(&self, program: &str) -> PathBuf {
+        self.directory.as_ref().map_or_else(|| program.into(), |directory| directory.join(program))
+    }
+
+    /// One of them, told how to reach the database. Nothing secret is among its arguments.
+    pub fn command(&self, program: &str, target: &Target) -> Command {
+        let mut command = Command::new(self.path(program));
+        command
+            .env("PGHOST", &target.host)
+            .env("PGPORT", target.port.to_string())
+            .env("PGDATABASE", &target.database)
+            .env("PGUSER", &target.credentials.username)
+            .env("PGPASSWORD", &target.credentials.password)
+            .env("PGAPPNAME", target.application.to_string())
+            .env("PGCONNECT_TIMEOUT", "15")
+            // As our own sessions: a killed program does not leave its statement behind.
+            .env("PGOPTIONS", "-c client_connection_check_interval=1s -c lock_timeout=10s")
+            .env("PGSSLMODE", ssl_mode(target.tls))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        match (&target.ca_file, target.tls) {
+            (Some(path), _) => {
+                command.env("PGSSLROOTCERT", path);
+            }
+            (None, TlsMode::VerifyCa | TlsMode::VerifyFull) => {
+                command.env("PGSSLROOTCERT", SYSTEM_CA);
+            }
+            (None, TlsMode::Disable | TlsMode::Prefer | TlsMode::Require) => {}
+        }
+        command
+    }
+}
+
+fn ssl_mode(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Disable => "disable",
+        TlsMode::Prefer => "prefer",
+        TlsMode::Require => "require",
+        TlsMode::VerifyCa => "verify-ca",
+        TlsMode::VerifyFull => "verify-full",
+    }
+}

@@ -1,0 +1,11 @@
+//! restic: the repositories in which backups live.
+//!
+//! A [`Repository`] is what restic reads from its environment, as a Secret that is mounted. Everything that is said to
+//! restic, and how its answers are understood, stands here; what a backup is does not.
+
+mod errors;
+mod repository;
+mod upload;
+
+pub use repository::{Existing, Repository};
+pub use upload::{Stored, Upload};

@@ -1,0 +1,224 @@
+//! Where a repository is and how to get in.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+
+use super::{
+    errors::{self, explain},
+    upload::Upload,
+};
+use crate::{postgres::Result, task::report::TaskError};
+
+/// The program, on the PATH.
+const PROGRAM: &str = "restic";
+
+/// An endpoint that does not answer is asked by restic for a quarter of an hour, without a word. The first question has
+/// less time than that.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Wait for another's exclusive lock, that of a prune. restic takes a lock that is not renewed for half an hour for dead.
+const RETRY_LOCK: &str = "35m";
+
+/// The key of a Secret with the certificate authority of a server behind TLS, as in a Secret of type `kubernetes.io/tls`.
+const CA: &str = "ca.crt";
+
+/// A repository, as restic is told of it.
+#[derive(Clone)]
+pub struct Repository {
+    environment: Vec<(OsString, OsString)>,
+    cache: PathBuf,
+    /// What must not be repeated, whoever says it.
+    secrets: Vec<String>,
+}
+
+/// Whether a repository was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    Yes,
+    /// It has just been made.
+    Made,
+}
+
+impl Repository {
+    /// Reads a mounted Secret: every key that could name an environment variable (`RESTIC_REPOSITORY`, `RESTIC_PASSWORD`,
+    /// `AWS_ACCESS_KEY_ID`, …) becomes one, and `ca.crt` is the authority of the server's certificate. The password stays
+    /// in its file.
+    ///
+    /// # Errors
+    /// Terminal, `SecretKeyMissing`, without `RESTIC_REPOSITORY` or a password.
+    pub fn from_directory(directory: &Path, cache: &Path) -> Result<Self> {
+        let missing = |what: &str| {
+            let message = format!("The Secret of the repository lacks {what} (looked in {}).", directory.display());
+            TaskError::terminal("SecretKeyMissing", message)
+        };
+        // restic runs in other folders than ours.
+        let directory = &directory.canonicalize().map_err(|error| missing(&format!("everything: {error}")))?;
+        let entries = fs::read_dir(directory).map_err(|error| missing(&format!("everything: {error}")))?;
+        let mut keys: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|key| is_known(key))
+            .collect();
+        keys.sort();
+        let mut environment = Vec::new();
+        let mut secrets = Vec::new();
+        for key in &keys {
+            let path = directory.join(key);
+            match key.as_str() {
+                CA => environment.push(("RESTIC_CACERT".into(), path.into())),
+                "RESTIC_PASSWORD" => environment.push(("RESTIC_PASSWORD_FILE".into(), path.into())),
+                key => {
+                    let value = fs::read_to_string(&path).map_err(|error| missing(&format!("{key}: {error}")))?;
+                    let value = value.trim_end_matches(['\r', '\n']).to_owned();
+                    secrets.extend(errors::secret_parts(key, &value));
+                    environment.push((key.into(), value.into()));
+                }
+            }
+        }
+        let has = |names: &[&str]| names.iter().any(|name| keys.iter().any(|key| key == name));
+        if !has(&["RESTIC_REPOSITORY"]) {
+            return Err(missing("the key RESTIC_REPOSITORY"));
+        }
+        if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
+            return Err(missing("the key RESTIC_PASSWORD"));
+        }
+        Ok(Self { environment, secrets, cache: cache.into() })
+    }
+
+    /// Makes sure that the repository is there and can be opened. Only where `may_make_it` is it made: a mistyped bucket
+    /// must not become a new, good and empty repository.
+    ///
+    /// # Errors
+    /// Terminal: `RepositoryMissing`, `RepositoryPasswordRefused`. Transient: `RepositoryUnreachable`.
+    pub async fn open(&self, may_make_it: bool) -> Result<Existing> {
+        match self.run(&["cat", "config"], ANSWER_WITHIN).await {
+            Ok(_) => Ok(Existing::Yes),
+            Err(error) if may_make_it && error.reason == errors::MISSING => {
+                self.run(&["init"], ANSWER_WITHIN).await.map(|_| Existing::Made)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A word that stays the same as long as the repository's Secret does, and that nobody can guess who has not got it.
+    pub fn derived_word(&self) -> String {
+        let mut digest = Sha256::new();
+        for (name, value) in &self.environment {
+            let file = name.to_str().filter(|name| name.ends_with("_FILE")).and_then(|_| fs::read(value).ok());
+            digest.update(file.as_deref().unwrap_or(value.as_encoded_bytes()));
+            digest.update([0]);
+        }
+        digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Begins to store what will be written to [`Upload::input`], as a file of this name in a snapshot of its own.
+    ///
+    /// # Errors
+    /// restic cannot be started.
+    pub fn store_stream(&self, name: &str, tags: &[String]) -> Result<Upload> {
+        let mut command = self.backup(tags);
+        command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
+        Upload::start(command, self.clone(), name)
+    }
+
+    /// Stores the files of a folder, without the folder's own path.
+    ///
+    /// # Errors
+    /// restic cannot be started.
+    pub fn store_folder(&self, folder: &Path, tags: &[String]) -> Result<Upload> {
+        let mut command = self.backup(tags);
+        command.arg(".").current_dir(folder).stdin(Stdio::null());
+        Upload::start(command, self.clone(), "the manifest")
+    }
+
+    fn backup(&self, tags: &[String]) -> Command {
+        let mut command = self.command();
+        command.args(["backup", "--json", "--quiet", "--retry-lock", RETRY_LOCK]);
+        for tag in tags {
+            command.args(["--tag", tag]);
+        }
+        command
+    }
+
+    /// A command that says nothing of interest but whether it succeeded; what it printed.
+    async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
+        let doing = format!("running restic {}", arguments.join(" "));
+        let output = self.command().args(arguments).stdin(Stdio::null()).output();
+        match tokio::time::timeout(within, output).await {
+            Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Ok(Ok(output)) => Err(explain(self, &doing, output.status, &String::from_utf8_lossy(&output.stderr))),
+            Ok(Err(error)) => Err(errors::not_started(&error)),
+            Err(_) => Err(errors::no_answer(&doing, within)),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.envs(self.environment.iter().cloned()).env("RESTIC_CACHE_DIR", &self.cache).kill_on_drop(true);
+        command
+    }
+
+    /// A text of restic without anything that came out of the Secret, but for where the repository is.
+    pub(super) fn without_secrets(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+    }
+}
+
+/// Kubernetes keeps links of its own beside the keys (`..data`).
+fn is_known(key: &str) -> bool {
+    let mut characters = key.chars();
+    key == CA
+        || (characters.next().is_some_and(|first| first.is_ascii_uppercase() || first == '_')
+            && characters.all(|next| next.is_ascii_uppercase() || next.is_ascii_digit() || next == '_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(keys: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (key, value) in keys {
+            fs::write(directory.path().join(key), value).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn a_mounted_secret_is_restic_s_environment() {
+        let keys = [
+            ("RESTIC_REPOSITORY", "s3:https://minio/backups\n"),
+            ("RESTIC_PASSWORD", "geheim"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
+            ("ca.crt", "PEM"),
+            ("..data", "Kubernetes' own"),
+            ("notes.txt", "of the admin"),
+        ];
+        let mounted = directory(&keys);
+        let repository = Repository::from_directory(mounted.path(), Path::new("/cache")).unwrap();
+        let names: Vec<&str> = repository.environment.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+        let expected = ["AWS_SECRET_ACCESS_KEY", "RESTIC_PASSWORD_FILE", "RESTIC_REPOSITORY", "RESTIC_CACERT"];
+        assert_eq!(names, expected);
+        assert_eq!(repository.environment[2].1, "s3:https://minio/backups", "without the line's end");
+        assert!(!format!("{:?}", repository.environment).contains("geheim"), "the password stays in its file");
+        assert_eq!(repository.without_secrets("key wJalrXUtnFEMI refused"), "key *** refused");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let reason = |keys: &[(&str, &str)]| {
+            let mounted = directory(keys);
+            Repository::from_directory(mounted.path(), Path::new("/cache")).err().map(|error| error.message)
+        };
+        assert!(reason(&[("RESTIC_PASSWORD", "a")]).unwrap().contains("RESTIC_REPOSITORY"));
+        assert!(reason(&[("RESTIC_REPOSITORY", "/a")]).unwrap().contains("RESTIC_PASSWORD"));
+        assert!(reason(&[]).unwrap().contains("RESTIC_REPOSITORY"));
+    }
+}

@@ -1,0 +1,113 @@
+//! One snapshot that is being stored.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStdin, Command},
+    task::JoinHandle,
+};
+
+use super::{
+    Repository,
+    errors::{self, explain},
+};
+use crate::{postgres::Result, task::report::TaskError};
+
+/// Of what restic complains about, as much is kept.
+const COMPLAINTS: u64 = 16 << 10;
+
+/// A `restic backup` at work. Dropped, it is killed; [`Upload::abandon`] lets it take its lock away.
+pub struct Upload {
+    child: Child,
+    /// Where the bytes go. `None`: restic reads files.
+    pub input: Option<ChildStdin>,
+    repository: Repository,
+    what: String,
+    said: JoinHandle<String>,
+    complained: JoinHandle<String>,
+}
+
+/// A snapshot that is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The snapshot's id, all of it.
+    pub snapshot: String,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Bytes that came new into the repository, compressed.
+    pub added: u64,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    snapshot_id: String,
+    total_bytes_processed: u64,
+    data_added_packed: u64,
+}
+
+impl Upload {
+    pub(super) fn start(mut command: Command, repository: Repository, what: &str) -> Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
+        let said = collect(child.stdout.take());
+        let complained = collect(child.stderr.take());
+        let input = child.stdin.take();
+        Ok(Self { child, input, repository, what: what.to_owned(), said, complained })
+    }
+
+    /// Says that nothing more comes, and waits until it is all stored.
+    ///
+    /// # Errors
+    /// What restic said. Nothing was stored, or at least no snapshot names it.
+    pub async fn finish(mut self) -> Result<Stored> {
+        let doing = format!("storing {}", self.what);
+        drop(self.input.take());
+        let status = self.child.wait().await.map_err(|error| errors::not_started(&error))?;
+        let (said, complained) = (self.said.await.unwrap_or_default(), self.complained.await.unwrap_or_default());
+        if !status.success() {
+            return Err(explain(&self.repository, &doing, status, &complained));
+        }
+        let summary = said.lines().filter_map(|line| serde_json::from_str::<Summary>(line).ok()).next_back();
+        let Some(summary) = summary else {
+            let said = self.repository.without_secrets(&said);
+            return Err(TaskError::terminal("ResticFailed", format!("While {doing}: restic gave no summary: {said}")));
+        };
+        let Summary { snapshot_id, total_bytes_processed, data_added_packed } = summary;
+        Ok(Stored { snapshot: snapshot_id, bytes: total_bytes_processed, added: data_added_packed })
+    }
+
+    /// Ends it without a snapshot. The input must stay open until restic has heard of it: its end would be success.
+    pub async fn abandon(mut self) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        if pid.is_some_and(|pid| kill_process(pid, Signal::INT).is_ok()) {
+            let _ = self.child.wait().await;
+        }
+    }
+
+    /// restic ended although there was more to come: what it said.
+    pub async fn why_it_ended(mut self) -> TaskError {
+        // Its end is near: it has closed its input.
+        match self.child.wait().await {
+            Ok(status) => {
+                let complained = self.complained.await.unwrap_or_default();
+                explain(&self.repository, &format!("storing {}", self.what), status, &complained)
+            }
+            Err(error) => errors::not_started(&error),
+        }
+    }
+}
+
+/// Reads an output to its end beside everything else: a full pipe would stop the program.
+fn collect(output: Option<impl tokio::io::AsyncRead + Unpin + Send + 'static>) -> JoinHandle<String> {
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        if let Some(mut output) = output {
+            let _ = (&mut output).take(COMPLAINTS).read_to_end(&mut kept).await;
+            let _ = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;
+        }
+        String::from_utf8_lossy(&kept).into_owned()
+    })
+}

@@ -1,0 +1,86 @@
+//! What a backup consists of and what is in it: the file that goes in last.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::{Deserialize, Serialize};
+
+/// The manifest's name in its snapshot.
+pub const FILE: &str = "manifest.json";
+/// The schema (`pg_dump -Fc --schema-only`), beside the manifest.
+pub const SCHEMA_FILE: &str = "schema.dump";
+/// The sequences' values (`setval`), beside the manifest. They were read last: none is behind a row of its table.
+pub const SEQUENCES_FILE: &str = "sequences.sql";
+
+/// The version of this format. A reader refuses a higher one.
+pub const FORMAT: u32 = 1;
+
+/// The tag of everything that synapse-keeper stores.
+pub const TAG: &str = "synapse-keeper";
+/// The tag of a manifest's snapshot.
+pub const MANIFEST_TAG: &str = "manifest";
+
+/// The tag of an owner's snapshots.
+pub fn origin_tag(origin: &str) -> String {
+    format!("origin={origin}")
+}
+
+/// The tag of the snapshots of one attempt.
+pub fn attempt_tag(attempt: &str) -> String {
+    format!("attempt={attempt}")
+}
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// [`FORMAT`] of the writer.
+    pub format: u32,
+    /// UID of the object whose backup it is.
+    pub origin: String,
+    /// The homeserver's `server_name`.
+    pub server_name: String,
+    /// The moment of the snapshot, by PostgreSQL's clock: backups are ordered by it.
+    pub taken_at: Time,
+    /// `SCHEMA_VERSION` of Synapse's database.
+    pub schema_version: i32,
+    /// The oldest Synapse schema whose code can use it (`SCHEMA_COMPAT_VERSION`).
+    pub schema_compat_version: Option<i32>,
+    /// `server_version_num` of PostgreSQL: it cannot be restored into an older major.
+    pub postgres_version: i32,
+    pub encoding: String,
+    pub collate: String,
+    pub ctype: String,
+    /// Size of the database, in bytes.
+    pub database_bytes: i64,
+    /// The streams, by the name of their file.
+    pub parts: BTreeMap<String, StoredPart>,
+    /// Tables whose rows were left out on purpose.
+    pub left_out: Vec<String>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredPart {
+    /// restic's id of the snapshot that holds it.
+    pub snapshot: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its tables, with the rows that passed by.
+    pub rows: BTreeMap<String, u64>,
+}
+
+impl Manifest {
+    /// Rows in all tables.
+    pub fn rows(&self) -> u64 {
+        self.parts.values().flat_map(|part| part.rows.values()).sum()
+    }
+
+    /// How many tables have their rows in it.
+    pub fn tables(&self) -> usize {
+        self.parts.values().map(|part| part.rows.len()).sum()
+    }
+}

@@ -1,0 +1,170 @@
+//! The moment that is backed up, held by a transaction for as long as the backup takes.
+//!
+//! An exported snapshot alone is not enough: a table that somebody truncates meanwhile reads as empty in it, and the
+//! manifest would agree with the dump. So every table is locked (ACCESS SHARE, as `pg_dump` does) before the snapshot is
+//! taken.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::AssertSqlSafe;
+
+use super::parts::Table;
+use crate::{
+    postgres::{Application, Explain, Result, Session, Target},
+    task::report::TaskError,
+};
+
+/// A new table between the look and the lock makes it begin again, so often.
+const TRIES: usize = 5;
+
+/// Who waits longer for a lock that the dump holds goes first: Synapse that upgrades its schema must not hang.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Synapse's table whose rows must never come back: a one-time key that is handed out twice cannot be used
+/// (element-hq/element-meta#2155; `docs/usage/administration/backups.md` of Synapse leaves it out as well).
+pub const ONE_TIME_KEYS: &str = "e2e_one_time_keys_json";
+
+/// An open transaction that keeps the database as it was at one moment.
+pub struct Snapshot {
+    /// It lives as long as this does.
+    session: Session,
+    /// What `pg_dump --snapshot` takes.
+    pub id: String,
+    /// By PostgreSQL's clock.
+    pub taken_at: Timestamp,
+    /// Those with rows to back up.
+    pub tables: Vec<Table>,
+    /// Patterns of all sequences, for `pg_dump --table`.
+    pub sequences: Vec<String>,
+    /// Tables whose rows are left out.
+    pub left_out: Vec<String>,
+}
+
+impl Snapshot {
+    /// Locks every table, takes the snapshot and exports it.
+    ///
+    /// # Errors
+    /// Transient, if a table stays locked by somebody else, or new tables appear again and again.
+    pub async fn take(target: &Target) -> Result<Self> {
+        const DOING: &str = "taking a snapshot of the database";
+        let mut session = target.connect().await?;
+        // pg_dump asks it nothing for hours.
+        execute(&mut session, "SET idle_in_transaction_session_timeout = 0").await.explain(DOING)?;
+        for _ in 0..TRIES {
+            let seen = relations(&mut session).await?;
+            execute(&mut session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.explain(DOING)?;
+            // LOCK is the one statement that takes no snapshot: what is committed while it waits is in ours.
+            for table in &seen.tables {
+                let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted);
+                execute(&mut session, &lock).await.explain(&format!("locking table {}", table.quoted))?;
+            }
+            let (id, taken_at): (String, i64) =
+                sqlx::query_as("SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+                    .fetch_one(&mut session.connection)
+                    .await
+                    .explain(DOING)?;
+            if relations(&mut session).await?.names() == seen.names() {
+                let taken_at = Timestamp::from_microsecond(taken_at).unwrap_or_default();
+                let Relations { tables, sequences, left_out } = seen;
+                return Ok(Self { session, id, taken_at, tables, sequences, left_out });
+            }
+            execute(&mut session, "ROLLBACK").await.explain(DOING)?;
+        }
+        Err(TaskError::transient(
+            "TablesChange",
+            "Tables appear or go faster than they can be locked: is Synapse upgrading its schema?",
+        ))
+    }
+
+    /// The transaction is still open, so the snapshot held to the end.
+    ///
+    /// # Errors
+    /// Transient: the session is gone, and the locks with it.
+    pub async fn still_held(&mut self) -> Result<()> {
+        execute(&mut self.session, "SELECT 1").await.explain("looking whether the snapshot was held to the end")
+    }
+}
+
+/// What there is to back up.
+struct Relations {
+    tables: Vec<Table>,
+    sequences: Vec<String>,
+    left_out: Vec<String>,
+}
+
+impl Relations {
+    fn names(&self) -> (Vec<&str>, &[String], &[String]) {
+        (self.tables.iter().map(|table| table.quoted.as_str()).collect(), &self.sequences, &self.left_out)
+    }
+}
+
+/// Every table and sequence that is no extension's and no session's own. Rows of unlogged tables do not survive a crash of
+/// PostgreSQL either: whoever made them counts on that.
+async fn relations(session: &mut Session) -> Result<Relations> {
+    type Row = (String, String, String, bool, bool, i64);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT n.nspname::text, c.relname::text, format('%I.%I', n.nspname, c.relname), c.relkind = 'S', \
+             c.relpersistence = 'u', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' \
+             AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
+             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+         ORDER BY 3",
+    )
+    .fetch_all(&mut session.connection)
+    .await
+    .explain("listing the tables")?;
+    let mut relations = Relations { tables: Vec::new(), sequences: Vec::new(), left_out: Vec::new() };
+    for (schema, name, quoted, is_sequence, is_unlogged, bytes) in rows {
+        let is_left_out = is_unlogged || name == ONE_TIME_KEYS;
+        let table = Table { schema, name, quoted, bytes };
+        match (is_sequence, is_left_out) {
+            (true, _) => relations.sequences.push(table.pattern()),
+            (false, true) => relations.left_out.push(table.quoted),
+            (false, false) => relations.tables.push(table),
+        }
+    }
+    Ok(relations)
+}
+
+/// Watches whether somebody waits for a lock that the backup holds, and says who.
+pub async fn until_somebody_waits(session: &mut Session, application: &Application) -> TaskError {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match somebody_waits(session, application).await {
+            Ok(None) => {}
+            Ok(Some(who)) => {
+                return TaskError::transient(
+                    "GivesWay",
+                    format!(
+                        "Somebody waited {} s for a table that the backup was reading, so the backup gave way; it begins \
+                         again later. It was {who}",
+                        PATIENCE.as_secs()
+                    ),
+                );
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn somebody_waits(session: &mut Session, application: &Application) -> Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT format('role %s, application %s, pid %s: %s', coalesce(w.usename, 'unknown'), \
+             coalesce(nullif(w.application_name, ''), 'not named'), w.pid, coalesce(left(w.query, 100), 'query not shown')) \
+         FROM pg_locks l JOIN pg_stat_activity w USING (pid) \
+         WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => $2) \
+             AND pg_blocking_pids(l.pid) && array(SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, $1)) \
+         ORDER BY l.waitstart LIMIT 1",
+    )
+    .bind(application.operation_prefix())
+    .bind(PATIENCE.as_secs_f64())
+    .fetch_optional(&mut session.connection)
+    .await
+    .explain("looking who waits for the backup")
+}
+
+async fn execute(session: &mut Session, sql: &str) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut session.connection).await.map(drop)
+}

@@ -1,0 +1,242 @@
+//! `task backup` into a real restic repository: all of it comes back, and what could spoil it does not.
+
+use std::{fs, process::Command, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::support::{Database, Program, Repository, eventually, execute};
+
+/// The tags of restic's snapshots.
+const ALL: &str = "synapse-keeper";
+const MANIFEST: &str = "manifest";
+
+fn back_up(database: &Database, repository: &Repository) -> Program {
+    database.task("backup").backup(repository)
+}
+
+/// Restores a backup with PostgreSQL's own programs and nothing of ours, into a new database.
+fn restore(repository: &Repository, snapshot: &str, name: &str) -> Database {
+    let database = Database::empty(name);
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(repository.fetch(snapshot, "manifest.json")).unwrap()).unwrap();
+    let schema = repository.fetch(snapshot, "schema.dump").display().to_string();
+    let program = |program: &str, arguments: &[&str]| {
+        let (socket, port) = (database.server.socket(), database.server.port.to_string());
+        let output = Command::new(database.server.program(program))
+            .args(["-U", "postgres", "-h", &socket, "-p", &port, "-d", &database.name])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let psql = |file: &str| program("psql", &["-X", "-q", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "-f", file]);
+    program("pg_restore", &["--section=pre-data", &schema]);
+    for (file, part) in manifest["parts"].as_object().unwrap() {
+        psql(&repository.fetch(part["snapshot"].as_str().unwrap(), file).display().to_string());
+    }
+    psql(&repository.fetch(snapshot, "sequences.sql").display().to_string());
+    program("pg_restore", &["--section=post-data", &schema]);
+    database
+}
+
+/// A checksum of every table, and the value of every sequence.
+fn content(database: &Database) -> Vec<String> {
+    let names = |kind: char| {
+        let names = database.sql(&format!(
+            "SELECT relname FROM pg_class WHERE relkind = '{kind}' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+        ));
+        names.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let tables = names('r').into_iter().map(|table| format!("{table}: {}", database.checksum(&quoted(&table))));
+    let sequences = names('S').into_iter().map(|sequence| {
+        format!("{sequence}: {}", database.sql(&format!("SELECT last_value, is_called FROM {}", quoted(&sequence))))
+    });
+    tables.chain(sequences).collect()
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn add_one_time_keys(database: &Database) {
+    database.as_synapse_sql(
+        "INSERT INTO e2e_one_time_keys_json (user_id, device_id, algorithm, key_id, ts_added_ms, key_json) \
+         SELECT '@a:example.org', 'D', 'signed_curve25519', i::text, 0, '{}' FROM generate_series(1, 50) i",
+    );
+}
+
+#[tokio::test]
+async fn everything_comes_back_but_the_one_time_keys() {
+    let database = Database::of_synapse("backup_whole");
+    add_one_time_keys(&database);
+    database.as_synapse_sql(
+        "CREATE TABLE \"Odd \"\"(name\" (id int GENERATED ALWAYS AS IDENTITY, body text, twice int GENERATED ALWAYS AS (1) STORED); \
+         INSERT INTO \"Odd \"\"(name\" (body) VALUES (E'\\\\.'), (E'a\\nb\\tc'), (NULL), (''), (repeat('x', 3000000)); \
+         CREATE UNLOGGED TABLE of_no_worth (a int); INSERT INTO of_no_worth VALUES (1)",
+    );
+    let repository = Repository::new();
+    let finished = back_up(&database, &repository).with(&["--init"]).run().await;
+    let found = finished.backup();
+    assert!(finished.result().summary.contains("into a new repository"), "{finished:?}");
+    assert_eq!(repository.snapshots(MANIFEST), std::slice::from_ref(&found.snapshot));
+    assert_eq!(repository.snapshots(ALL).len(), 5, "four streams and the manifest");
+
+    let restored = restore(&repository, &found.snapshot, "backup_whole_restored");
+    assert_eq!(restored.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "0");
+    assert_eq!(restored.sql("SELECT count(*) FROM of_no_worth"), "0");
+    database.sql("TRUNCATE e2e_one_time_keys_json, of_no_worth");
+    assert_eq!(content(&restored), content(&database));
+
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(repository.fetch(&found.snapshot, "manifest.json")).unwrap()).unwrap();
+    let left_out: Vec<&str> = manifest["leftOut"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    assert!(left_out.contains(&"public.e2e_one_time_keys_json") && left_out.contains(&"public.of_no_worth"));
+    // Synapse's own unlogged tables: locks of workers that are gone by then.
+    assert!(left_out.iter().all(|table| !table.contains("events")), "{left_out:?}");
+    let parts = manifest["parts"].as_object().unwrap().values();
+    let rows: u64 =
+        parts.flat_map(|part| part["rows"].as_object().unwrap().values()).map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(rows, found.rows);
+    for key in ["schemaVersion", "schemaCompatVersion", "postgresVersion", "databaseBytes"] {
+        assert!(manifest[key].as_i64() > Some(0), "{key} in {manifest:#}");
+    }
+}
+
+#[tokio::test]
+async fn the_second_night_stores_what_is_new() {
+    let database = Database::of_synapse("backup_twice");
+    database.as_synapse_sql(
+        "CREATE TABLE filler AS SELECT i, (SELECT string_agg(md5(i || '/' || j), '') FROM generate_series(1, 16) j) \
+         FROM generate_series(1, 60000) i",
+    );
+    let repository = Repository::new();
+    let first = back_up(&database, &repository).with(&["--init"]).run().await;
+    database.as_synapse_sql("INSERT INTO filler SELECT i, md5(i::text) FROM generate_series(60001, 61000) i");
+    let second = back_up(&database, &repository).run().await;
+    let (first, second) = (first.backup().clone(), second.backup().clone());
+    assert_eq!(second.rows, first.rows + 1000);
+    assert!(second.added * 10 < first.added, "{second:?} after {first:?}");
+    assert_eq!(repository.snapshots(MANIFEST).len(), 2);
+}
+
+#[tokio::test]
+async fn a_table_is_not_emptied_under_the_backup() {
+    let database = Database::of_synapse("backup_truncate");
+    let repository = Repository::new();
+    let rows = database.sql("SELECT count(*) FROM events");
+    let held = repository.hold_streams();
+    let running = back_up(&database, &repository).with(&["--init"]).start();
+    until_dumping(&database).await;
+    let refused = database.sql(
+        "DO $$ BEGIN SET lock_timeout = '500ms'; TRUNCATE events CASCADE; RAISE 'truncated'; \
+         EXCEPTION WHEN lock_not_available THEN NULL; END $$; SELECT 'waited'",
+    );
+    assert!(refused.ends_with("waited"), "{refused}");
+    fs::remove_file(held).unwrap();
+    let finished = running.finish().await;
+    let restored = restore(&repository, &finished.backup().snapshot, "backup_truncate_restored");
+    assert_eq!(restored.sql("SELECT count(*) FROM events"), rows);
+}
+
+#[tokio::test]
+async fn who_waits_for_the_backup_goes_first() {
+    let database = Database::of_synapse("backup_gives_way");
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    let held = repository.hold_streams();
+    let running = back_up(&database, &repository).start();
+    until_dumping(&database).await;
+    let mut synapse = database.session("synapse", "synapse-main").await;
+    // Synapse upgrades its schema.
+    let upgrade = execute(&mut synapse, "ALTER TABLE events ADD COLUMN new_in_this_version int");
+    timeout(Duration::from_secs(60), upgrade).await.expect("the upgrade goes on");
+    fs::remove_file(held).unwrap();
+    running.finish().await.refused("GivesWay", &["synapse-main", "ALTER TABLE events"]);
+    assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new());
+    assert_eq!(repository.restic(&["list", "locks"]), "", "restic took its locks away");
+}
+
+#[tokio::test]
+async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
+    let database = Database::of_synapse("backup_killed");
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    let held = repository.hold_streams();
+    for signal in [Signal::KILL, Signal::TERM] {
+        let running = back_up(&database, &repository).start();
+        until_dumping(&database).await;
+        let pid = Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let finished = running.finish().await;
+        if signal == Signal::TERM {
+            finished.refused("Stopped", &[]);
+        }
+        assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new(), "{signal:?}");
+    }
+    fs::remove_file(held).unwrap();
+    assert!(back_up(&database, &repository).run().await.backup().rows > 0);
+}
+
+#[tokio::test]
+async fn a_lost_connection_leaves_no_backup() {
+    let database = Database::of_synapse("backup_lost");
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    let held = repository.hold_streams();
+    let running = back_up(&database, &repository).start();
+    until_dumping(&database).await;
+    database.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name LIKE 'synapse-keeper/%'",
+    );
+    fs::remove_file(held).unwrap();
+    let finished = running.finish().await;
+    let error = finished.report().error.as_ref().expect("an error");
+    assert!(["ConnectionLost", "DumpFailed"].contains(&error.reason.as_str()), "{error}");
+    assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn each_mistake_about_the_repository_has_an_answer_of_its_own() {
+    let database = Database::of_synapse("backup_mistakes");
+    let repository = Repository::new();
+    let finished = back_up(&database, &repository).run().await;
+    finished.refused("RepositoryMissing", &["RESTIC_REPOSITORY"]);
+    assert!(!repository.path().exists(), "a mistyped place must not become a repository");
+
+    repository.restic(&["init"]);
+    repository.mount("RESTIC_PASSWORD", "another");
+    back_up(&database, &repository).run().await.refused("RepositoryPasswordRefused", &["RESTIC_PASSWORD"]);
+    repository.unmount("RESTIC_PASSWORD");
+    back_up(&database, &repository).run().await.refused("SecretKeyMissing", &["RESTIC_PASSWORD"]);
+    repository.unmount("RESTIC_REPOSITORY");
+    back_up(&database, &repository).run().await.refused("SecretKeyMissing", &["RESTIC_REPOSITORY"]);
+}
+
+#[tokio::test]
+async fn each_mistake_about_the_database_has_an_answer_of_its_own() {
+    let database = Database::of_synapse("backup_of_another");
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    database.as_synapse_sql("UPDATE users SET name = replace(name, ':example.org', ':example.net')");
+    back_up(&database, &repository).run().await.refused("ServerNameDiffers", &["example.net", "example.org"]);
+    let empty = Database::empty("backup_of_nothing");
+    back_up(&empty, &repository).run().await.refused("NoSynapseSchema", &["postgres.database"]);
+    back_up(&database, &repository)
+        .credentials("synapse", "wrong")
+        .run()
+        .await
+        .refused("PasswordRefused", &["synapse"]);
+    let without = back_up(&database, &repository).programs(std::path::Path::new("/nowhere"));
+    without.run().await.refused("ResticMissing", &[]);
+    assert_eq!(repository.snapshots(ALL), Vec::<String>::new());
+}
+
+/// Waits until the streams are read.
+async fn until_dumping(database: &Database) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name LIKE 'synapse-keeper/%' AND query LIKE 'COPY %'";
+    eventually("pg_dump copies", Duration::from_secs(60), || async { database.sql(sql) != "0" }).await;
+}

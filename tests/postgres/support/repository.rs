@@ -1,0 +1,115 @@
+//! A restic repository in a folder, and the real restic to look into it.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+use tempfile::TempDir;
+
+use super::Program;
+
+/// The repository's own password; nobody prints it.
+pub const REPOSITORY_PASSWORD: &str = "correct-horse-battery";
+
+/// Where restic is, built once by a script.
+static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storage/bin-dir");
+    let output = Command::new(&script).output().expect("tests/storage/bin-dir");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a path").trim().into()
+});
+
+/// A folder for a repository, and the Secret that names it.
+pub struct Repository {
+    folder: TempDir,
+}
+
+impl Repository {
+    /// Nothing is in there yet.
+    pub fn new() -> Self {
+        let repository = Self { folder: tempfile::tempdir().expect("a directory") };
+        fs::create_dir(repository.secret()).expect("a directory");
+        fs::create_dir(repository.programs()).expect("a directory");
+        std::os::unix::fs::symlink(PROGRAMS.join("restic"), repository.programs().join("restic")).expect("a link");
+        repository.mount("RESTIC_REPOSITORY", &repository.path().display().to_string());
+        repository.mount("RESTIC_PASSWORD", REPOSITORY_PASSWORD);
+        repository
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("repository")
+    }
+
+    fn secret(&self) -> PathBuf {
+        self.folder.path().join("secret")
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.folder.path().join("bin")
+    }
+
+    /// Puts a key into the mounted Secret.
+    pub fn mount(&self, key: &str, value: &str) {
+        fs::write(self.secret().join(key), value).expect("a mounted key");
+    }
+
+    pub fn unmount(&self, key: &str) {
+        fs::remove_file(self.secret().join(key)).expect("a mounted key");
+    }
+
+    /// From now on restic reads a stream only when the returned file is gone.
+    pub fn hold_streams(&self) -> PathBuf {
+        let held = self.folder.path().join("held");
+        fs::write(&held, "").expect("a file");
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *--stdin*) while [ -e '{}' ]; do /bin/sleep 0.1; done ;; esac\nexec '{}' \"$@\"\n",
+            held.display(),
+            PROGRAMS.join("restic").display()
+        );
+        let path = self.programs().join("restic");
+        fs::remove_file(&path).expect("the link");
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
+        held
+    }
+
+    /// `restic`, which must succeed; what it printed.
+    pub fn restic(&self, arguments: &[&str]) -> String {
+        let output = Command::new(PROGRAMS.join("restic"))
+            .args(["--no-cache", "--repo"])
+            .arg(self.path())
+            .args(arguments)
+            .env("RESTIC_PASSWORD", REPOSITORY_PASSWORD)
+            .output()
+            .expect("restic");
+        assert!(output.status.success(), "restic {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Writes a file of a snapshot to the folder of the test.
+    pub fn fetch(&self, snapshot: &str, file: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{snapshot:.8}-{file}"));
+        self.restic(&["dump", "--target", &path.display().to_string(), snapshot, &format!("/{file}")]);
+        path
+    }
+
+    /// Ids of the snapshots with a tag.
+    pub fn snapshots(&self, tag: &str) -> Vec<String> {
+        let list: serde_json::Value =
+            serde_json::from_str(&self.restic(&["snapshots", "--json", "--tag", tag])).expect("JSON");
+        list.as_array().expect("a list").iter().map(|one| one["id"].as_str().expect("an id").to_owned()).collect()
+    }
+}
+
+impl Program {
+    /// `task backup` into a repository.
+    pub fn backup(self, repository: &Repository) -> Self {
+        let secret = repository.secret().display().to_string();
+        self.with(&["--repository-dir", &secret, "--server-name", "example.org", "--origin", "6e7a"])
+            .programs(&repository.programs())
+    }
+}
