@@ -32,6 +32,8 @@ pub struct Found {
     pub template: PodTemplateSpec,
     /// Which Pods are its own.
     pub selector: LabelSelector,
+    /// Names of a StatefulSet's claim templates: its claims are `<template>-<name>-<ordinal>`.
+    pub claim_templates: Vec<String>,
     /// Scaling it to 0 deletes its claims.
     pub deletes_claims: bool,
     pub managed_fields: Vec<ManagedFieldsEntry>,
@@ -91,14 +93,19 @@ pub async fn find_one(client: &Client, namespace: &str, workload: &WorkloadRef) 
 
 fn from_deployment(deployment: Deployment) -> Found {
     let spec = deployment.spec.unwrap_or_default();
-    found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas, false)
+    found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas)
 }
 
 fn from_stateful_set(set: StatefulSet) -> Found {
     let spec = set.spec.unwrap_or_default();
     let policy = spec.persistent_volume_claim_retention_policy.and_then(|policy| policy.when_scaled);
     let deletes_claims = policy.as_deref() == Some("Delete");
-    found(WorkloadKind::StatefulSet, set.metadata, spec.template, spec.selector, spec.replicas, deletes_claims)
+    let templates = spec.volume_claim_templates.into_iter().flatten();
+    Found {
+        claim_templates: templates.filter_map(|template| template.metadata.name).collect(),
+        deletes_claims,
+        ..found(WorkloadKind::StatefulSet, set.metadata, spec.template, spec.selector, spec.replicas)
+    }
 }
 
 fn found(
@@ -107,7 +114,6 @@ fn found(
     template: PodTemplateSpec,
     selector: LabelSelector,
     replicas: Option<i32>,
-    deletes_claims: bool,
 ) -> Found {
     Found {
         workload: WorkloadRef { kind, name: meta.name.unwrap_or_default() },
@@ -115,7 +121,8 @@ fn found(
         labels: meta.labels.unwrap_or_default(),
         template,
         selector,
-        deletes_claims,
+        claim_templates: Vec::new(),
+        deletes_claims: false,
         managed_fields: meta.managed_fields.unwrap_or_default(),
         replicas: replicas.unwrap_or(1),
     }
@@ -197,13 +204,19 @@ pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) 
         let selected_by = |selector: &BTreeMap<String, String>| {
             !selector.is_empty() && selector.iter().all(|(key, value)| pod_labels.get(key) == Some(value))
         };
-        if surroundings.postgres_selector.as_ref().is_some_and(&selected_by) {
+        let database = match &spec.postgres.data_volume {
+            _ if surroundings.postgres_selector.as_ref().is_some_and(&selected_by) => {
+                Some(format!("runs the Pods behind postgres.host {}", spec.postgres.host))
+            }
+            Some(volume) if mounts(one, &volume.claim_name) => {
+                Some(format!("mounts postgres.dataVolume {}", volume.claim_name))
+            }
+            _ => None,
+        };
+        if let Some(does) = database {
             return no(
                 "WorkloadIsPostgres",
-                format!(
-                    "{workload} runs the Pods behind postgres.host {}. The selector of the Synapse object matches too much: narrow it",
-                    spec.postgres.host
-                ),
+                format!("{workload} {does}. The selector of the Synapse object matches too much: narrow it"),
             );
         }
         if surroundings.operator_labels.as_ref().is_some_and(|own| {
@@ -245,6 +258,17 @@ fn claims(spec: &SynapseSpec, one: &Found) -> bool {
             || workloads.selector.as_ref().is_some_and(|selector| to_selector(selector).matches(&one.labels))
     };
     in_set(&spec.workloads) || spec.matrix_authentication_service.as_ref().is_some_and(|mas| in_set(&mas.workloads))
+}
+
+/// Whether a workload's Pods mount a claim, by its name or by a template that made it.
+fn mounts(one: &Found, claim: &str) -> bool {
+    let volumes = one.template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut named = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    let of_template = |template: &String| {
+        let ordinal = claim.strip_prefix(&format!("{template}-{}-", one.workload.name));
+        ordinal.is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
+    };
+    named.any(|volume| volume.claim_name == claim) || one.claim_templates.iter().any(of_template)
 }
 
 /// Where a Pod mounts an emptyDir at a path that by convention holds Synapse's data (`/data` in the official image,
@@ -306,15 +330,18 @@ pub async fn surroundings(
     Ok(surroundings)
 }
 
-/// The Service of this namespace that a host name means: `postgres`, `postgres.matrix`, `postgres.matrix.svc…`.
+/// The Service of this namespace that a host name means: `postgres`, `postgres.matrix`, `postgres.matrix.svc…`, and the
+/// same behind the name of a StatefulSet's Pod (`postgres-0.postgres`). An address means none.
 fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
-    let mut parts = host.split('.');
-    let service = parts.next().filter(|part| !part.is_empty())?;
-    match (parts.next(), parts.next()) {
-        (None, _) => Some(service),
-        (Some(there), None | Some("svc")) if there == namespace => Some(service),
+    let parts: Vec<&str> = host.trim_end_matches('.').split('.').collect();
+    match parts[..] {
+        [service] => Some(service),
+        [service, there] | [service, there, "svc", ..] if there == namespace => Some(service),
+        [_, service] => Some(service),
+        [_, service, there] | [_, service, there, "svc", ..] if there == namespace => Some(service),
         _ => None,
     }
+    .filter(|service| !service.is_empty())
 }
 
 /// Who last set `spec.replicas` after `since`, where the API knows: writes through `/scale` leave no trace.
@@ -327,3 +354,6 @@ pub fn scaled_by(managed_fields: &[ManagedFieldsEntry], since: jiff::Timestamp) 
         .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
         .and_then(|entry| entry.manager.clone())
 }
+
+#[cfg(test)]
+mod tests;
