@@ -1,5 +1,5 @@
 //! Every file in `examples/` says what it shows, and holds nothing that the kinds do not know.
-//! The cluster tests apply them; here a mistake is found in a second.
+//! The API server's tier applies them all, the cluster's tier has most of them carried out; here a mistake is found in a second.
 
 use std::{fs, path::PathBuf};
 

@@ -156,7 +156,11 @@ func (c *Cluster) removeFiles() error {
 	if err := os.RemoveAll(c.Dir); err != nil {
 		return err
 	}
-	if others, _ := filepath.Glob(filepath.Join(clusterRoot, "*")); len(others) > 0 {
+	if err := removeDeadSockets("/run/containerd/s"); err != nil {
+		return err
+	}
+	// A pattern's * takes names with a dot in front as well, such as that of the settings.
+	if others, _ := filepath.Glob(filepath.Join(clusterRoot, "[^.]*")); len(others) > 0 {
 		return nil
 	}
 	if err := restoreSettings(); err != nil {
@@ -166,6 +170,21 @@ func (c *Cluster) removeFiles() error {
 		clusterRoot, "/var/log/containers", "/var/lib/cni/results", "/var/lib/cni", "/run/containerd/s", "/run/containerd",
 	} {
 		syscall.Rmdir(empty)
+	}
+	return nil
+}
+
+// removeDeadSockets removes those that shims left behind: a socket that no process has open is nobody's.
+func removeDeadSockets(dir string) error {
+	open, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return err
+	}
+	sockets, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, socket := range sockets {
+		if !strings.Contains(string(open), socket) {
+			os.Remove(socket)
+		}
 	}
 	return nil
 }
