@@ -17,5 +17,4 @@ pub use connect::{Application, Session, Target};
 pub use credentials::Credentials;
 pub use errors::Explain;
 
-/// What everything in here returns: an error is already in the words in which a person will read it.
-pub type Result<T> = std::result::Result<T, crate::task::report::TaskError>;
+pub use crate::task::report::Result;

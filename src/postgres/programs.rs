@@ -78,18 +78,13 @@ impl Programs {
             .env("PGAPPNAME", target.application.to_string())
             .env("PGCONNECT_TIMEOUT", "15")
             // As our own sessions: a killed program does not leave its statement behind.
-            .env("PGOPTIONS", "-c client_connection_check_interval=1s -c lock_timeout=10s")
+            .env("PGOPTIONS", "-c client_connection_check_interval=1s")
             .env("PGSSLMODE", ssl_mode(target.tls))
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        match (&target.ca_file, target.tls) {
-            (Some(path), _) => {
-                command.env("PGSSLROOTCERT", path);
-            }
-            (None, TlsMode::VerifyCa | TlsMode::VerifyFull) => {
-                command.env("PGSSLROOTCERT", SYSTEM_CA);
-            }
-            (None, TlsMode::Disable | TlsMode::Prefer | TlsMode::Require) => {}
+        // Where it is told of an authority, libpq verifies in other modes too.
+        if matches!(target.tls, TlsMode::VerifyCa | TlsMode::VerifyFull) {
+            command.env("PGSSLROOTCERT", target.ca_file.as_deref().unwrap_or(Path::new(SYSTEM_CA)));
         }
         command
     }

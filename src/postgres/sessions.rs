@@ -133,7 +133,7 @@ pub async fn blockers(session: &mut Session, pid: i32) -> Result<Vec<String>> {
 /// Ends the sessions of earlier attempts of our operation and waits until they are gone. A Pod that was killed, or that
 /// sits on a lost node, may have left a statement that still runs.
 ///
-/// To be called before a second session is opened: every other session of the operation counts as earlier.
+/// Every other session of the operation counts as earlier: to be called before a second one is opened, or to end them all.
 ///
 /// # Errors
 /// Transient, `EarlierAttempt`, if one does not go.

@@ -33,6 +33,11 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
             "RepositoryAccessDenied",
             "The storage refuses the access: look at the credentials in the repository's Secret and at their rights.",
         ),
+        _ if said.contains("certificate") => (
+            Terminal,
+            "RepositoryCertificateRefused",
+            "Put the certificate authority of the storage into the repository's Secret as ca.crt.",
+        ),
         _ if is_full(&said) => (
             Terminal,
             "RepositoryFull",
@@ -41,7 +46,6 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
         None => (Transient, "ResticKilled", "Somebody ended restic, or it had too little memory."),
         _ => (Transient, "ResticFailed", ""),
     };
-    let class = if reason == "ResticFailed" && said.contains("certificate") { Terminal } else { class };
     TaskError {
         class,
         reason: reason.to_owned(),
@@ -75,7 +79,7 @@ pub fn secret_parts(key: &str, value: &str) -> Option<String> {
     let secret = match key {
         "RESTIC_REPOSITORY" => {
             let (account, _) = value.split_once("://")?.1.split_once('@')?;
-            account.split_once(':')?.1
+            return Some(account.split_once(':')?.1.to_owned()).filter(|password| !password.is_empty());
         }
         "AWS_DEFAULT_REGION" | "AWS_REGION" | "RESTIC_REPOSITORY_FILE" => return None,
         _ => value,

@@ -7,5 +7,5 @@ mod errors;
 mod repository;
 mod upload;
 
-pub use repository::{Existing, Repository};
-pub use upload::{Stored, Upload};
+pub use repository::{Opened, Repository};
+pub use upload::{Stored, Upload, collect};

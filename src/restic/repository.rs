@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
+use serde::Deserialize;
 use tokio::process::Command;
 
 use super::{
     errors::{self, explain},
     upload::Upload,
 };
-use crate::{postgres::Result, task::report::TaskError};
+use crate::task::report::{Result, TaskError};
 
 /// The program, on the PATH.
 const PROGRAM: &str = "restic";
@@ -39,12 +39,18 @@ pub struct Repository {
     secrets: Vec<String>,
 }
 
-/// Whether a repository was there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    Yes,
-    /// It has just been made.
-    Made,
+/// A repository that can be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// restic's own name for it: random, the same for ever, and known only to who can read it.
+    pub id: String,
+    /// It was not there before.
+    pub is_new: bool,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    id: String,
 }
 
 impl Repository {
@@ -97,25 +103,23 @@ impl Repository {
     ///
     /// # Errors
     /// Terminal: `RepositoryMissing`, `RepositoryPasswordRefused`. Transient: `RepositoryUnreachable`.
-    pub async fn open(&self, may_make_it: bool) -> Result<Existing> {
-        match self.run(&["cat", "config"], ANSWER_WITHIN).await {
-            Ok(_) => Ok(Existing::Yes),
+    pub async fn open(&self, may_make_it: bool) -> Result<Opened> {
+        match self.id().await {
+            Ok(id) => Ok(Opened { id, is_new: false }),
             Err(error) if may_make_it && error.reason == errors::MISSING => {
-                self.run(&["init"], ANSWER_WITHIN).await.map(|_| Existing::Made)
+                self.run(&["init"], ANSWER_WITHIN).await?;
+                Ok(Opened { id: self.id().await?, is_new: true })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// A word that stays the same as long as the repository's Secret does, and that nobody can guess who has not got it.
-    pub fn derived_word(&self) -> String {
-        let mut digest = Sha256::new();
-        for (name, value) in &self.environment {
-            let file = name.to_str().filter(|name| name.ends_with("_FILE")).and_then(|_| fs::read(value).ok());
-            digest.update(file.as_deref().unwrap_or(value.as_encoded_bytes()));
-            digest.update([0]);
-        }
-        digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    /// Without a lock, so that it need not wait for a prune.
+    async fn id(&self) -> Result<String> {
+        let config = self.run(&["cat", "config", "--no-lock"], ANSWER_WITHIN).await?;
+        serde_json::from_str::<Config>(&config).map(|config| config.id).map_err(|error| {
+            TaskError::terminal("ResticFailed", format!("restic cat config gave no repository's id: {error}."))
+        })
     }
 
     /// Begins to store what will be written to [`Upload::input`], as a file of this name in a snapshot of its own.
@@ -123,28 +127,13 @@ impl Repository {
     /// # Errors
     /// restic cannot be started.
     pub fn store_stream(&self, name: &str, tags: &[String]) -> Result<Upload> {
-        let mut command = self.backup(tags);
-        command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
-        Upload::start(command, self.clone(), name)
-    }
-
-    /// Stores the files of a folder, without the folder's own path.
-    ///
-    /// # Errors
-    /// restic cannot be started.
-    pub fn store_folder(&self, folder: &Path, tags: &[String]) -> Result<Upload> {
-        let mut command = self.backup(tags);
-        command.arg(".").current_dir(folder).stdin(Stdio::null());
-        Upload::start(command, self.clone(), "the manifest")
-    }
-
-    fn backup(&self, tags: &[String]) -> Command {
         let mut command = self.command();
         command.args(["backup", "--json", "--quiet", "--retry-lock", RETRY_LOCK]);
+        command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
         for tag in tags {
             command.args(["--tag", tag]);
         }
-        command
+        Upload::start(command, self.clone(), name)
     }
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.

@@ -1,6 +1,6 @@
 //! One snapshot that is being stored.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -14,15 +14,21 @@ use super::{
     Repository,
     errors::{self, explain},
 };
-use crate::{postgres::Result, task::report::TaskError};
+use crate::task::report::{Result, TaskError};
 
-/// Of what restic complains about, as much is kept.
-const COMPLAINTS: u64 = 16 << 10;
+/// Of what a program says, as much is kept.
+const WORDS: u64 = 16 << 10;
+
+/// A signal is heard in less.
+const HEARS_WITHIN: Duration = Duration::from_millis(300);
+
+/// Taking a lock out of a storage far away takes a few requests.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// A `restic backup` at work. Dropped, it is killed; [`Upload::abandon`] lets it take its lock away.
 pub struct Upload {
     child: Child,
-    /// Where the bytes go. `None`: restic reads files.
+    /// Where the bytes go.
     pub input: Option<ChildStdin>,
     repository: Repository,
     what: String,
@@ -79,11 +85,19 @@ impl Upload {
         Ok(Stored { snapshot: snapshot_id, bytes: total_bytes_processed, added: data_added_packed })
     }
 
-    /// Ends it without a snapshot. The input must stay open until restic has heard of it: its end would be success.
+    /// Ends it without a snapshot, and lets restic take its lock away.
+    ///
+    /// restic hears the signal but goes on reading until the input gives something or ends. Were the end seen first, there
+    /// would be a snapshot of a part: without a manifest it is none of a backup.
     pub async fn abandon(mut self) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        if pid.is_some_and(|pid| kill_process(pid, Signal::INT).is_ok()) {
-            let _ = self.child.wait().await;
+        let told = pid.is_some_and(|pid| kill_process(pid, Signal::INT).is_ok());
+        if told {
+            tokio::time::sleep(HEARS_WITHIN).await;
+        }
+        drop(self.input.take());
+        if tokio::time::timeout(ENDS_WITHIN, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
         }
     }
 
@@ -101,11 +115,11 @@ impl Upload {
 }
 
 /// Reads an output to its end beside everything else: a full pipe would stop the program.
-fn collect(output: Option<impl tokio::io::AsyncRead + Unpin + Send + 'static>) -> JoinHandle<String> {
+pub fn collect(output: Option<impl tokio::io::AsyncRead + Unpin + Send + 'static>) -> JoinHandle<String> {
     tokio::spawn(async move {
         let mut kept = Vec::new();
         if let Some(mut output) = output {
-            let _ = (&mut output).take(COMPLAINTS).read_to_end(&mut kept).await;
+            let _ = (&mut output).take(WORDS).read_to_end(&mut kept).await;
             let _ = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;
         }
         String::from_utf8_lossy(&kept).into_owned()

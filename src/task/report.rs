@@ -47,6 +47,9 @@ impl Report {
     }
 }
 
+/// What everything in a task returns: an error is already in the words in which a person will read it.
+pub type Result<T> = std::result::Result<T, TaskError>;
+
 /// Why a task failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

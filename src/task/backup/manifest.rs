@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// The manifest's name in its snapshot.
 pub const FILE: &str = "manifest.json";
-/// The schema (`pg_dump -Fc --schema-only`), beside the manifest.
+/// The schema's part (`pg_dump -Fc --schema-only`).
 pub const SCHEMA_FILE: &str = "schema.dump";
-/// The sequences' values (`setval`), beside the manifest. They were read last: none is behind a row of its table.
-pub const SEQUENCES_FILE: &str = "sequences.sql";
 
 /// The version of this format. A reader refuses a higher one.
 pub const FORMAT: u32 = 1;
@@ -53,7 +51,8 @@ pub struct Manifest {
     pub ctype: String,
     /// Size of the database, in bytes.
     pub database_bytes: i64,
-    /// The streams, by the name of their file.
+    /// The schema and the streams of rows, by the name of their file. Sequences know no snapshot; their values stand among
+    /// the rows and were read after it was taken, so that none is behind a row.
     pub parts: BTreeMap<String, StoredPart>,
     /// Tables whose rows were left out on purpose.
     pub left_out: Vec<String>,
@@ -77,6 +76,11 @@ impl Manifest {
     /// Rows in all tables.
     pub fn rows(&self) -> u64 {
         self.parts.values().flat_map(|part| part.rows.values()).sum()
+    }
+
+    /// Length of all streams, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.parts.values().map(|part| part.bytes).sum()
     }
 
     /// How many tables have their rows in it.

@@ -5,7 +5,7 @@
 //! of `pg_dump` to restic and counts the rows that pass. [`manifest`] names what belongs together, and goes in last: what
 //! has no manifest does not exist.
 //!
-//! A part is plain SQL (`COPY … FROM stdin`), not compressed: restic finds again what it has seen on other nights, and
+//! The rows of a part are plain SQL (`COPY … FROM stdin`), not compressed: restic finds again what it has seen on other nights, and
 //! compresses. Stock `psql` and `pg_restore` can read everything.
 
 pub mod manifest;
@@ -18,7 +18,7 @@ pub use run::run;
 
 use std::path::PathBuf;
 
-use super::arguments::Connection;
+use super::{arguments::Connection, report::TaskError};
 
 /// What to back up, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long)]
     pub server_name: String,
     /// Whose backups these are: the UID of an object. Another's in the same repository are left alone.
-    #[arg(long)]
+    #[arg(long, value_parser = word)]
     pub origin: String,
     /// In how many streams the tables go.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
@@ -44,4 +44,19 @@ pub struct Arguments {
     /// How many of them at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub at_once: u16,
+}
+
+/// restic takes a comma for the end of a tag.
+fn word(text: &str) -> Result<String, String> {
+    let is_word =
+        !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
+    if is_word { Ok(text.to_owned()) } else { Err("write letters, digits and - only".to_owned()) }
+}
+
+/// The error of a backup that was told to stop.
+fn stopped() -> TaskError {
+    TaskError::transient(
+        "Stopped",
+        "The backup was told to stop (SIGTERM) before it had finished. Nothing of it can be selected.",
+    )
 }

@@ -11,12 +11,12 @@ use sqlx::AssertSqlSafe;
 
 use super::parts::Table;
 use crate::{
-    postgres::{Application, Explain, Result, Session, Target},
+    postgres::{Application, Explain, Result, Session, Target, errors},
     task::report::TaskError,
 };
 
-/// A new table between the look and the lock makes it begin again, so often.
-const TRIES: usize = 5;
+/// Tables that come, go or are locked while they are being locked make it begin again, for so long.
+const LOCKED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Who waits longer for a lock that the dump holds goes first: Synapse that upgrades its schema must not hang.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,8 +27,8 @@ pub const ONE_TIME_KEYS: &str = "e2e_one_time_keys_json";
 
 /// An open transaction that keeps the database as it was at one moment.
 pub struct Snapshot {
-    /// It lives as long as this does.
-    session: Session,
+    /// It lives as long as this does. What is read through it is of the same moment.
+    pub session: Session,
     /// What `pg_dump --snapshot` takes.
     pub id: String,
     /// By PostgreSQL's clock.
@@ -49,32 +49,41 @@ impl Snapshot {
     pub async fn take(target: &Target) -> Result<Self> {
         const DOING: &str = "taking a snapshot of the database";
         let mut session = target.connect().await?;
-        // pg_dump asks it nothing for hours.
-        execute(&mut session, "SET idle_in_transaction_session_timeout = 0").await.explain(DOING)?;
-        for _ in 0..TRIES {
+        // It is asked nothing for hours. And it does not wait long for a lock while it holds others: an upgrade of the
+        // schema that wants those would be the one that PostgreSQL takes out of a deadlock.
+        execute(&mut session, "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '500ms'")
+            .await
+            .explain(DOING)?;
+        if session.version >= TRANSACTION_TIMEOUT_SINCE {
+            execute(&mut session, "SET transaction_timeout = 0").await.explain(DOING)?;
+        }
+        let deadline = tokio::time::Instant::now() + LOCKED_WITHIN;
+        loop {
             let seen = relations(&mut session).await?;
-            execute(&mut session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.explain(DOING)?;
-            // LOCK is the one statement that takes no snapshot: what is committed while it waits is in ours.
-            for table in &seen.tables {
-                let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted);
-                execute(&mut session, &lock).await.explain(&format!("locking table {}", table.quoted))?;
-            }
-            let (id, taken_at): (String, i64) =
-                sqlx::query_as("SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+            match lock(&mut session, &seen.tables).await? {
+                None if relations(&mut session).await?.names() == seen.names() => {
+                    let (id, taken_at): (String, i64) = sqlx::query_as(
+                        "SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8",
+                    )
                     .fetch_one(&mut session.connection)
                     .await
                     .explain(DOING)?;
-            if relations(&mut session).await?.names() == seen.names() {
-                let taken_at = Timestamp::from_microsecond(taken_at).unwrap_or_default();
-                let Relations { tables, sequences, left_out } = seen;
-                return Ok(Self { session, id, taken_at, tables, sequences, left_out });
+                    let taken_at = Timestamp::from_microsecond(taken_at).unwrap_or_default();
+                    let Relations { tables, sequences, left_out } = seen;
+                    return Ok(Self { session, id, taken_at, tables, sequences, left_out });
+                }
+                Some(error) if tokio::time::Instant::now() >= deadline => return Err(error),
+                None if tokio::time::Instant::now() >= deadline => {
+                    return Err(TaskError::transient(
+                        "TablesChange",
+                        "Tables appear or go faster than they can be locked: is Synapse upgrading its schema?",
+                    ));
+                }
+                _ => {}
             }
             execute(&mut session, "ROLLBACK").await.explain(DOING)?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        Err(TaskError::transient(
-            "TablesChange",
-            "Tables appear or go faster than they can be locked: is Synapse upgrading its schema?",
-        ))
     }
 
     /// The transaction is still open, so the snapshot held to the end.
@@ -84,6 +93,29 @@ impl Snapshot {
     pub async fn still_held(&mut self) -> Result<()> {
         execute(&mut self.session, "SELECT 1").await.explain("looking whether the snapshot was held to the end")
     }
+}
+
+/// `transaction_timeout` is new in PostgreSQL 17; it would end the snapshot.
+const TRANSACTION_TIMEOUT_SINCE: i32 = 170_000;
+
+/// Begins the transaction and locks the tables in it. `Some`: one of them is locked by somebody, or has just gone.
+///
+/// LOCK is the one statement that takes no snapshot: what was committed while it waited is in the one that follows.
+async fn lock(session: &mut Session, tables: &[Table]) -> Result<Option<TaskError>> {
+    execute(session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.explain("beginning the snapshot")?;
+    for table in tables {
+        let locked = execute(session, &format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted)).await;
+        let doing = format!("locking table {}", table.quoted);
+        match locked {
+            Ok(()) => {}
+            // lock_not_available, undefined_table
+            Err(error) if matches!(errors::sqlstate(&error), Some("55P03" | "42P01")) => {
+                return Ok(Some(errors::failed(&error, &doing)));
+            }
+            Err(error) => return Err(errors::failed(&error, &doing)),
+        }
+    }
+    Ok(None)
 }
 
 /// What there is to back up.

@@ -5,20 +5,20 @@ use std::{collections::BTreeMap, process::Stdio};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
+use super::stopped;
+
 use crate::{
     postgres::Result,
-    restic::{Stored, Upload},
-    task::{report::TaskError, stopped},
+    restic::{Stored, Upload, collect},
+    task::report::TaskError,
 };
 
 /// A pipe holds 64 KiB; more at once saves wake-ups where both sides are quick.
 const BUFFER: usize = 256 << 10;
-
-/// Of what a program complains about, as much is kept.
-const COMPLAINTS: u64 = 8 << 10;
 
 /// Stores the output of `command` through `upload`, unless `stop` comes first.
 ///
@@ -33,11 +33,13 @@ pub async fn carry(mut command: Command, mut upload: Upload, stop: &Cancellation
             return Err(TaskError::terminal("ClientProgramsMissing", format!("pg_dump cannot be started: {error}.")));
         }
     };
+    // Beside everything else: a full pipe would stop it.
+    let complained = collect(program.stderr.take());
     let mut rows = Counter::default();
     let copied = stop.run_until_cancelled(copy(&mut program, &mut upload, &mut rows)).await;
     match copied {
         Some(Ok(())) => {
-            if let Err(error) = ended_well(program).await {
+            if let Err(error) = ended_well(program, complained).await {
                 upload.abandon().await;
                 return Err(error);
             }
@@ -61,6 +63,18 @@ pub async fn carry(mut command: Command, mut upload: Upload, stop: &Cancellation
     }
 }
 
+/// Stores a few bytes that are at hand.
+///
+/// # Errors
+/// What restic said.
+pub async fn carry_bytes(bytes: &[u8], mut upload: Upload) -> Result<Stored> {
+    let input = upload.input.as_mut().expect("its input is a pipe");
+    match input.write_all(bytes).await {
+        Ok(()) => upload.finish().await,
+        Err(_) => Err(upload.why_it_ended().await),
+    }
+}
+
 /// Whose end of the pipe broke.
 enum End {
     Input(std::io::Error),
@@ -81,19 +95,12 @@ async fn copy(program: &mut Child, upload: &mut Upload, rows: &mut Counter) -> s
     }
 }
 
-/// Waits for the end of a program of PostgreSQL whose output has been read.
-///
-/// # Errors
-/// What it complained about. Another try may help: the server may have gone away.
-pub async fn ended_well(mut program: Child) -> Result<()> {
-    let mut complaints = Vec::new();
-    if let Some(stderr) = program.stderr.take() {
-        let _ = stderr.take(COMPLAINTS).read_to_end(&mut complaints).await;
-    }
+/// Waits for the end of `pg_dump`, whose output has been read. Another try may help: the server may have gone away.
+async fn ended_well(mut program: Child, complained: JoinHandle<String>) -> Result<()> {
     match program.wait().await {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => {
-            let said = String::from_utf8_lossy(&complaints).trim().replace('\n', "; ");
+            let said = complained.await.unwrap_or_default().trim().replace('\n', "; ");
             Err(TaskError::transient("DumpFailed", format!("pg_dump ended with {status}: {said}")))
         }
         Err(error) => Err(TaskError::transient("DumpFailed", format!("pg_dump: {error}."))),

@@ -20,12 +20,16 @@ async fn every_plain_example_is_taken(stage: Arc<Stage>, test: &'static str) {
         let name = path.file_stem().expect("a name").to_string_lossy();
         let world = World::empty(&stage, &format!("{test}-{name}").replace('_', "-")).await;
         let text = fs::read_to_string(&path).expect("an example");
-        for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let object = serde_json::Value::deserialize(document).expect("an object");
+        for object in documents(&text) {
             let applied = world.try_apply(&object.to_string()).await;
             applied.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             taken += 1;
         }
     }
     assert!(taken >= 6, "{taken} objects");
+}
+
+fn documents(yaml: &str) -> Vec<serde_json::Value> {
+    let documents = serde_yaml_ng::Deserializer::from_str(yaml);
+    documents.map(|document| Deserialize::deserialize(document).expect("an object")).collect()
 }

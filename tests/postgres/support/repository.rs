@@ -23,6 +23,19 @@ static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
     String::from_utf8(output.stdout).expect("a path").trim().into()
 });
 
+/// Lets a little through, and the rest when a file is gone. The end of the other side ends it at any time, as it would end
+/// the pipe.
+const VALVE: &str = "\
+import os, select, shutil, sys
+os.write(1, os.read(0, 1000))
+end = select.poll()
+end.register(0, 0)
+while os.path.exists(sys.argv[1]):
+    if end.poll(50):
+        sys.exit()
+shutil.copyfileobj(open(0, 'rb', 0), open(1, 'wb', 0))
+";
+
 /// A folder for a repository, and the Secret that names it.
 pub struct Repository {
     folder: TempDir,
@@ -61,16 +74,21 @@ impl Repository {
         fs::remove_file(self.secret().join(key)).expect("a mounted key");
     }
 
-    /// From now on restic reads a stream only when the returned file is gone.
+    /// From now on restic gets the beginning of a stream at once and the rest when the returned file is gone.
     pub fn hold_streams(&self) -> PathBuf {
         let held = self.folder.path().join("held");
         fs::write(&held, "").expect("a file");
+        let (path, valve) = (self.programs().join("restic"), self.programs().join("valve"));
+        fs::write(&valve, VALVE).expect("a script");
         let script = format!(
-            "#!/bin/sh\ncase \"$*\" in *--stdin*) while [ -e '{}' ]; do /bin/sleep 0.1; done ;; esac\nexec '{}' \"$@\"\n",
-            held.display(),
-            PROGRAMS.join("restic").display()
+            "#!/bin/sh\ncase \"$*\" in *--stdin*) ;; *) exec '{restic}' \"$@\" ;; esac\n\
+             pipe=$0.$$\n/usr/bin/mkfifo \"$pipe\"\nexec 3<&0\n\
+             /usr/bin/python3 '{valve}' '{held}' <&3 >\"$pipe\" &\n\
+             exec '{restic}' \"$@\" <\"$pipe\" 3<&-\n",
+            restic = PROGRAMS.join("restic").display(),
+            valve = valve.display(),
+            held = held.display(),
         );
-        let path = self.programs().join("restic");
         fs::remove_file(&path).expect("the link");
         fs::write(&path, script).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
