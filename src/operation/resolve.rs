@@ -63,8 +63,8 @@ async fn find_some(client: &Client, namespace: &str, workloads: &Workloads) -> k
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let stateful_sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     let mut found = Vec::new();
-    if let Some(selector) = &workloads.selector {
-        let params = ListParams::default().labels_from(&to_selector(selector));
+    if let Some(selector) = workloads.selector.as_ref().and_then(to_selector) {
+        let params = ListParams::default().labels_from(&selector);
         found.extend(deployments.list(&params).await?.items.into_iter().map(from_deployment));
         found.extend(stateful_sets.list(&params).await?.items.into_iter().map(from_stateful_set));
     }
@@ -128,10 +128,10 @@ fn found(
     }
 }
 
-/// A selector as the API server's list calls take it.
-pub fn to_selector(selector: &LabelSelector) -> Selector {
-    // An expression with an operator that does not exist was refused by the CRD's schema.
-    selector.clone().try_into().unwrap_or_default()
+/// A selector as the API server's list calls take it. `None`: it means nothing, such as `In` without values. Never
+/// everything: that would take down whatever there is.
+pub fn to_selector(selector: &LabelSelector) -> Option<Selector> {
+    selector.clone().try_into().ok()
 }
 
 /// What [`refuse`] needs to know besides the workloads.
@@ -151,6 +151,14 @@ pub struct Surroundings {
 /// Why these workloads must not be taken down, before any was touched.
 pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) -> Option<Refusal> {
     let no = |reason, message: String| Some(Refusal { reason, message });
+    let mas = spec.matrix_authentication_service.as_ref().map(|mas| &mas.workloads);
+    let mut selectors = mas.into_iter().chain([&spec.workloads]).filter_map(|workloads| workloads.selector.as_ref());
+    if selectors.any(|selector| to_selector(selector).is_none()) {
+        return no(
+            "InvalidSelector",
+            "a selector of the Synapse object means nothing: In and NotIn need values, Exists and DoesNotExist take none".to_owned(),
+        );
+    }
     if spec.workloads.selector.is_some() && !has_synapse(found) {
         let hint = match surroundings.pod_owners.is_empty() {
             true => String::new(),
@@ -255,7 +263,7 @@ fn has_synapse(found: &[Found]) -> bool {
 fn claims(spec: &SynapseSpec, one: &Found) -> bool {
     let in_set = |workloads: &Workloads| {
         workloads.refs.iter().flatten().any(|named| *named == one.workload)
-            || workloads.selector.as_ref().is_some_and(|selector| to_selector(selector).matches(&one.labels))
+            || workloads.selector.as_ref().and_then(to_selector).is_some_and(|selector| selector.matches(&one.labels))
     };
     in_set(&spec.workloads) || spec.matrix_authentication_service.as_ref().is_some_and(|mas| in_set(&mas.workloads))
 }
@@ -321,8 +329,8 @@ pub async fn surroundings(
         operator_labels: operator.map(|pod| pod.labels().clone()),
         pod_owners: Vec::new(),
     };
-    if let (false, Some(selector)) = (has_synapse(found), &spec.workloads.selector) {
-        let matching = pods.list(&ListParams::default().labels_from(&to_selector(selector)).limit(20)).await?;
+    if let (false, Some(selector)) = (has_synapse(found), spec.workloads.selector.as_ref().and_then(to_selector)) {
+        let matching = pods.list(&ListParams::default().labels_from(&selector).limit(20)).await?;
         let owners = matching.items.iter().filter_map(|pod| pod.owner_references().first());
         surroundings.pod_owners = owners.map(|owner| format!("{}/{}", owner.kind, owner.name)).collect();
         surroundings.pod_owners.dedup();

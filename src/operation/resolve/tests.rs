@@ -35,6 +35,17 @@ fn reason(found: Found, surroundings: &Surroundings) -> Option<&'static str> {
 }
 
 #[test]
+fn a_selector_that_means_nothing_is_not_everything() {
+    let mut spec = spec();
+    let expression =
+        json!({"matchLabels": {"app": "synapse"}, "matchExpressions": [{"key": "tier", "operator": "In"}]});
+    spec.workloads.selector = serde_json::from_value(expression).unwrap();
+    assert!(to_selector(spec.workloads.selector.as_ref().unwrap()).is_none());
+    let refusal = refuse(&[workload(&[])], &spec, &Surroundings::default()).unwrap();
+    assert_eq!(refusal.reason, "InvalidSelector", "{}", refusal.message);
+}
+
+#[test]
 fn an_ordinary_workload_may_be_taken_down() {
     assert_eq!(reason(workload(&[("app", "synapse")]), &Surroundings::default()), None);
 }
