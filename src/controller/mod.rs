@@ -54,22 +54,32 @@ pub async fn run(
     let context = context(client.clone(), &options);
     let server = server::serve(options.listen, context.metrics.clone(), readiness.clone(), shutdown.clone()).await?;
 
-    let mut lost = None;
+    let mut leadership = None;
     if let Some(lease) = options.leader_election() {
         readiness.standing_by();
-        let leadership = leader::acquire(client, lease, shutdown.clone()).await;
-        let Some(leadership) = leadership else { return Ok(server.await?) };
-        lost = Some(leadership);
+        leadership = leader::acquire(client, lease, shutdown.clone()).await;
+        if leadership.is_none() {
+            return Ok(server.await?);
+        }
     }
-    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown.clone());
-    match lost {
+    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown);
+    match leadership {
         None => work.await,
-        Some(leadership) => tokio::select! {
-            () = work => {}
-            () = leadership.lost() => return Err("lost the leadership: another operator works now".into()),
-        },
+        Some(leadership) => lead(work, leadership).await?,
     }
     Ok(server.await?)
+}
+
+/// Works under leadership. The Lease is held until the work has come to its end: another must not begin beside it. Where
+/// the leadership is lost, the work is dropped.
+async fn lead(work: impl Future<Output = ()>, leadership: leader::Leadership) -> Result<(), leader::Lost> {
+    let done = CancellationToken::new();
+    let work = async {
+        work.await;
+        done.cancel();
+        Ok(())
+    };
+    tokio::try_join!(work, leadership.keep(done.clone())).map(drop)
 }
 
 /// What every reconcile shares, as the options want it.
