@@ -215,6 +215,7 @@ impl Installation {
 /// One life of an operator. It is killed when the value goes.
 pub struct Operator {
     pub wire: Arc<Wire>,
+    pub metrics: Metrics,
     life: JoinHandle<()>,
 }
 
@@ -232,6 +233,7 @@ impl Operator {
 
     fn start_wired(installation: &Installation, wire: Arc<Wire>) -> Self {
         let context = Arc::new(installation.context_of(installation.client_on(&wire)));
+        let metrics = context.metrics.clone();
         let namespace = Some(installation.namespace.clone());
         let scope = Scope { namespace: namespace.clone(), own: namespace };
         let severed = wire.severed.clone();
@@ -242,7 +244,7 @@ impl Operator {
                 () = severed.cancelled() => {}
             }
         });
-        Self { wire, life }
+        Self { wire, metrics, life }
     }
 
     /// SIGKILL, and waits until it is dead.
