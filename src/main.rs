@@ -47,12 +47,12 @@ fn main() -> Result<ExitCode> {
             log(cli.log_format);
             run(async {
                 let shutdown = shutdown_on_signal()?;
-                controller::run(client().await?, options, shutdown).await
+                controller::run(controller::client().await?, options, shutdown).await
             })?;
         }
         Command::Release(options) => {
             log(cli.log_format);
-            run(async { controller::release::run(client().await?, options).await })?;
+            run(async { controller::release::run(controller::client().await?, options).await })?;
         }
         Command::Task(task) => return Ok(task::main(*task)?),
     }
@@ -69,10 +69,6 @@ fn print_crds() -> Result<()> {
 /// One thread is plenty for an operator: it waits for the API server. Each costs memory of its own.
 fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
-}
-
-async fn client() -> Result<kube::Client> {
-    Ok(kube::Client::try_default().await?)
 }
 
 fn log(format: LogFormat) {

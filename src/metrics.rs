@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64},
 };
 
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::ResourceExt;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -13,7 +15,10 @@ use prometheus_client::{
 
 use crate::{
     api::operation::{OperationStatus, Outcome},
-    operation::observed::Subject,
+    operation::{
+        lease::{self, SYNAPSE_LABEL},
+        observed::Subject,
+    },
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -82,14 +87,20 @@ impl Metrics {
         self
     }
 
+    /// Notes which homeservers are down: those whose Lease has counts. A Lease says so whoever took them down and whoever
+    /// brings them back, before a restart of ours and after. Counts that cannot be read are counts.
+    pub fn homeservers_leases<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
+        self.quiesced.clear();
+        for lease in leases.filter(|lease| !matches!(lease::counts(lease), Ok(None))) {
+            let synapse = lease.labels().get(SYNAPSE_LABEL).cloned().unwrap_or_default();
+            let labels = HomeserverLabels { namespace: lease.namespace().unwrap_or_default(), synapse };
+            self.quiesced.get_or_create(&labels).set(1);
+        }
+    }
+
     /// Notes what a new status says.
     pub fn record(&self, subject: &Subject, after: &OperationStatus) {
-        let labels =
-            HomeserverLabels { namespace: subject.namespace.clone(), synapse: subject.request.synapse.clone() };
         let Some(run) = &after.run else { return };
-        if run.window.is_some() {
-            self.quiesced.get_or_create(&labels).set(i64::from(run.holds_counts()));
-        }
         let just_finished = run.is_finished() && subject.status.active_run().is_some();
         if !just_finished {
             return;
@@ -101,6 +112,8 @@ impl Metrics {
         };
         self.runs.get_or_create(&OutcomeLabels { kind: subject.kind, outcome }).inc();
         if let Some(seconds) = after.last.as_ref().and_then(|last| last.downtime_seconds) {
+            let labels =
+                HomeserverLabels { namespace: subject.namespace.clone(), synapse: subject.request.synapse.clone() };
             self.downtime.get_or_create(&labels).set(seconds as f64);
         }
     }
@@ -121,5 +134,56 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: &str = include_str!("../charts/synapse-keeper/templates/prometheusrule.yaml");
+    const DOCUMENTED: &str = include_str!("../docs/install.md");
+
+    fn lease(synapse: &str, counts: Option<&str>) -> Lease {
+        let annotations = counts.map(|counts| serde_json::json!({"synapse-keeper.dev/counts": counts}));
+        let metadata =
+            serde_json::json!({"namespace": "matrix", "labels": {SYNAPSE_LABEL: synapse}, "annotations": annotations});
+        serde_json::from_value(serde_json::json!({"metadata": metadata})).expect("a Lease")
+    }
+
+    /// Names with our prefix in a text.
+    fn names(text: &str) -> impl Iterator<Item = &str> {
+        let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        words.filter(|word| word.starts_with("synapse_keeper_"))
+    }
+
+    #[test]
+    fn a_homeserver_is_down_while_its_lease_has_counts() {
+        let metrics = Metrics::default();
+        let down = |synapse: &str| {
+            let line = format!("homeserver_quiesced{{namespace=\"matrix\",synapse=\"{synapse}\"}} 1");
+            metrics.render().contains(&line)
+        };
+        let leases = [lease("online", None), lease("down", Some("[]")), lease("garbled", Some("[{]"))];
+        metrics.homeservers_leases(leases.iter());
+        assert!(!down("online") && down("down") && down("garbled"), "{}", metrics.render());
+        metrics.homeservers_leases(leases[..1].iter());
+        assert!(!down("down") && !down("garbled"), "{}", metrics.render());
+    }
+
+    #[test]
+    fn what_the_alerts_and_the_documentation_name_is_there() {
+        let metrics = Metrics::default();
+        metrics.homeservers_leases([lease("down", Some("[]"))].iter());
+        let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
+        metrics.downtime.get_or_create(&labels).set(1.0);
+        metrics.reconciled("Synapse", "ok");
+        metrics.watch_event("Synapse");
+        let text = metrics.render();
+        let alerts: Vec<&str> = RULES.lines().filter(|line| line.contains("expr:")).flat_map(names).collect();
+        assert!(alerts.len() >= 2, "{alerts:?}");
+        for name in alerts.into_iter().chain(names(DOCUMENTED)) {
+            assert!(text.contains(&format!("\n{name}{{")), "{name} is not in:\n{text}");
+        }
     }
 }

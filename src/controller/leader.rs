@@ -32,19 +32,18 @@ pub struct LeaderLease {
     pub identity: String,
 }
 
-/// Leadership, renewed in the background.
+/// Why a leader must stop at once.
+#[derive(Debug, thiserror::Error)]
+#[error("lost the leadership: another operator works now")]
+pub struct Lost;
+
+/// Leadership. It lasts while [`Leadership::keep`] runs.
 pub struct Leadership {
-    lost: CancellationToken,
+    api: Api<Lease>,
+    held: Lease,
 }
 
-impl Leadership {
-    /// Returns when the leadership is lost.
-    pub async fn lost(&self) {
-        self.lost.cancelled().await;
-    }
-}
-
-/// Waits for the leadership. `None`: shut down meanwhile. After `shutdown` it is given up at once.
+/// Waits for the leadership. `None`: shut down meanwhile.
 pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationToken) -> Option<Leadership> {
     let api: Api<Lease> = Api::namespaced(client, &lease.namespace);
     // What others wrote is timed by our own clock from when we saw it change: clocks of nodes differ.
@@ -54,9 +53,7 @@ pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationT
         match tokio::time::timeout(EVERY, try_acquire(&api, &lease, &mut seen)).await {
             Ok(Ok(Some(held))) => {
                 tracing::info!("leads");
-                let lost = CancellationToken::new();
-                tokio::spawn(keep(api, held, shutdown, lost.clone()));
-                return Some(Leadership { lost });
+                return Some(Leadership { api, held });
             }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not look at the election's Lease"),
@@ -121,23 +118,45 @@ fn held_by(identity: &str, transitions: i32) -> LeaseSpec {
     }
 }
 
-async fn keep(api: Api<Lease>, mut held: Lease, shutdown: CancellationToken, lost: CancellationToken) {
-    let _lost = lost.drop_guard();
-    let mut renewed = std::time::Instant::now();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.cancelled() => return drop(renew(&api, &held, None).await),
+impl Leadership {
+    /// Renews it until the work is `done`, then frees the Lease: the next leader need not wait until it expires.
+    ///
+    /// # Errors
+    /// When the leadership is lost: the work must stop where it is.
+    pub async fn keep(self, done: CancellationToken) -> Result<(), Lost> {
+        let Self { api, mut held } = self;
+        let mut renewed = std::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = done.cancelled() => {
+                    give_up(&api, &held).await;
+                    return Ok(());
+                }
+            }
+            match tokio::time::timeout(EVERY, renew(&api, &held, Some(Timestamp::now()))).await {
+                Ok(Ok(Some(newer))) => (held, renewed) = (newer, std::time::Instant::now()),
+                Ok(Ok(None)) => {
+                    tracing::error!("another holds the election's Lease");
+                    return Err(Lost);
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "could not renew the election's Lease"),
+                Err(_) => tracing::warn!("the API server did not answer in time to renew the election's Lease"),
+            }
+            if renewed.elapsed() > GIVE_UP {
+                tracing::error!("could not renew the election's Lease in time");
+                return Err(Lost);
+            }
         }
-        match tokio::time::timeout(EVERY, renew(&api, &held, Some(Timestamp::now()))).await {
-            Ok(Ok(Some(newer))) => (held, renewed) = (newer, std::time::Instant::now()),
-            Ok(Ok(None)) => return tracing::error!("another holds the election's Lease"),
-            Ok(Err(error)) => tracing::warn!(%error, "could not renew the election's Lease"),
-            Err(_) => tracing::warn!("the API server did not answer in time to renew the election's Lease"),
-        }
-        if renewed.elapsed() > GIVE_UP {
-            return tracing::error!("could not renew the election's Lease in time");
-        }
+    }
+}
+
+/// Frees the Lease. Where that fails the next leader waits a little longer: no reason to end with an error.
+async fn give_up(api: &Api<Lease>, held: &Lease) {
+    match tokio::time::timeout(EVERY, renew(api, held, None)).await {
+        Ok(Ok(_)) => tracing::info!("leads no more"),
+        Ok(Err(error)) => tracing::warn!(%error, "could not free the election's Lease"),
+        Err(_) => tracing::warn!("the API server did not answer in time to free the election's Lease"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! [`crate::operation`] and [`crate::inspection`].
 
 mod backoff;
+mod client;
 pub mod leader;
 mod options;
 pub mod release;
@@ -10,7 +11,7 @@ mod watches;
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -19,12 +20,13 @@ use kube::{
         Controller,
         controller::{self, Action},
         events::{Recorder, Reporter},
+        reflector,
     },
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{backoff::Backoff, server::Readiness, watches::Watches};
-pub use self::{options::Options, watches::Scope};
+pub use self::{client::client, options::Options, watches::Scope};
 use crate::{
     api::{MANAGER, Synapse, SynapseMaintenance},
     context::{Config, Context},
@@ -41,6 +43,9 @@ const SETTLED: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon a Lease whose holder lives is looked at again, in case a watch missed its end.
 const TEND_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// Longest time for a look at our kinds.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Runs the operator until `shutdown`, or until it loses its leadership.
 ///
 /// # Errors
@@ -54,22 +59,32 @@ pub async fn run(
     let context = context(client.clone(), &options);
     let server = server::serve(options.listen, context.metrics.clone(), readiness.clone(), shutdown.clone()).await?;
 
-    let mut lost = None;
+    let mut leadership = None;
     if let Some(lease) = options.leader_election() {
         readiness.standing_by();
-        let leadership = leader::acquire(client, lease, shutdown.clone()).await;
-        let Some(leadership) = leadership else { return Ok(server.await?) };
-        lost = Some(leadership);
+        leadership = leader::acquire(client, lease, shutdown.clone()).await;
+        if leadership.is_none() {
+            return Ok(server.await?);
+        }
     }
-    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown.clone());
-    match lost {
+    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown);
+    match leadership {
         None => work.await,
-        Some(leadership) => tokio::select! {
-            () = work => {}
-            () = leadership.lost() => return Err("lost the leadership: another operator works now".into()),
-        },
+        Some(leadership) => lead(work, leadership).await?,
     }
     Ok(server.await?)
+}
+
+/// Works under leadership. The Lease is held until the work has come to its end: another must not begin beside it. Where
+/// the leadership is lost, the work is dropped.
+async fn lead(work: impl Future<Output = ()>, leadership: leader::Leadership) -> Result<(), leader::Lost> {
+    let done = CancellationToken::new();
+    let work = async {
+        work.await;
+        done.cancel();
+        Ok(())
+    };
+    tokio::try_join!(work, leadership.keep(done.clone())).map(drop)
 }
 
 /// What every reconcile shares, as the options want it.
@@ -160,7 +175,8 @@ async fn drive<K, F, R>(
     let backoff = Arc::new(Backoff::default());
     let (after_error, after_success) = (backoff.clone(), backoff);
     let reconcile = Arc::new(reconcile);
-    controller
+    let never_began = shut_down_before_it_began(controller.store(), shutdown.clone());
+    let work = controller
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(
             move |object: Arc<K>, context: Arc<Context>| {
@@ -195,8 +211,23 @@ async fn drive<K, F, R>(
                 Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
                 Err(error) => tracing::warn!(kind, %error, "watch"),
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = work => {}
+        () = never_began => {}
+    }
+}
+
+/// Returns at a shutdown that comes before the first list was complete. kube's controller waits for that list even then,
+/// and nothing can be under way.
+async fn shut_down_before_it_began<K>(store: reflector::Store<K>, shutdown: CancellationToken)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    shutdown.cancelled().await;
+    if store.wait_until_ready().now_or_never().is_some() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Looks after a homeserver's Lease.
@@ -224,8 +255,16 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
         let one = ListParams::default().limit(1);
         let synapses: Api<Synapse> = scope.api(&context.client);
         let maintenances: Api<SynapseMaintenance> = scope.api(&context.client);
-        let found = async { synapses.list(&one).await.map(drop).and(maintenances.list(&one).await.map(drop)) };
-        match found.await {
+        let found = async {
+            synapses.list(&one).await?;
+            maintenances.list(&one).await?;
+            Ok(())
+        };
+        let found: Result<(), Error> = tokio::select! {
+            found = tokio::time::timeout(LOOK, found) => found.unwrap_or(Err(Error::TimedOut)),
+            () = shutdown.cancelled() => return false,
+        };
+        match found {
             Ok(()) => return true,
             Err(error) => {
                 tracing::warn!(%error, "waits for the CustomResourceDefinitions of synapse-keeper.dev");
@@ -236,5 +275,34 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
             () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {}
             () = shutdown.cancelled() => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{client::tests::silent_server, *};
+
+    #[tokio::test]
+    async fn an_operator_that_gets_no_answer_shuts_down() {
+        let client = Client::try_from(silent_server().await).expect("a client");
+        let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.into(), instance: None });
+        let config = Config {
+            tools_image: String::new(),
+            tools_image_pull_policy: String::new(),
+            own_pod: None,
+            reconcile_timeout: Duration::from_secs(60),
+        };
+        let context = Arc::new(Context::new(client, config, recorder, Metrics::default()));
+        let shutdown = CancellationToken::new();
+        let scope = Scope { namespace: None, own: None };
+        let work = controllers(context, scope, Readiness::default(), shutdown.clone());
+        let signal = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            shutdown.cancel();
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(work, signal) }).await;
+        assert!(ended.is_ok(), "it waits for an answer");
     }
 }

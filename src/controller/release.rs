@@ -16,12 +16,17 @@ use super::watches::Scope;
 use crate::{
     api::{self, MANAGER},
     context::{Config, Context},
+    error::Error,
     metrics::Metrics,
     operation::{lease, orphans},
 };
 
 /// The operator may take this long to begin; then it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time for one request.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Longest time for one look at a Lease, so that one that hangs leaves time for the others.
+const TEND: Duration = Duration::from_secs(30);
 
 /// Options of `synapse-keeper release`.
 #[derive(clap::Args, Clone, Debug)]
@@ -48,29 +53,83 @@ pub async fn run(client: Client, options: Options) -> Result<(), Box<dyn std::er
     };
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.into(), instance: None });
     let context = Context::new(client.clone(), config, recorder, Metrics::default());
+    let timeout = options.timeout.to_signed().unsigned_abs();
+    let mut problem = Error::TimedOut.to_string();
     let leases: Api<Lease> = scope.api(&client);
+    let all_back = bring_all_back(&context, &leases, patience(timeout), &mut problem);
+    let ended = tokio::time::timeout(timeout, all_back).await;
+    ended.unwrap_or(Err(problem)).map_err(Into::into)
+}
+
+/// How long the operator may take to begin. A short timeout leaves half of it to do its work.
+fn patience(timeout: Duration) -> Duration {
+    PATIENCE.min(timeout / 2)
+}
+
+/// Returns when every homeserver is back, or when it never will be. `problem`: what keeps it from that.
+async fn bring_all_back(
+    context: &Context,
+    leases: &Api<Lease>,
+    patience: Duration,
+    problem: &mut String,
+) -> Result<(), String> {
     let ours = ListParams::default().labels(&lease::selector());
     let began = Instant::now();
     loop {
-        let held = leases.list(&ours).await?.items;
-        if held.is_empty() {
-            tracing::info!("every homeserver is back");
-            return Ok(());
-        }
-        let names: Vec<String> = held
-            .iter()
-            .map(|lease| format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any()))
-            .collect();
-        if began.elapsed() > options.timeout.to_signed().unsigned_abs() {
-            return Err(
-                format!("not back in time: {}. `kubectl describe lease` says what to type", names.join(", ")).into()
-            );
-        }
-        tracing::info!(leases = names.join(", "), "waits until the homeservers are back");
-        for lease in &held {
-            let outcome = orphans::tend(&context, lease, began.elapsed() > PATIENCE).await;
-            tracing::info!(lease = lease.name_any(), ?outcome, "looked");
+        match in_time(ANSWER, async { Ok(leases.list(&ours).await?.items) }).await {
+            Ok(held) if held.is_empty() => {
+                tracing::info!("every homeserver is back");
+                return Ok(());
+            }
+            Ok(held) => {
+                let names = held.iter().map(name).collect::<Vec<_>>().join(", ");
+                tracing::info!(leases = names, "waits until the homeservers are back");
+                *problem = format!("not back in time: {names}. `kubectl describe lease` says what to type");
+                for lease in &held {
+                    let everyone_is_dead = began.elapsed() > patience;
+                    let outcome = in_time(TEND, orphans::tend(context, lease, everyone_is_dead)).await;
+                    tracing::info!(lease = name(lease), ?outcome, "looked");
+                }
+            }
+            Err(error) => {
+                *problem = format!("could not look for the homeservers' Leases: {error}");
+                tracing::warn!("{problem}");
+                if error.class() == "refused" {
+                    return Err(problem.clone());
+                }
+            }
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, answer).await.unwrap_or(Err(Error::TimedOut))
+}
+
+fn name(lease: &Lease) -> String {
+    format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::client::tests::silent_server;
+
+    #[test]
+    fn the_hook_has_time_left_when_it_gives_the_operator_up() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(600)), seconds(120));
+        assert_eq!(patience(seconds(90)), seconds(45));
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_never_answers_does_not_outlast_the_timeout() {
+        let client = Client::try_from(silent_server().await).expect("a client");
+        let options = Options { watch_namespace: String::new(), timeout: "2s".parse().expect("a duration") };
+        let began = Instant::now();
+        let error = run(client, options).await.expect_err("nobody answered").to_string();
+        assert_eq!(error, "the API server did not answer in time");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -106,27 +106,29 @@ impl Watches {
     /// A status is written by nobody but us, and what we write is no news to us.
     fn controller_of_ours<K: Watched>(&self, slim: fn(&mut K)) -> (Store<K>, Controller<K>) {
         let wanted = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
-        let (reader, objects) = self.reflected(watcher::Config::default(), slim);
-        let changed = objects.predicate_filter(wanted, PredicateConfig::default());
+        let (reader, events) = self.reflected(watcher::Config::default(), slim);
+        let changed = events.applied_objects().predicate_filter(wanted, PredicateConfig::default());
         (reader.clone(), Controller::for_stream(self.told::<K, _, _>(changed), reader))
     }
 
-    /// The controller of the homeservers' Leases.
+    /// The controller of the homeservers' Leases. The metrics follow the store: a Lease that is gone is reconciled no more.
     pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
         let config = watcher::Config::default().labels(&lease::selector());
-        let (reader, leases) = self.reflected(config, forget_metadata);
-        (reader.clone(), Controller::for_stream(self.told::<Lease, _, _>(leases), reader))
+        let (reader, events) = self.reflected(config, forget_metadata);
+        let (store, metrics) = (reader.clone(), self.metrics.clone());
+        let leases = events.inspect_ok(move |_| metrics.homeservers_leases(store.state().iter().map(AsRef::as_ref)));
+        (reader.clone(), Controller::for_stream(self.told::<Lease, _, _>(leases.applied_objects()), reader))
     }
 
-    /// Objects as they change, and the store that they go through.
+    /// What happens to objects, and the store that they have gone through.
     fn reflected<K: Watched>(
         &self,
         config: watcher::Config,
         slim: fn(&mut K),
-    ) -> (Store<K>, impl Stream<Item = watcher::Result<K>> + Send + use<K>) {
+    ) -> (Store<K>, impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>) {
         let (reader, writer) = reflector::store();
         let events = watcher(self.scope.api::<K>(&self.client), small_pages(config)).default_backoff();
-        (reader, events.modify(slim).reflect(writer).applied_objects())
+        (reader, events.modify(slim).reflect(writer))
     }
 
     /// Jobs of ours.

@@ -1,15 +1,16 @@
 //! One operation a homeserver, and counts that outlive everything.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::{apps::v1::StatefulSet, coordination::v1::Lease};
 use kube::{
-    ResourceExt,
+    Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
 use synapse_keeper::{
     api::{SynapseMaintenance, conditions::Type, operation::Outcome},
+    controller::release,
     operation::orphans,
 };
 
@@ -17,6 +18,7 @@ use super::endings::strip_finalizers;
 use crate::stage::{
     Stage,
     ledger::{Entry, Task},
+    operator::Operator,
     script::{Fate, Script},
     tests,
     world::{ANALYZE_AND_FULL, FULL, World, outcomes, run},
@@ -32,6 +34,8 @@ tests![
     counts_of_a_run_that_is_over_come_back,
     a_lease_that_cannot_be_read_is_left_to_a_person,
     a_lease_says_what_to_type,
+    the_uninstall_hook_brings_back_what_a_dead_operator_left,
+    the_metrics_say_who_is_down_after_a_restart_until_the_lease_is_gone,
     an_old_copy_of_a_lease_does_no_harm,
 ];
 
@@ -203,6 +207,48 @@ async fn a_lease_says_what_to_type(stage: Arc<Stage>, test: &'static str) {
         assert!(typed.status.success(), "{line}: {}", String::from_utf8_lossy(&typed.stderr));
     }
     world.until_homeserver_is_ready().await;
+}
+
+async fn the_uninstall_hook_brings_back_what_a_dead_operator_left(stage: Arc<Stage>, test: &'static str) {
+    let mut world = in_the_downtime(&stage, test).await;
+    world.kill_operator().await;
+    let client = Client::try_from(world.installation.client.clone()).expect("a client");
+    let timeout = "30s".parse().expect("a duration");
+    let options = release::Options { watch_namespace: world.namespace.clone(), timeout };
+    let ended = async { release::run(client, options).await.map_err(|error| error.to_string()) };
+    assert_eq!(ended.await, Ok(()));
+    assert!(world.lease().await.is_none(), "it ended before the homeserver was back");
+    world.assert_homeserver_is_back().await;
+}
+
+async fn the_metrics_say_who_is_down_after_a_restart_until_the_lease_is_gone(stage: Arc<Stage>, test: &'static str) {
+    let mut world = in_the_downtime(&stage, test).await;
+    world.kill_operator().await;
+    let operator = world.operator();
+    until_metrics_say(&world, &operator, true).await;
+
+    // Nobody is left to write a status when the counts come back.
+    operator.kill().await;
+    world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
+    strip_finalizers(&world, "m").await;
+    world.until_gone::<SynapseMaintenance>("m").await;
+    let operator = world.operator();
+    until_metrics_say(&world, &operator, true).await;
+    world.until_gone::<Lease>(LEASE).await;
+    until_metrics_say(&world, &operator, false).await;
+    world.assert_homeserver_is_back().await;
+}
+
+/// Waits until a scrape says that the homeserver is down, or is not.
+async fn until_metrics_say(world: &World, operator: &Operator, down: bool) {
+    let line = format!("homeserver_quiesced{{namespace=\"{}\",synapse=\"example\"}} 1\n", world.namespace);
+    let seen = async {
+        while operator.metrics.render().contains(&line) != down {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;
+    assert!(seen.is_ok(), "down should be {down}:\n{}", operator.metrics.render());
 }
 
 async fn in_the_downtime(stage: &Arc<Stage>, test: &str) -> World {

@@ -10,6 +10,7 @@ mod refusals;
 mod rest;
 mod rights;
 mod schedule;
+mod shutdown;
 mod trouble;
 
 use crate::stage::Play;
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         crash::tests(),
         endings::tests(),
         schedule::tests(),
+        shutdown::tests(),
         kinds::tests(),
         intruders::tests(),
         leases::tests(),

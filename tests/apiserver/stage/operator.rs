@@ -36,6 +36,15 @@ pub enum Cut {
     After,
 }
 
+/// A request that the API server gets late.
+#[derive(Clone)]
+struct Hold {
+    method: Method,
+    path_end: &'static str,
+    came: CancellationToken,
+    let_go: CancellationToken,
+}
+
 /// Counts the requests of one life and cuts it off at one of them. From then on nothing is answered any more.
 #[derive(Default)]
 pub struct Wire {
@@ -46,9 +55,23 @@ pub struct Wire {
     severed: CancellationToken,
     /// How often each verb was used on each path.
     sent: Mutex<BTreeMap<(Method, String), usize>>,
+    hold: Mutex<Option<Hold>>,
 }
 
 impl Wire {
+    /// Holds requests with this method and end of a path back. The first token says that one came, the second lets it go.
+    pub fn hold(&self, method: Method, path_end: &'static str) -> (CancellationToken, CancellationToken) {
+        let hold = Hold { method, path_end, came: CancellationToken::new(), let_go: CancellationToken::new() };
+        let tokens = (hold.came.clone(), hold.let_go.clone());
+        *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
+        tokens
+    }
+
+    fn held(&self, request: &Request<Body>) -> Option<Hold> {
+        let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        hold.filter(|hold| hold.method == request.method() && request.uri().path().ends_with(hold.path_end))
+    }
+
     /// Cuts at the `n`-th request or write from now on.
     pub fn cut_at(&self, n: usize, cut: Cut) {
         let counter = if cut == Cut::Before { &self.count } else { &self.writes };
@@ -122,8 +145,18 @@ where
         if wire.is_severed() {
             return Box::pin(std::future::pending());
         }
+        let held = wire.held(&request);
         match wire.next(&request) {
-            None => Box::pin(self.inner.call(request)),
+            None => {
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    if let Some(hold) = held {
+                        hold.came.cancel();
+                        hold.let_go.cancelled().await;
+                    }
+                    answer.await
+                })
+            }
             Some(Cut::Before) => {
                 wire.severed.cancel();
                 Box::pin(std::future::pending())
@@ -166,6 +199,12 @@ impl Installation {
         self.context_of(Client::try_from(self.client.clone()).expect("a client"))
     }
 
+    /// A client with a wire.
+    pub fn client_on(&self, wire: &Arc<Wire>) -> Client {
+        let builder = ClientBuilder::try_from(self.client.clone()).expect("a client");
+        builder.with_layer(&WireLayer(wire.clone())).build()
+    }
+
     fn context_of(&self, client: Client) -> Context {
         let reporter = Reporter { controller: "synapse-keeper".into(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
@@ -176,6 +215,7 @@ impl Installation {
 /// One life of an operator. It is killed when the value goes.
 pub struct Operator {
     pub wire: Arc<Wire>,
+    pub metrics: Metrics,
     life: JoinHandle<()>,
 }
 
@@ -192,9 +232,8 @@ impl Operator {
     }
 
     fn start_wired(installation: &Installation, wire: Arc<Wire>) -> Self {
-        let builder = ClientBuilder::try_from(installation.client.clone()).expect("a client");
-        let client: Client = builder.with_layer(&WireLayer(wire.clone())).build();
-        let context = Arc::new(installation.context_of(client));
+        let context = Arc::new(installation.context_of(installation.client_on(&wire)));
+        let metrics = context.metrics.clone();
         let namespace = Some(installation.namespace.clone());
         let scope = Scope { namespace: namespace.clone(), own: namespace };
         let severed = wire.severed.clone();
@@ -205,7 +244,7 @@ impl Operator {
                 () = severed.cancelled() => {}
             }
         });
-        Self { wire, life }
+        Self { wire, metrics, life }
     }
 
     /// SIGKILL, and waits until it is dead.

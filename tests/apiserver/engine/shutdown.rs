@@ -1,0 +1,75 @@
+//! SIGTERM, as Kubernetes sends it when it moves the operator: what runs comes to its end, and the next may begin at once.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
+use synapse_keeper::controller::{self, Options};
+use tokio_util::sync::CancellationToken;
+
+use crate::stage::{
+    Stage,
+    operator::{Installation, Wire},
+    tests,
+    world::{ANALYZE, World},
+};
+
+tests![a_leader_finishes_what_it_does_and_then_frees_its_lease];
+
+const ELECTION: &str = "election";
+
+async fn a_leader_finishes_what_it_does_and_then_frees_its_lease(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.maintain("m", ANALYZE).await;
+    let (wire, shutdown) = (Arc::<Wire>::default(), CancellationToken::new());
+    // A Job is on its way when the signal comes.
+    let (came, let_go) = wire.hold(Method::POST, "/jobs");
+    let client = world.installation.client_on(&wire);
+    let run = controller::run(client, options(&world.installation), shutdown.clone());
+    let meanwhile = async {
+        came.cancelled().await;
+        world.until::<Lease>("synapse-keeper-example", "is held", |lease| lease.is_some()).await;
+        let led = election(&world).await;
+        shutdown.cancel();
+        // As long as it takes to renew once.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let (before, after) = (led.spec.expect("a spec"), election(&world).await.spec.expect("a spec"));
+        assert_eq!(after.holder_identity.as_deref(), Some("operator-1"), "it leads while it works");
+        assert!(after.renew_time > before.renew_time, "it renews while it works");
+        assert_eq!(jobs(&world).await, 0);
+        world.maintain("late", ANALYZE).await;
+        let_go.cancel();
+    };
+    let (ended, ()) = tokio::join!(async { run.await.map_err(|error| error.to_string()) }, meanwhile);
+    assert_eq!(ended, Ok(()));
+    assert!(jobs(&world).await > 0, "it was cut off before its Job was there");
+    assert_eq!(election(&world).await.spec.and_then(|spec| spec.holder_identity), None, "the Lease is free");
+    let late = world.api::<synapse_keeper::api::SynapseMaintenance>().get("late").await.expect("it is there");
+    assert!(late.status.is_none(), "it began something new");
+    assert!(world.lease().await.is_some(), "the run itself goes on under the next operator");
+
+    let _operator = world.operator();
+    world.until_complete("m").await;
+    world.until_complete("late").await;
+    world.assert_all_is_back().await;
+}
+
+async fn election(world: &World) -> Lease {
+    world.api::<Lease>().get(ELECTION).await.expect("the election's Lease")
+}
+
+async fn jobs(world: &World) -> usize {
+    world.api::<Job>().list(&Default::default()).await.expect("a list").items.len()
+}
+
+fn options(installation: &Installation) -> Options {
+    Options {
+        tools_image: installation.config.tools_image.clone(),
+        tools_image_pull_policy: installation.config.tools_image_pull_policy.clone(),
+        watch_namespace: installation.namespace.clone(),
+        leader_election_lease: ELECTION.to_owned(),
+        pod_namespace: Some(installation.namespace.clone()),
+        pod_name: Some("operator-1".to_owned()),
+        listen: "127.0.0.1:0".parse().expect("an address"),
+    }
+}
