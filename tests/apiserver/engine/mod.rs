@@ -2,6 +2,7 @@
 
 mod crash;
 mod endings;
+mod inspection;
 mod intruders;
 mod kinds;
 mod leases;
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         crash::tests(),
         endings::tests(),
         schedule::tests(),
+        inspection::tests(),
         kinds::tests(),
         intruders::tests(),
         leases::tests(),
