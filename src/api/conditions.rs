@@ -32,10 +32,16 @@ pub enum Type {
     BackgroundUpdatesDone,
     /// Synapse: PostgreSQL is new enough for Synapse.
     PostgresSupported,
+    /// Synapse: the database is that of this homeserver.
+    DatabaseMatches,
+    /// Synapse: the role owns every table.
+    TablesOwned,
+    /// Synapse: it tells its version.
+    SynapseAnswers,
 }
 
 impl Type {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -47,6 +53,9 @@ impl Type {
         Self::SequencesConsistent,
         Self::BackgroundUpdatesDone,
         Self::PostgresSupported,
+        Self::DatabaseMatches,
+        Self::TablesOwned,
+        Self::SynapseAnswers,
     ];
 
     /// The type as it stands in the object.
@@ -63,6 +72,9 @@ impl Type {
             Self::SequencesConsistent => "SequencesConsistent",
             Self::BackgroundUpdatesDone => "BackgroundUpdatesDone",
             Self::PostgresSupported => "PostgresSupported",
+            Self::DatabaseMatches => "DatabaseMatches",
+            Self::TablesOwned => "TablesOwned",
+            Self::SynapseAnswers => "SynapseAnswers",
         }
     }
 }

@@ -29,9 +29,13 @@ impl Duration {
     }
 }
 
+/// Ten years, in seconds: whoever writes more means "for ever". It can be added to any time, and jiff's sums that go beyond
+/// its calendar panic.
+const LONGEST: i64 = 10 * 365 * 86_400;
+
 /// Why a text is not a duration.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a duration: write numbers with the units w, d, h, m or s, such as 90d or 1h30m")]
+#[error("{0:?} is not a duration: write numbers above 0 with the units w, d, h, m or s, such as 90d or 1h30m")]
 pub struct InvalidDuration(String);
 
 impl FromStr for Duration {
@@ -55,10 +59,10 @@ impl FromStr for Duration {
             seconds = count.checked_mul(unit).and_then(|span| seconds.checked_add(span)).ok_or_else(invalid)?;
             rest = &rest[digits + 1..];
         }
-        if text.is_empty() {
+        if seconds == 0 {
             return Err(invalid());
         }
-        Ok(Self { text: text.to_owned(), seconds })
+        Ok(Self { text: text.to_owned(), seconds: seconds.min(LONGEST) })
     }
 }
 
@@ -91,9 +95,10 @@ impl JsonSchema for Duration {
         "Duration".into()
     }
 
+    // The first number is above 0, so the span is; that way the pattern also takes what Go writes, such as `1h0m0s`.
     // A pattern and not `format: duration`: Go's format also takes `90 days` and `1.5h`, which this type does not.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 20, "pattern": "^([0-9]{1,6}[wdhms])+$"})
+        json_schema!({"type": "string", "maxLength": 20, "pattern": "^[1-9][0-9]{0,5}[wdhms]([0-9]{1,6}[wdhms])*$"})
     }
 }
 
@@ -103,9 +108,19 @@ mod tests {
 
     #[test]
     fn reads_every_unit_and_sums_them() {
-        for (text, seconds) in [("0s", 0), ("90d", 7_776_000), ("2w", 1_209_600), ("1h30m", 5_400), ("1m1s", 61)] {
+        for (text, seconds) in
+            [("1h0m0s", 3_600), ("90d", 7_776_000), ("2w", 1_209_600), ("1h30m", 5_400), ("1m1s", 61)]
+        {
             assert_eq!(text.parse::<Duration>().unwrap().as_secs(), seconds, "{text}");
         }
+    }
+
+    #[test]
+    fn can_be_added_to_any_time() {
+        let longest: Duration = "999999w999999w".parse().unwrap();
+        assert_eq!(longest.as_secs(), LONGEST);
+        let far = "2200-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap();
+        let _ = (far + longest.to_signed(), far - longest.to_signed());
     }
 
     #[test]
@@ -116,8 +131,19 @@ mod tests {
 
     #[test]
     fn refuses_what_it_would_misread() {
-        for text in ["", "90", "d", "1.5h", "-1h", "1h 30m", "9 days", "99999999999999999999s", "9223372036854775807w"]
-        {
+        for text in [
+            "",
+            "0s",
+            "0h00m",
+            "90",
+            "d",
+            "1.5h",
+            "-1h",
+            "1h 30m",
+            "9 days",
+            "99999999999999999999s",
+            "9223372036854775807w",
+        ] {
             let error = text.parse::<Duration>().unwrap_err().to_string();
             assert!(error.contains("is not a duration"), "{text}: {error}");
         }

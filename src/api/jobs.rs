@@ -21,19 +21,19 @@ pub struct JobSettings {
     pub resources: Option<Resources>,
     /// Labels of the Pods, for instance to opt out of a service mesh.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = at_most(63)))]
     pub labels: BTreeMap<String, String>,
     /// Annotations of the Pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = at_most(8192)))]
     pub annotations: BTreeMap<String, String>,
     /// Nodes that the Pods may run on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = at_most(63)))]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the Pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "tolerations")]
     pub tolerations: Vec<Toleration>,
     /// Secrets of a private registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -57,17 +57,40 @@ pub struct JobSettings {
     pub fs_group: Option<i64>,
 }
 
+/// A string with an upper bound.
+fn at_most(length: u32) -> serde_json::Value {
+    serde_json::json!({"type": "string", "maxLength": length})
+}
+
+/// `Toleration` with bounds, which Kubernetes' own schema lacks.
+fn tolerations(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 32,
+        "items": {
+            "type": "object",
+            "properties": {
+                "key": {"type": "string", "maxLength": 317},
+                "operator": {"type": "string", "enum": ["", "Exists", "Equal", "Lt", "Gt"]},
+                "value": {"type": "string", "maxLength": 63},
+                "effect": {"type": "string", "enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute"]},
+                "tolerationSeconds": {"type": "integer", "format": "int64"},
+            },
+        },
+    })
+}
+
 /// A container's requests and limits, by resource name, in Kubernetes' quantities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// What the scheduler reserves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = at_most(63)))]
     pub requests: BTreeMap<String, String>,
     /// What the container may use at most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = at_most(63)))]
     pub limits: BTreeMap<String, String>,
 }
 
@@ -93,5 +116,50 @@ impl JobSettings {
             start_within: self.start_within.or_else(|| base.start_within.clone()),
             fs_group: self.fs_group.or(base.fs_group),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The settings as JSON, every field with one of two values.
+    fn settings(value: &str, number: i64) -> serde_json::Value {
+        serde_json::json!({
+            "image": value,
+            "resources": {"limits": {"memory": value}},
+            "labels": {"key": value},
+            "annotations": {"key": value},
+            "nodeSelector": {"key": value},
+            "tolerations": [{"key": value}],
+            "imagePullSecrets": [value],
+            "priorityClassName": value,
+            "runAsUser": number,
+            "startWithin": format!("{number}s"),
+            "fsGroup": number,
+        })
+    }
+
+    fn read(json: serde_json::Value) -> JobSettings {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn each_field_may_be_overridden_alone() {
+        let (base, own) = (settings("base", 1), settings("own", 2));
+        for (field, value) in own.as_object().unwrap() {
+            let mut expected = base.clone();
+            expected[field] = value.clone();
+            let only = read(serde_json::json!({field: value}));
+            assert_eq!(serde_json::to_value(only.or(&read(base.clone()))).unwrap(), expected, "{field}");
+        }
+        assert_eq!(read(own.clone()).or(&JobSettings::default()), read(own), "nothing is lost without a base");
+    }
+
+    #[test]
+    fn maps_are_merged_key_by_key() {
+        let base = read(serde_json::json!({"labels": {"a": "1", "b": "1"}}));
+        let own = read(serde_json::json!({"labels": {"b": "2", "c": "2"}}));
+        assert_eq!(own.or(&base), read(serde_json::json!({"labels": {"a": "1", "b": "2", "c": "2"}})));
     }
 }

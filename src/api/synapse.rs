@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{jobs::JobSettings, postgres::Postgres};
+use crate::task::report::ErrorClass;
 
 /// A Matrix Synapse homeserver that is already running on this cluster.
 ///
@@ -16,6 +17,7 @@ use super::{jobs::JobSettings, postgres::Postgres};
     version = "v1alpha1",
     kind = "Synapse",
     plural = "synapses",
+    shortname = "syn",
     namespaced,
     status = "SynapseStatus",
     category = "synapse-keeper",
@@ -33,6 +35,7 @@ use super::{jobs::JobSettings, postgres::Postgres};
     printcolumn(name = "Unused-Rooms", type_ = "integer", json_path = ".status.unusedRooms", priority = 1),
     printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation"),
     printcolumn(name = "Inspected", type_ = "date", json_path = ".status.inspectedAt"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -158,7 +161,7 @@ pub struct SynapseStatus {
     /// `Ready` first; the others are named in `docs/conditions.md`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Synapse's version as it reports it.
+    /// Synapse's version as it last reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub synapse_version: Option<String>,
     /// Version of the database's schema (`schema_version.version`).
@@ -252,4 +255,7 @@ pub struct Inspection {
     /// How many inspections in a row failed.
     #[serde(default)]
     pub failures: i32,
+    /// Whether another try may help, where the last one failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_class: Option<ErrorClass>,
 }

@@ -7,14 +7,16 @@ use super::project;
 use crate::{
     api::synapse::{Inspection, SynapseStatus},
     operation::observed::{JobState, ObservedJob},
-    task::report::{ErrorClass, Findings, Report, TaskError},
+    task::report::{Findings, InspectionFindings, Report, TaskError},
 };
 
 /// An inspection is that old when the next one is due.
 const EVERY: SignedDuration = SignedDuration::from_hours(24);
+/// The shortest pause after an inspection that found something wrong; it grows with the time that it has been wrong.
+const WRONG_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 /// The pause after a first failure; it doubles.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// The longest pause after failures.
+/// The longest pause while something is wrong: what was mended shows after it at the latest.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 /// How long a Job's Pod may take to start before it is said so.
 const START_WITHIN: SignedDuration = SignedDuration::from_mins(2);
@@ -28,6 +30,8 @@ const SAFETY: SignedDuration = SignedDuration::from_secs(60);
 pub struct Seen {
     pub generation: i64,
     pub suspended: bool,
+    /// `adminApi` is given: Synapse is asked for its version.
+    pub asks_synapse: bool,
     /// Who holds the homeserver's Lease, for people.
     pub holder: Option<String>,
     /// An operation has the homeserver down.
@@ -57,6 +61,9 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
         Some(inspection) => follow(&mut status, inspection, seen, now),
         None => begin(&mut status, seen, now),
     };
+    if !seen.asks_synapse {
+        project::forget_synapse(&mut status);
+    }
     project::ready(&mut status, seen, now);
     (status, action)
 }
@@ -66,7 +73,7 @@ fn begin(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) -> Action {
         return Action::Wait(SAFETY);
     }
     let last = status.inspection.clone();
-    if let Some(due) = last.as_ref().map(|last| due_at(last, seen)).filter(|due| *due > now) {
+    if let Some(due) = last.as_ref().map(|last| due_at(status, last, seen)).filter(|due| *due > now) {
         return Action::Wait(due.duration_since(now));
     }
     status.inspection = Some(Inspection {
@@ -75,20 +82,22 @@ fn begin(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) -> Action {
         started_at: Time(now),
         finished_at: None,
         job_uid: None,
-        failures: last.map_or(0, |last| last.failures),
+        failures: last.as_ref().map_or(0, |last| last.failures),
+        error_class: last.and_then(|last| last.error_class),
     });
     Action::CreateJob
 }
 
 /// When the next inspection is due after this finished one.
-fn due_at(last: &Inspection, seen: &Seen) -> Timestamp {
+fn due_at(status: &SynapseStatus, last: &Inspection, seen: &Seen) -> Timestamp {
     let finished = last.finished_at.as_ref().map_or(last.started_at.0, |time| time.0);
     if last.generation != seen.generation || seen.last_operation.is_some_and(|ended| ended >= last.started_at.0) {
         // At once, but not in a circle: an inspection that fails for the new generation has that generation.
         return finished;
     }
     if last.failures == 0 {
-        return finished + EVERY;
+        let wrong_for = project::wrong_since(status).map(|since| finished.duration_since(since));
+        return finished + wrong_for.map_or(EVERY, |wrong_for| wrong_for.clamp(WRONG_PAUSE, LONGEST_PAUSE));
     }
     let doubled = FIRST_PAUSE * 2_i32.pow(u32::try_from(last.failures.clamp(1, 8) - 1).unwrap_or(0));
     finished + doubled.min(LONGEST_PAUSE)
@@ -98,9 +107,16 @@ fn follow(status: &mut SynapseStatus, mut inspection: Inspection, seen: &Seen, n
     let Some(job) = &seen.job else {
         return match inspection.job_uid {
             None => Action::CreateJob,
-            Some(_) => end(status, inspection, Err(unknown("somebody deleted the inspection's Job".to_owned())), now),
+            Some(_) => {
+                end(status, inspection, Err(unknown("somebody deleted the inspection's Job".to_owned())), seen, now)
+            }
         };
     };
+    if !job.ours {
+        let message = "a Job with the name of the inspection's belongs to another object and is left alone: delete it. The \
+                       next inspection has another name";
+        return end(status, inspection, Err(TaskError::transient("JobNameTaken", message)), seen, now);
+    }
     inspection.job_uid = Some(job.uid.clone());
     status.inspection = Some(inspection.clone());
     match (&job.state, &job.report) {
@@ -108,27 +124,24 @@ fn follow(status: &mut SynapseStatus, mut inspection: Inspection, seen: &Seen, n
         (JobState::Active, _) => {
             if now.duration_since(inspection.started_at.0) > START_WITHIN {
                 let why = job.pod.clone().unwrap_or_else(|| "no Pod was made for the inspection's Job".to_owned());
-                project::failed(
-                    status,
-                    seen.generation,
-                    &terminal("PodDoesNotStart", format!("the inspection's Pod does not start: {why}")),
-                    now,
-                );
+                let message = format!("the inspection's Pod does not start: {why}");
+                project::failed(status, seen.generation, &TaskError::terminal("PodDoesNotStart", message), now);
             }
             Action::Wait(LOOK_AT_POD)
         }
         (_, Some(Report { error: None, findings: Some(Findings::Inspection(findings)), .. })) => {
-            end(status, inspection, Ok(findings.as_ref().clone()), now)
+            end(status, inspection, Ok(findings.as_ref().clone()), seen, now)
         }
-        (_, Some(Report { error: Some(error), .. })) => end(status, inspection, Err(error.clone()), now),
+        (_, Some(Report { error: Some(error), .. })) => end(status, inspection, Err(error.clone()), seen, now),
         (JobState::Failed(why), _) => end(
             status,
             inspection,
             Err(unknown([why.as_str(), job.pod.as_deref().unwrap_or_default()].join("; "))),
+            seen,
             now,
         ),
         (JobState::Complete, _) => {
-            end(status, inspection, Err(unknown("the inspection's result went with its Pod".to_owned())), now)
+            end(status, inspection, Err(unknown("the inspection's result went with its Pod".to_owned())), seen, now)
         }
     }
 }
@@ -136,7 +149,8 @@ fn follow(status: &mut SynapseStatus, mut inspection: Inspection, seen: &Seen, n
 fn end(
     status: &mut SynapseStatus,
     mut inspection: Inspection,
-    result: Result<crate::task::report::InspectionFindings, TaskError>,
+    result: Result<InspectionFindings, TaskError>,
+    seen: &Seen,
     now: Timestamp,
 ) -> Action {
     inspection.finished_at = Some(Time(now));
@@ -144,18 +158,20 @@ fn end(
     let generation = inspection.generation;
     status.inspection = Some(inspection);
     match result {
-        Ok(findings) => project::found(status, generation, findings, now),
+        Ok(mut findings) => {
+            // An operation has stopped it since: its silence is no news.
+            if seen.is_down {
+                findings.synapse_version_error = None;
+            }
+            project::found(status, generation, findings, now);
+        }
         Err(error) => project::failed(status, generation, &error, now),
     }
     Action::DeleteJob
 }
 
 fn unknown(message: String) -> TaskError {
-    TaskError { class: ErrorClass::Transient, reason: "InspectionFailed".to_owned(), message }
-}
-
-fn terminal(reason: &str, message: String) -> TaskError {
-    TaskError { class: ErrorClass::Terminal, reason: reason.to_owned(), message }
+    TaskError::transient("InspectionFailed", message)
 }
 
 #[cfg(test)]

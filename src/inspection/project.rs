@@ -1,7 +1,7 @@
 //! What was found, as status and conditions. Each wrong thing is a condition that says what to do.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::plan::Seen;
 use crate::{
@@ -11,12 +11,16 @@ use crate::{
     },
     bytes,
     postgres::connect::OLDEST_POSTGRES,
-    task::report::{InspectionFindings, TaskError},
+    task::report::{ErrorClass, InspectionFindings, TaskError},
 };
 
 /// Takes over what an inspection found.
 pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFindings, now: Timestamp) {
     let facts = findings.clone();
+    if let Some(inspection) = &mut status.inspection {
+        inspection.error_class = None;
+    }
+    // While it does not answer, the version that it last told stays.
     status.synapse_version = facts.synapse_version.or(status.synapse_version.take());
     status.schema_version = facts.schema_version;
     status.schema_compat_version = facts.schema_compat_version;
@@ -39,10 +43,22 @@ pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFi
     sequences(&mut conditions, &findings);
     background_updates(&mut conditions, &findings);
     postgres_version(&mut conditions, &findings);
+    matches(&mut conditions, &findings);
+    owned(&mut conditions, &findings);
+    synapse_answers(&mut conditions, &findings);
+}
+
+/// `adminApi` is not given: nobody asks Synapse for its version, so what it once told is not known any more.
+pub fn forget_synapse(status: &mut SynapseStatus) {
+    status.synapse_version = None;
+    status.conditions.retain(|condition| condition.type_ != Type::SynapseAnswers.as_str());
 }
 
 /// The inspection came to no result. What was known stays, with its age; what is not known any more says so.
 pub fn failed(status: &mut SynapseStatus, generation: i64, error: &TaskError, now: Timestamp) {
+    if let Some(inspection) = &mut status.inspection {
+        inspection.error_class = Some(error.class);
+    }
     Conditions::new(&mut status.conditions, generation, now).set(
         Type::DatabaseReachable,
         false,
@@ -123,22 +139,88 @@ fn postgres_version(conditions: &mut Conditions<'_>, findings: &InspectionFindin
     }
 }
 
-/// `Ready`: all that was seen is well. The first thing that is not gives the reason.
+fn matches(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    match &findings.foreign_server {
+        None => {
+            conditions.set(Type::DatabaseMatches, true, "ServerNameAgrees", "no user of another homeserver was found");
+        }
+        Some(foreign) => {
+            let message = format!(
+                "{foreign}: correct postgres.host or postgres.database; if spec.serverName is wrong, make the object anew"
+            );
+            conditions.set(Type::DatabaseMatches, false, "ServerNameDiffers", &message);
+        }
+    }
+}
+
+/// VACUUM leaves alone what the role does not own.
+fn owned(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    match &findings.foreign_tables {
+        None => conditions.set(Type::TablesOwned, true, "Owned", "the role has the rights of every table's owner"),
+        Some(foreign) => {
+            let message = format!(
+                "{foreign}, and cannot be vacuumed: name the role that owns Synapse's tables in postgres.credentials, or \
+                 ALTER TABLE … OWNER TO it"
+            );
+            conditions.set(Type::TablesOwned, false, "ForeignOwner", &message)
+        }
+    };
+}
+
+fn synapse_answers(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    if let Some(version) = &findings.synapse_version {
+        conditions.set(Type::SynapseAnswers, true, "Answers", &format!("Synapse {version} answers"));
+    } else if let Some(error) = &findings.synapse_version_error {
+        let message = format!(
+            "Synapse does not tell its version: {error}. Is it running, is adminApi.url its main process, and does a \
+             NetworkPolicy let the Job's Pod through?"
+        );
+        conditions.set(Type::SynapseAnswers, false, "NoAnswer", &message);
+    }
+}
+
+/// What has to be true for `Ready`, in the order in which it gives its reason.
+const GOOD: [Type; 8] = [
+    Type::DatabaseReachable,
+    Type::PostgresSupported,
+    Type::DatabaseMatches,
+    Type::TablesOwned,
+    Type::LocaleSafe,
+    Type::SequencesConsistent,
+    Type::SynapseAnswers,
+    Type::BackgroundUpdatesDone,
+];
+
+/// What is not as it should be.
+fn wrong(status: &SynapseStatus) -> impl Iterator<Item = (Type, &Condition)> {
+    let found = GOOD.into_iter().filter_map(|type_| Some((type_, conditions::find(&status.conditions, type_)?)));
+    found.filter(|(_, condition)| condition.status == "False")
+}
+
+/// Since when what is wrong is as it is; `None`: all is well.
+pub fn wrong_since(status: &SynapseStatus) -> Option<Timestamp> {
+    wrong(status).map(|(_, condition)| condition.last_transition_time.0).max()
+}
+
+/// Whether it can get well without a person.
+fn may_pass(status: &SynapseStatus, type_: Type) -> bool {
+    match type_ {
+        Type::DatabaseReachable => {
+            let class = status.inspection.as_ref().and_then(|inspection| inspection.error_class);
+            class == Some(ErrorClass::Transient)
+        }
+        Type::SynapseAnswers | Type::BackgroundUpdatesDone => true,
+        _ => false,
+    }
+}
+
+/// `Ready`: all that was seen is well. The first thing that is not gives the reason. `Stalled` only for what a person must
+/// change: kstatus reads it as failed.
 pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
-    const GOOD: [Type; 5] = [
-        Type::DatabaseReachable,
-        Type::PostgresSupported,
-        Type::LocaleSafe,
-        Type::SequencesConsistent,
-        Type::BackgroundUpdatesDone,
-    ];
     let under_way = status.inspection.as_ref().is_none_or(|inspection| inspection.finished_at.is_none());
     let first = status.inspected_at.is_none();
-    let bad = GOOD
-        .into_iter()
-        .filter_map(|type_| conditions::find(&status.conditions, type_))
-        .find(|condition| condition.status == "False")
-        .cloned();
+    let bad = wrong(status).next().map(|(_, condition)| condition.clone());
+    let stalled = wrong(status).find(|(type_, _)| !may_pass(status, *type_)).map(|(_, condition)| condition.clone());
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, now);
     if seen.suspended {
         conditions
@@ -154,13 +236,13 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
     }
     match bad {
         Some(bad) => {
-            conditions.set(Type::Ready, false, &bad.reason, &bad.message).set(
-                Type::Stalled,
-                true,
-                &bad.reason,
-                &bad.message,
-            );
-            conditions.clear(Type::Reconciling);
+            conditions.set(Type::Ready, false, &bad.reason, &bad.message);
+            match stalled {
+                Some(stalled) => {
+                    conditions.set(Type::Stalled, true, &stalled.reason, &stalled.message).clear(Type::Reconciling)
+                }
+                None => conditions.set(Type::Reconciling, true, &bad.reason, &bad.message).clear(Type::Stalled),
+            };
         }
         None if first && under_way => {
             let message = "the first inspection is under way";
@@ -170,12 +252,11 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
                 .clear(Type::Stalled);
         }
         None if first => {
-            conditions.set(Type::Ready, false, "Waiting", "waits for the first inspection").set(
-                Type::Reconciling,
-                true,
-                "Waiting",
-                "waits for the first inspection",
-            );
+            let message = "waits for the first inspection";
+            conditions
+                .set(Type::Ready, false, "Waiting", message)
+                .set(Type::Reconciling, true, "Waiting", message)
+                .clear(Type::Stalled);
         }
         None => {
             conditions

@@ -75,6 +75,7 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
     let mut seen = Seen {
         generation: object.metadata.generation.unwrap_or_default(),
         suspended: object.spec.suspend || context.is_uninstalling(),
+        asks_synapse: object.spec.admin_api.is_some(),
         holder: held.as_ref().and_then(lease::holder).and_then(lease::Holder::parse).map(|holder| holder.to_string()),
         ..Default::default()
     };

@@ -42,9 +42,7 @@ pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
     let tables = relations::tables(&mut session).await?;
     findings.dead_rows = tables.iter().map(|table| table.dead_rows).sum();
     findings.largest_tables = tables.iter().take(LARGEST).map(facts).collect();
-    if let Some(warning) = ownership_warning(&tables, &arguments.connection) {
-        findings.warnings.push(warning);
-    }
+    findings.foreign_tables = foreign_tables(&tables, &arguments.connection);
 
     let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
     match database::schema_version(&mut session, &names).await? {
@@ -119,7 +117,7 @@ async fn synapse(
     if let (Some(stated), Some(found)) = (server_name, &by_users)
         && stated != found
     {
-        warnings.push(format!("The users in this database are of {found}, not of {stated}: is it the right database?"));
+        findings.foreign_server = Some(format!("the users in this database are of {found}, not of {stated}"));
     }
     let server_name = server_name.or(by_users.as_deref());
     findings.unused_rooms = or_warn(database::unused_rooms(session, tables, server_name).await, warnings)?.flatten();
@@ -155,11 +153,11 @@ fn time(microseconds: i64) -> Option<Time> {
     Timestamp::from_second(microseconds.div_euclid(1_000_000)).ok().map(Time)
 }
 
-fn ownership_warning(tables: &[relations::Table], connection: &Connection) -> Option<String> {
+fn foreign_tables(tables: &[relations::Table], connection: &Connection) -> Option<String> {
     let foreign: Vec<&relations::Table> = tables.iter().filter(|table| !table.owned).collect();
     let first = foreign.first()?;
     Some(format!(
-        "{} of {} tables in {} belong to another role (such as {}, of {}): they cannot be vacuumed.",
+        "{} of {} tables in {} belong to another role (such as {}, of {})",
         foreign.len(),
         tables.len(),
         connection.database,

@@ -210,6 +210,10 @@ pub struct InspectionFindings {
     pub inconsistent_sequences: Vec<String>,
     pub unused_rooms: Option<i64>,
     pub uncensored_redactions: Option<i64>,
+    /// The users are of another homeserver than the stated one: of which.
+    pub foreign_server: Option<String>,
+    /// Tables that belong to a role whose rights ours does not have, for people.
+    pub foreign_tables: Option<String>,
     /// The database is a standby.
     pub in_recovery: bool,
     /// What PostgreSQL's role lacks to see everything, for people.

@@ -20,6 +20,7 @@ async fn a_database_of_a_real_synapse() {
     assert!(found.schema_compat_version <= found.schema_version);
     assert_eq!(found.pending_background_updates, Vec::<String>::new());
     assert_eq!(found.inconsistent_sequences, Vec::<String>::new());
+    assert_eq!((&found.foreign_server, &found.foreign_tables), (&None, &None));
     assert_eq!(found.database_bytes.to_string(), database.sql("SELECT pg_database_size(current_database())"));
     assert_eq!(found.largest_tables.len(), 10);
     let bytes = database.sql(&format!("SELECT pg_total_relation_size('{}')", found.largest_tables[0].name));
@@ -98,8 +99,18 @@ async fn an_empty_database_and_an_older_schema() {
 async fn another_server_s_users() {
     let finished =
         Database::of_synapse("other_server").task("inspect").with(&["--server-name", "other.org"]).run().await;
-    let warnings = &finished.inspection().warnings;
-    assert!(warnings.iter().any(|warning| warning.contains("of example.org, not of other.org")), "{warnings:?}");
+    let foreign = finished.inspection().foreign_server.as_deref().unwrap_or_default();
+    assert!(foreign.contains("of example.org, not of other.org"), "{foreign:?}");
+}
+
+#[tokio::test]
+async fn tables_of_another_role() {
+    let database = Database::of_synapse("foreign_owner");
+    assert_eq!(database.task("inspect").run().await.inspection().foreign_tables, None);
+    database.sql("ALTER TABLE rooms OWNER TO postgres; GRANT SELECT ON rooms TO synapse");
+    let finished = database.task("inspect").run().await;
+    let foreign = finished.inspection().foreign_tables.as_deref().unwrap_or_default();
+    assert!(foreign.contains("belong to another role (such as rooms, of postgres)"), "{foreign:?}");
 }
 
 #[tokio::test]

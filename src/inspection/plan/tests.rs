@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     api::conditions::{self, Type},
-    task::report::InspectionFindings,
+    task::report::{ErrorClass, InspectionFindings},
 };
 
 fn at(text: &str) -> Timestamp {
@@ -11,7 +11,7 @@ fn at(text: &str) -> Timestamp {
 const NOON: &str = "2026-11-22T12:00:00Z";
 
 fn seen() -> Seen {
-    Seen { generation: 1, ..Seen::default() }
+    Seen { generation: 1, asks_synapse: true, ..Seen::default() }
 }
 
 fn healthy() -> InspectionFindings {
@@ -85,7 +85,7 @@ fn a_change_and_a_finished_operation_ask_for_another_look() {
 
 #[test]
 fn each_wrong_thing_is_a_condition_that_says_what_to_do() {
-    let wrong: [(InspectionFindings, Type, &str, &str); 6] = [
+    let wrong: [(InspectionFindings, Type, &str, &str); 9] = [
         (
             InspectionFindings { collate: "en_US.UTF-8".to_owned(), ..healthy() },
             Type::LocaleSafe,
@@ -112,6 +112,24 @@ fn each_wrong_thing_is_a_condition_that_says_what_to_do() {
             "Do not delete",
         ),
         (
+            InspectionFindings { foreign_server: Some("the users are of other.org".to_owned()), ..healthy() },
+            Type::DatabaseMatches,
+            "ServerNameDiffers",
+            "postgres.database",
+        ),
+        (
+            InspectionFindings { foreign_tables: Some("1 of 170 tables".to_owned()), ..healthy() },
+            Type::TablesOwned,
+            "ForeignOwner",
+            "postgres.credentials",
+        ),
+        (
+            InspectionFindings { synapse_version_error: Some("Connection refused".to_owned()), ..healthy() },
+            Type::SynapseAnswers,
+            "NoAnswer",
+            "adminApi.url",
+        ),
+        (
             InspectionFindings { pending_background_updates: vec!["add_index".to_owned()], ..healthy() },
             Type::BackgroundUpdatesDone,
             "Pending",
@@ -124,23 +142,101 @@ fn each_wrong_thing_is_a_condition_that_says_what_to_do() {
         assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", reason));
         assert!(condition.message.contains(advice), "{}", condition.message);
         assert_eq!(ready(&status), ("False", reason));
-        assert!(conditions::is_true(&status.conditions, Type::Stalled));
+        // Background updates go on by themselves, and a homeserver that starts will answer.
+        let passes = ["Pending", "NoAnswer"].contains(&reason);
+        assert_eq!(kstatus(&status), if passes { "InProgress" } else { "Failed" }, "{reason}");
     }
+}
+
+/// As kstatus reads it: `Stalled` is failed, `Reconciling` is in progress, and both at once would mean nothing.
+fn kstatus(status: &SynapseStatus) -> &'static str {
+    let is = |type_| conditions::is_true(&status.conditions, type_);
+    match (is(Type::Stalled), is(Type::Reconciling), is(Type::Ready)) {
+        (true, false, false) => "Failed",
+        (false, true, false) => "InProgress",
+        (false, false, true) => "Current",
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failed(class: ErrorClass, reason: &str) -> ObservedJob {
+    let error = TaskError { class, reason: reason.to_owned(), message: "no".to_owned() };
+    let report = Report { error: Some(error), ..Report::default() };
+    job(JobState::Failed("BackoffLimitExceeded".to_owned()), Some(report))
+}
+
+#[test]
+fn only_what_a_person_must_change_is_stalled() {
+    let refused = inspected(&SynapseStatus::default(), failed(ErrorClass::Transient, "ConnectionRefused"), at(NOON));
+    assert_eq!((kstatus(&refused), ready(&refused)), ("InProgress", ("False", "ConnectionRefused")));
+    let later = at("2026-11-22T13:00:00Z");
+    let (begun, _) = plan(&refused, &seen(), later);
+    assert_eq!(kstatus(&begun), "InProgress", "the next try does not change what the last one found");
+    let wrong = inspected(&refused, failed(ErrorClass::Terminal, "PasswordRefused"), later);
+    assert_eq!((kstatus(&wrong), ready(&wrong)), ("Failed", ("False", "PasswordRefused")));
+    let standby = inspected(&refused, found(InspectionFindings { in_recovery: true, ..healthy() }), later);
+    assert_eq!(kstatus(&standby), "Failed", "the error of the try before is forgotten");
+    assert_eq!(kstatus(&inspected(&wrong, found(healthy()), at("2026-11-22T14:00:00Z"))), "Current");
+
+    // A locale stays wrong while the database is away.
+    let unsafe_locale = InspectionFindings { collate: "de_DE.UTF-8".to_owned(), ..healthy() };
+    let status = inspected(&SynapseStatus::default(), found(unsafe_locale), at(NOON));
+    let status = inspected(&status, failed(ErrorClass::Transient, "ConnectionRefused"), later);
+    assert_eq!((kstatus(&status), ready(&status)), ("Failed", ("False", "ConnectionRefused")));
+    let stalled = conditions::find(&status.conditions, Type::Stalled).unwrap();
+    assert_eq!(stalled.reason, "UnsafeLocale");
+}
+
+#[test]
+fn what_is_wrong_is_looked_at_again_soon_and_then_less_often() {
+    let wrong = || found(InspectionFindings { pending_background_updates: vec!["add_index".to_owned()], ..healthy() });
+    let (mut status, mut now, mut pauses) = (SynapseStatus::default(), at(NOON), Vec::new());
+    for _ in 0..6 {
+        status = inspected(&status, wrong(), now);
+        let Action::Wait(pause) = plan(&status, &seen(), now).1 else { panic!("no pause") };
+        pauses.push(pause.as_secs() / 60);
+        now += pause;
+    }
+    assert_eq!(pauses, [10, 10, 20, 40, 60, 60]);
+    status = inspected(&status, found(healthy()), now);
+    assert_eq!(plan(&status, &seen(), now).1, Action::Wait(EVERY));
+}
+
+#[test]
+fn a_job_of_somebody_else_is_left_alone() {
+    let foreign = ObservedJob { ours: false, ..found(healthy()) };
+    let status = inspected(&SynapseStatus::default(), foreign, at(NOON));
+    assert_eq!(ready(&status), ("False", "JobNameTaken"));
+    assert_eq!(status.postgres_version, None, "its result is not ours");
+    let (next, action) = plan(&status, &seen(), at("2026-11-22T12:00:31Z"));
+    assert_eq!((next.inspection.unwrap().number, action), (2, Action::CreateJob), "under another name");
+}
+
+#[test]
+fn the_version_stays_while_synapse_does_not_answer_and_goes_with_admin_api() {
+    let answers = InspectionFindings { synapse_version: Some("1.163.2".to_owned()), ..healthy() };
+    let silent = InspectionFindings { synapse_version_error: Some("timeout".to_owned()), ..healthy() };
+    let status = inspected(&SynapseStatus::default(), found(answers), at(NOON));
+    assert!(conditions::is_true(&status.conditions, Type::SynapseAnswers));
+    let tomorrow = at("2026-11-23T12:00:01Z");
+    let quiet = inspected(&status, found(silent.clone()), tomorrow);
+    assert_eq!((ready(&quiet), quiet.synapse_version.as_deref()), (("False", "NoAnswer"), Some("1.163.2")));
+
+    let (begun, _) = plan(&status, &seen(), tomorrow);
+    let (stopped, _) = plan(&begun, &Seen { job: Some(found(silent)), is_down: true, ..seen() }, tomorrow);
+    assert_eq!(ready(&stopped), ("True", "Healthy"), "an operation stopped it in between");
+
+    let (unasked, _) = plan(&quiet, &Seen { generation: 2, asks_synapse: false, ..seen() }, tomorrow);
+    assert_eq!((unasked.synapse_version, ready(&quiet).0), (None, "False"));
+    assert!(conditions::find(&unasked.conditions, Type::SynapseAnswers).is_none());
+    assert!(conditions::is_true(&unasked.conditions, Type::Ready));
 }
 
 #[test]
 fn failures_are_tried_again_with_growing_pauses_and_forgotten_at_success() {
-    let error =
-        TaskError { class: ErrorClass::Terminal, reason: "PasswordRefused".to_owned(), message: "no".to_owned() };
-    let failed = || {
-        job(
-            JobState::Failed("BackoffLimitExceeded".to_owned()),
-            Some(Report { error: Some(error.clone()), ..Report::default() }),
-        )
-    };
     let (mut status, mut now, mut pauses) = (SynapseStatus::default(), at(NOON), Vec::new());
     for _ in 0..10 {
-        status = inspected(&status, failed(), now);
+        status = inspected(&status, failed(ErrorClass::Terminal, "PasswordRefused"), now);
         assert_eq!(ready(&status), ("False", "PasswordRefused"));
         let Action::Wait(pause) = plan(&status, &seen(), now).1 else { panic!("no pause") };
         pauses.push(pause.as_secs());
@@ -154,7 +250,7 @@ fn failures_are_tried_again_with_growing_pauses_and_forgotten_at_success() {
 #[test]
 fn a_result_that_went_with_its_pod_is_not_success() {
     let status = inspected(&SynapseStatus::default(), job(JobState::Complete, None), at(NOON));
-    assert_eq!(ready(&status), ("False", "InspectionFailed"));
+    assert_eq!((kstatus(&status), ready(&status)), ("InProgress", ("False", "InspectionFailed")));
 }
 
 #[test]

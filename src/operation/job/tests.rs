@@ -13,7 +13,11 @@ postgres:
 jobs:
   labels: {sidecar.istio.io/inject: 'false', app.kubernetes.io/managed-by: somebody}
   resources: {limits: {memory: 1Gi}}
+  annotations: {a: b}
+  nodeSelector: {disk: ssd}
+  tolerations: [{key: dedicated, operator: Exists, effect: NoSchedule}]
   imagePullSecrets: [registry]
+  priorityClassName: low
   runAsUser: 1000
   fsGroup: 1000
 ";
@@ -66,6 +70,29 @@ fn its_pod_is_restricted_and_has_no_rights() {
     let container = pod.containers[0].security_context.clone().unwrap();
     assert_eq!((container.allow_privilege_escalation, container.read_only_root_filesystem), (Some(false), Some(true)));
     assert_eq!(container.capabilities.unwrap().drop, Some(vec!["ALL".to_owned()]));
+}
+
+#[test]
+fn its_pod_has_every_setting() {
+    let job = built(DataVolume::No);
+    let annotations = job.spec.as_ref().unwrap().template.metadata.clone().unwrap().annotations.unwrap();
+    assert_eq!(annotations, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+    let pod = pod_of(&job);
+    assert_eq!(pod.node_selector, Some(BTreeMap::from([("disk".to_owned(), "ssd".to_owned())])));
+    let tolerations = pod.tolerations.unwrap();
+    assert_eq!(tolerations.len(), 1);
+    let toleration = &tolerations[0];
+    assert_eq!(
+        (toleration.key.as_deref(), toleration.operator.as_deref(), toleration.effect.as_deref()),
+        (Some("dedicated"), Some("Exists"), Some("NoSchedule"))
+    );
+    assert_eq!(pod.image_pull_secrets, Some(vec![LocalObjectReference { name: "registry".to_owned() }]));
+    assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
+    // Without it the kubelet walks through the whole volume at every start.
+    assert_eq!(pod.security_context.unwrap().fs_group_change_policy.as_deref(), Some("OnRootMismatch"));
+    let resources = pod.containers[0].resources.clone().unwrap();
+    assert_eq!(resources.limits.unwrap()["memory"].0, "1Gi");
+    assert_eq!(resources.requests.unwrap()["cpu"].0, "10m", "what is not set is modest");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::stage::{
     Stage, tests,
-    world::{ANALYZE, FULL, World},
+    world::{ANALYZE, FULL, SYNAPSE, World},
 };
 
 tests![get_synapse_lists_homeservers_alone, the_columns_tell_what_an_admin_wants_to_know];
@@ -12,7 +12,7 @@ tests![get_synapse_lists_homeservers_alone, the_columns_tell_what_an_admin_wants
 async fn get_synapse_lists_homeservers_alone(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     world.maintain("m", &format!("suspend: true\n{ANALYZE}")).await;
-    for kind in ["synapse", "synapses"] {
+    for kind in ["syn", "synapse", "synapses"] {
         assert_eq!(get(&world, &[kind, "-o", "name"]), "synapse.synapse-keeper.dev/example\n", "kubectl get {kind}");
     }
     for kind in ["synmt", "synapsemaintenance", "synapsemaintenances"] {
@@ -27,6 +27,8 @@ async fn get_synapse_lists_homeservers_alone(stage: Arc<Stage>, test: &'static s
 
 async fn the_columns_tell_what_an_admin_wants_to_know(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
+    // Without adminApi nobody asks for the version.
+    world.apply(&SYNAPSE.replace("  serverName", "  adminApi: {url: 'http://synapse:8008'}\n  serverName")).await;
     let _operator = world.operator();
     world.maintain("m", FULL).await;
     world.until_complete("m").await;
@@ -38,7 +40,7 @@ async fn the_columns_tell_what_an_admin_wants_to_know(stage: Arc<Stage>, test: &
     assert_eq!(cells[..3], ["m", "example", "Succeeded"], "{table}");
     assert!(table.contains("DOWNTIME") && table.contains("FREED"), "{table}");
     let wide = get(&world, &["synapse", "-o", "wide"]);
-    for cell in ["example.org", "True", "Healthy", "1.163.2", "17.6", "MiB"] {
+    for cell in ["example.org", "True", "Healthy", "1.163.2", "17.6", "MiB", "all that was looked at is well"] {
         assert!(wide.contains(cell), "{cell} is not in\n{wide}");
     }
 }

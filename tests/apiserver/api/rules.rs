@@ -30,6 +30,9 @@ async fn a_wrong_maintenance_is_refused_and_the_field_named(stage: Arc<Stage>, t
         ("m", with("downtime: {allowed: false}"), &["spec", "downtime.allowed", "Analyze"]),
         ("m", with("jobs: {startWithin: '1 min'}"), &["spec.jobs.startWithin"]),
         ("m", with("jobs: {runAsUser: 0}"), &["spec.jobs.runAsUser"]),
+        ("m", with("jobs: {startWithin: 0s}"), &["spec.jobs.startWithin"]),
+        ("m", with(&format!("jobs: {{labels: {{a: {}}}}}", "b".repeat(64))), &["spec.jobs.labels.a"]),
+        ("m", with("jobs: {tolerations: [{operator: Exist}]}"), &["spec.jobs.tolerations[0].operator", "Exists"]),
         ("m", "steps: []".to_owned(), &["spec.steps"]),
         ("m", "dryRun: true".to_owned(), &["spec.steps"]),
         ("m", "steps: [{}]".to_owned(), &["spec.steps[0]", "vacuum"]),
@@ -151,7 +154,7 @@ jobs:
   labels: {mesh: 'off'}
   annotations: {a: b}
   nodeSelector: {disk: ssd}
-  tolerations: [{key: dedicated, operator: Exists}]
+  tolerations: [{key: dedicated, operator: Exists}, {key: '', operator: Exists, effect: '', tolerationSeconds: 5}]
   imagePullSecrets: [registry]
   priorityClassName: low
   runAsUser: 1000

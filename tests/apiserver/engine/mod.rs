@@ -2,6 +2,7 @@
 
 mod crash;
 mod endings;
+mod inspection;
 mod intruders;
 mod kinds;
 mod leases;
@@ -22,6 +23,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         endings::tests(),
         schedule::tests(),
         shutdown::tests(),
+        inspection::tests(),
         kinds::tests(),
         intruders::tests(),
         leases::tests(),
