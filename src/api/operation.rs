@@ -326,6 +326,14 @@ impl Run {
         self.window.as_ref().map(|window| window.recorded_at.0 + (budget - reserve))
     }
 
+    /// From the first scale-down until as many Pods were Ready as before, or, where they never were, until every count had
+    /// been given back.
+    pub fn downtime_taken(&self) -> Option<SignedDuration> {
+        let window = self.window.as_ref()?;
+        let end = window.ready_at.as_ref().or(window.returned_at.as_ref())?;
+        Some(SignedDuration::from_secs(end.0.duration_since(window.recorded_at.0).as_secs()))
+    }
+
     /// Counts of this run's workloads are out: recorded and not all given back.
     pub fn holds_counts(&self) -> bool {
         self.window.as_ref().is_some_and(|window| window.returned_at.is_none())

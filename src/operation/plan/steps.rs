@@ -105,7 +105,8 @@ impl Planner<'_> {
                     index,
                     Transient,
                     "JobDeleted",
-                    "somebody deleted its Job: what it did is unknown".to_owned(),
+                    "somebody deleted its Job: what it did is unknown. Keep them from its Jobs until the run is over"
+                        .to_owned(),
                 ),
             };
         };
@@ -130,7 +131,9 @@ impl Planner<'_> {
                     index,
                     Transient,
                     "ResultUnknown",
-                    "its Job ended but the result went with its Pod".to_owned(),
+                    "its Job ended but the result went with its Pod. Keep what deletes finished Pods away until the run is \
+                     over"
+                        .to_owned(),
                 ),
             },
             JobState::Failed(why) => self.job_failed(index, &job, why),
@@ -146,11 +149,10 @@ impl Planner<'_> {
         let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
         let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
-        let why = job.pod.clone().unwrap_or_else(|| {
-            let Subject { namespace, name, uid, .. } = self.subject;
-            let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
-            format!("no Pod was made for its Job. See why with: kubectl -n {namespace} describe job {job}")
-        });
+        let why = job
+            .pod
+            .clone()
+            .unwrap_or_else(|| format!("no Pod was made for its Job. See why with: {}", self.describe_job(step)));
         if elapsed(&since, self.now) > allowed {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.failing("PodDoesNotStart", Terminal, message);
@@ -170,7 +172,17 @@ impl Planner<'_> {
             let message = format!("its container was killed for memory. Raise spec.jobs.resources.limits.memory{last}");
             return self.try_again(index, Terminal, "OutOfMemory", message);
         }
-        self.try_again(index, Transient, "JobFailed", format!("{why}{last}"))
+        let said = format!("{why}{last}");
+        let see = self.describe_job(&self.run().steps[index]);
+        let message = format!("{}. See more with: {see}", said.trim_end_matches('.'));
+        self.try_again(index, Transient, "JobFailed", message)
+    }
+
+    /// What to type to look at a step's Job.
+    fn describe_job(&self, step: &StepStatus) -> String {
+        let Subject { namespace, name, uid, .. } = self.subject;
+        let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
+        format!("kubectl -n {namespace} describe job {job}")
     }
 
     /// Another attempt where one may help and is left; the end of the run otherwise.
