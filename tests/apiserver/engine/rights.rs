@@ -62,7 +62,7 @@ async fn the_chart_grants_what_is_used_and_nothing_else(stage: Arc<Stage>, test:
 }
 
 /// Applies what the chart renders of RBAC for this namespace; gives the ServiceAccount's name.
-async fn install(world: &World) -> String {
+pub(super) async fn install(world: &World) -> String {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/synapse-keeper");
     let mut helm = world.stage.control_plane.program("helm");
     helm.args([
@@ -96,7 +96,11 @@ async fn install(world: &World) -> String {
 }
 
 /// The operator as its Deployment runs it, with the rights of that account, on a thread of its own.
-async fn run_as(world: &World, account: &str, shutdown: CancellationToken) -> JoinHandle<Result<(), String>> {
+pub(super) async fn run_as(
+    world: &World,
+    account: &str,
+    shutdown: CancellationToken,
+) -> JoinHandle<Result<(), String>> {
     let accounts: Api<ServiceAccount> = world.api();
     let request = TokenRequest { spec: Default::default(), ..Default::default() };
     let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
