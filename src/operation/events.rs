@@ -190,8 +190,9 @@ mod tests {
         ] {
             let waits = ready(reason, stalled);
             let event = Event { warning, ..Event::normal(reason, "Run", "what to do") };
-            assert_eq!(between(&OperationStatus::default(), &waits), [event.clone()]);
-            assert_eq!(between(&starting, &waits), [event]);
+            for before in [&OperationStatus::default(), &starting] {
+                assert_eq!(between(before, &waits), std::slice::from_ref(&event));
+            }
             assert_eq!(between(&waits, &waits), []);
             assert_eq!(between(&waits, &starting), []);
         }

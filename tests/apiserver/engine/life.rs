@@ -6,9 +6,8 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use serde_json::Value;
 use synapse_keeper::api::{conditions::Type, operation::Outcome};
-use tokio_util::sync::CancellationToken;
 
-use super::rights::{install, run_as};
+use super::rights::{config_of, install};
 use crate::stage::{
     Stage,
     ledger::Entry,
@@ -41,14 +40,12 @@ async fn a_full_vacuum_takes_the_homeserver_down_and_brings_it_back(stage: Arc<S
 }
 
 async fn mas_stops_last_and_starts_first(stage: Arc<Stage>, test: &'static str) {
-    let world = World::with_homeserver(&stage, test).await;
+    let mut world = World::with_homeserver(&stage, test).await;
+    // Of accounts alone there is an audit log.
     let account = install(&world).await;
-    let shutdown = CancellationToken::new();
-    let operator = run_as(&world, &account, shutdown.clone()).await;
-    world.maintain("m", FULL).await;
+    world.installation.client = config_of(&world, &account).await;
+    world.begin(FULL).await;
     world.until_complete("m").await;
-    shutdown.cancel();
-    operator.join().expect("it ends").expect("without an error");
     let log = stage.control_plane.audit_log();
     assert_eq!(scaled(&log, &world.namespace), ["worker", "main", "mas", "mas", "main", "worker"]);
 }

@@ -21,7 +21,7 @@ use crate::stage::{
     operator::Operator,
     script::{Fate, Script, failure, success},
     tests,
-    world::{FULL, SYNAPSE, World, workload},
+    world::{FULL, SYNAPSE, World, outcomes, workload},
 };
 
 tests![
@@ -213,7 +213,7 @@ async fn counts_that_another_maintenance_has_not_given_back(stage: Arc<Stage>, t
     assert_eq!(reason, "CountsHeldElsewhere", "{message}");
     assert!(message.contains("SynapseMaintenance other") && message.contains("wait for it"), "{message}");
     assert_eq!(world.generations().await, [1, 1, 1, 1], "no replica was touched");
-    world.until_complete("other").await;
+    world.until_maintenance("other", "has ended", |object| !outcomes(object).is_empty()).await;
     world.assert_all_is_back().await;
 }
 
