@@ -41,6 +41,10 @@ pub struct OperationStatus {
     /// What a run would do, from the last preflight.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<StepPlan>,
+    /// How long the homeserver would be down, in seconds, estimated at the last preflight: all offline steps of `plan`, and
+    /// what is kept of `downtime.atMost` for Pods to stop and start (60 s, at most a quarter). Absent: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_downtime_seconds: Option<i64>,
     /// The next scheduled run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_run_at: Option<Time>,
@@ -315,15 +319,28 @@ pub struct HistoryEntry {
     pub figures: Figures,
 }
 
-/// What is kept of the downtime's budget for starting Synapse again, at most.
+/// What is kept of the downtime's budget for Pods to stop and start, at most.
 const RESTART_RESERVE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What is kept of a downtime of at most so long, so that Synapse is Ready again at its end. The same for a plan and for
+/// a run.
+pub fn restart_reserve(at_most: SignedDuration) -> SignedDuration {
+    RESTART_RESERVE.min(at_most / 4)
+}
 
 impl Run {
     /// When offline work must be over, so that Synapse is Ready again within `downtime.atMost`.
     pub fn work_until(&self) -> Option<Timestamp> {
-        let budget = self.downtime.at_most.to_signed();
-        let reserve = RESTART_RESERVE.min(budget / 4);
-        self.window.as_ref().map(|window| window.recorded_at.0 + (budget - reserve))
+        let at_most = self.downtime.at_most.to_signed();
+        self.window.as_ref().map(|window| window.recorded_at.0 + (at_most - restart_reserve(at_most)))
+    }
+
+    /// From the first scale-down until as many Pods were Ready as before, or, where they never were, until every count had
+    /// been given back.
+    pub fn downtime_taken(&self) -> Option<SignedDuration> {
+        let window = self.window.as_ref()?;
+        let end = window.ready_at.as_ref().or(window.returned_at.as_ref())?;
+        Some(SignedDuration::from_secs(end.0.duration_since(window.recorded_at.0).as_secs()))
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

@@ -1,7 +1,10 @@
 //! The events that lead from one status to the next. Pure.
 
-use super::report::quiesced;
-use crate::api::operation::{OperationStatus, Outcome, Run, StepState, StepStatus, Window};
+use super::report::{overrun, quiesced};
+use crate::api::{
+    conditions::{self, Type},
+    operation::{OperationStatus, Outcome, Run, StepState, StepStatus, Window},
+};
 
 /// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,18 +17,46 @@ pub struct Event {
 }
 
 impl Event {
-    fn normal(reason: &str, action: &str, note: impl Into<String>) -> Self {
+    fn normal<N: Into<String>>(reason: &str, action: &str, note: N) -> Self {
         Self { warning: false, reason: reason.to_owned(), action: action.to_owned(), note: note.into() }
     }
 
-    fn warning(reason: &str, action: &str, note: impl Into<String>) -> Self {
+    fn warning<N: Into<String>>(reason: &str, action: &str, note: N) -> Self {
         Self { warning: true, ..Self::normal(reason, action, note) }
     }
 }
 
 /// What there is to tell when `after` follows `before`.
 pub fn between(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
-    let Some(run) = &after.run else { return Vec::new() };
+    let mut events = Vec::new();
+    if let Some(run) = &after.run {
+        events.extend(of_run(before, run, after));
+    }
+    events.extend(of_waiting(before, after));
+    events
+}
+
+/// What keeps it from its work and is not told as a run's failure: once, when it begins to.
+fn of_waiting(before: &OperationStatus, after: &OperationStatus) -> Option<Event> {
+    let ready = conditions::find(&after.conditions, Type::Ready)?;
+    let was = conditions::find(&before.conditions, Type::Ready);
+    if was.is_some_and(|was| was.reason == ready.reason) {
+        return None;
+    }
+    let told = |reason: &str| {
+        let failure = after.run.as_ref().and_then(|run| run.failure.as_ref());
+        failure.is_some_and(|failure| failure.reason == reason)
+    };
+    let event = match ready.reason.as_str() {
+        "SynapseNotFound" => Event::warning,
+        "HomeserverBusy" | "SynapseSuspended" => Event::normal,
+        reason if conditions::is_true(&after.conditions, Type::Stalled) && !told(reason) => Event::warning,
+        _ => return None,
+    };
+    Some(event(&ready.reason, "Run", ready.message.clone()))
+}
+
+fn of_run(before: &OperationStatus, run: &Run, after: &OperationStatus) -> Vec<Event> {
     let old = before.run.as_deref().filter(|old| old.number == run.number);
     let mut events = Vec::new();
     if old.is_none() {
@@ -42,6 +73,7 @@ pub fn between(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> 
         events.push(Event::warning(&failure.reason, "Run", failure.message.clone()));
     }
     if run.is_finished() && !old.is_some_and(Run::is_finished) {
+        events.extend(overrun(run).map(|note| Event::warning("BudgetExceeded", "Resume", note)));
         events.push(of_end(run, after));
     }
     events
@@ -134,5 +166,77 @@ mod tests {
             Event::warning("StepWarned", "preflight", "step preflight: a transaction is open; an unsafe locale");
         assert_eq!(of_step(Some(&running), &done), [succeeded, warned]);
         assert_eq!(of_step(Some(&done), &done), []);
+    }
+
+    fn ready(reason: &str, stalled: bool) -> OperationStatus {
+        let mut status = OperationStatus::default();
+        let mut conditions = conditions::Conditions::new(&mut status.conditions, 1, jiff::Timestamp::UNIX_EPOCH);
+        conditions.set(Type::Ready, false, reason, "what to do");
+        if stalled {
+            conditions.set(Type::Stalled, true, reason, "what to do");
+        }
+        status
+    }
+
+    #[test]
+    fn what_it_waits_for_is_told_once() {
+        let starting = ready("Starting", false);
+        for (reason, stalled, warning) in [
+            ("SynapseNotFound", false, true),
+            ("SynapseSuspended", false, false),
+            ("HomeserverBusy", false, false),
+            ("UnknownTimeZone", true, true),
+            ("InvalidCron", true, true),
+        ] {
+            let waits = ready(reason, stalled);
+            let event = Event { warning, ..Event::normal(reason, "Run", "what to do") };
+            for before in [&OperationStatus::default(), &starting] {
+                assert_eq!(between(before, &waits), std::slice::from_ref(&event));
+            }
+            assert_eq!(between(&waits, &waits), []);
+            assert_eq!(between(&waits, &starting), []);
+        }
+    }
+
+    fn finished(fields: serde_json::Value) -> OperationStatus {
+        let mut run = json!({
+            "number": 1, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T03:00:00Z",
+            "downtime": {"atMost": "10m"},
+            "window": {
+                "workloads": [], "recordedAt": "2026-11-22T03:00:00Z", "returnedAt": "2026-11-22T03:09:00Z",
+                "stoppedAt": "2026-11-22T03:01:00Z", "resumeBeganAt": "2026-11-22T03:09:00Z",
+            },
+        });
+        run.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        OperationStatus { run: Some(serde_json::from_value(run).expect("a run")), ..ready("Resuming", false) }
+    }
+
+    #[test]
+    fn a_failure_that_stalls_is_told_once() {
+        let failure =
+            json!({"reason": "Contested", "message": "no", "class": "Transient", "at": "2026-11-22T03:05:00Z"});
+        let before = finished(json!({"failure": failure.clone()}));
+        let after = finished(json!({"failure": failure, "outcome": "Failed"}));
+        let after = OperationStatus { conditions: ready("Contested", true).conditions, ..after };
+        let reasons: Vec<String> = between(&before, &after).into_iter().map(|event| event.reason).collect();
+        assert_eq!(reasons, ["Failed"]);
+    }
+
+    #[test]
+    fn a_downtime_that_took_longer_than_its_budget_is_told() {
+        for (ready_at, told) in [("2026-11-22T03:10:00Z", false), ("2026-11-22T03:10:01Z", true)] {
+            let mut before = finished(json!({}));
+            let window = before.run.as_mut().and_then(|run| run.window.as_mut()).expect("a window");
+            window.ready_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(ready_at.parse().unwrap()));
+            let mut after = before.clone();
+            after.run.as_mut().expect("a run").outcome = Some(Outcome::Succeeded);
+            let events = between(&before, &after);
+            let exceeded: Vec<&Event> = events.iter().filter(|event| event.reason == "BudgetExceeded").collect();
+            assert_eq!(exceeded.len(), usize::from(told), "{events:?}");
+            for event in exceeded {
+                assert!(event.warning && event.note.contains("10m 1s"), "{event:?}");
+                assert!(event.note.contains("downtime.atMost (10m)"), "{event:?}");
+            }
+        }
     }
 }

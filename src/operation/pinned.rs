@@ -1,5 +1,7 @@
 //! The steps of a run, as they are put on record when it begins.
 
+use jiff::Timestamp;
+
 use crate::{
     api::operation::{Cursor, StepState, StepStatus},
     recipes::Request,
@@ -9,11 +11,13 @@ use crate::{
 pub const PREFLIGHT: &str = "preflight";
 
 /// Preflight, the online steps, the offline steps: these stand together in one downtime. A dry run has preflight alone.
-pub fn steps(request: &Request, cursors: &[Cursor]) -> Vec<StepStatus> {
+/// What was stated in the object is as old as the object, or younger.
+pub fn steps(request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
     let (offline, online): (Vec<_>, Vec<_>) = request.steps.iter().partition(|step| step.offline);
     let mut preflight = vec![PREFLIGHT.to_owned()];
     preflight.extend(request.steps.iter().map(|step| format!("--step={}={}", step.name, step.preflight)));
     preflight.push(format!("--downtime-at-most={}", request.downtime.at_most.as_secs()));
+    preflight.push(format!("--stated-at={created}"));
     preflight.extend(cursors.iter().map(|cursor| format!("--cursor={}={}", cursor.step, cursor.position)));
     if request.dry_run {
         preflight.push("--dry-run".to_owned());

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{
     conditions::{Conditions, Type},
-    operation::{Figures, HistoryEntry, OperationStatus, Outcome, StepState, Trigger},
+    operation::{Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
 };
 
 /// How many runs the history holds.
@@ -75,6 +75,18 @@ pub(super) fn quiesced(status: &OperationStatus) -> Option<String> {
     let counts: Vec<String> =
         window.workloads.iter().map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
     Some(format!("since {}: {}", window.recorded_at.0, counts.join(", ")))
+}
+
+/// What to say of a downtime that took longer than its budget. Work ends early enough for a usual start of Synapse; an
+/// unusual one is nothing that could be cut short.
+pub(super) fn overrun(run: &Run) -> Option<String> {
+    let (took, at_most) = (run.downtime_taken()?, &run.downtime.at_most);
+    (took > at_most.to_signed()).then(|| {
+        format!(
+            "the downtime took {took:#}, longer than downtime.atMost ({at_most}): raise it, or name fewer tables in \
+             vacuum.tables"
+        )
+    })
 }
 
 /// Puts a run at the head of the history.

@@ -80,8 +80,12 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
         (_, Some(code)) if code.starts_with("XX") => {
             (Terminal, "DatabaseError", "PostgreSQL reports an internal error: look at its log, and check the disk.")
         }
-        (_, Some(code)) if code.starts_with("53") || code.starts_with("08") => (Transient, "DatabaseError", ""),
-        (_, Some(_)) => (Terminal, "DatabaseError", ""),
+        (_, Some(code)) if code.starts_with("53") || code.starts_with("08") => {
+            (Transient, "DatabaseError", "Look at PostgreSQL's log: it lacks something, or a connection broke.")
+        }
+        (_, Some(_)) => {
+            (Terminal, "DatabaseError", "Look at PostgreSQL's log, and look the code up in its list of error codes.")
+        }
         _ => {
             (Terminal, "DriverError", "This is a bug in synapse-keeper, or something that is not PostgreSQL answered.")
         }
@@ -181,8 +185,7 @@ pub fn no_answer(target: &Target, after: Duration) -> TaskError {
 }
 
 fn error_with(class: ErrorClass, reason: &str, said: &str, advice: &str) -> TaskError {
-    let message = if advice.is_empty() { format!("{said}.") } else { format!("{said}. {advice}") };
-    TaskError { class, reason: reason.to_owned(), message }
+    TaskError { class, reason: reason.to_owned(), message: format!("{said}. {advice}") }
 }
 
 fn severity(error: &Error) -> Option<PgSeverity> {

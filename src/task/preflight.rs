@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::{
     api::{
         maintenance::{Step, Vacuum, VacuumMode},
-        operation::StepPlan,
+        operation::{StepPlan, restart_reserve},
     },
     bytes,
     postgres::{Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
@@ -37,12 +39,15 @@ pub struct Arguments {
     /// A step: `<name>=<JSON as in the spec of a SynapseMaintenance>`; may be given several times.
     #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
     steps: Vec<(String, Step)>,
-    /// How many seconds Synapse may be down.
+    /// How many seconds Synapse may be down, with stop and start.
     #[arg(long)]
     downtime_at_most: Option<u32>,
     /// Where a step of the last run ended: `<name>=<cursor of its result>`.
     #[arg(long = "cursor", value_name = "NAME=POSITION", value_parser = cursor)]
     cursors: Vec<(String, String)>,
+    /// When the steps were written, such as 2026-01-31T03:30:00Z: what they state of the disk may have aged.
+    #[arg(long)]
+    stated_at: Option<Timestamp>,
     /// Tell of a disk that is too small, or unknown, as a warning.
     #[arg(long)]
     dry_run: bool,
@@ -79,10 +84,15 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
     findings.other_sessions =
         others.iter().filter(|session| !session.is_in_the_way()).map(ToString::to_string).collect();
 
+    let mut seconds_left = arguments.downtime_at_most.map(work_seconds);
     for (name, step) in &arguments.steps {
         if let Some(vacuum) = &step.vacuum {
             progress(&format!("looking at step {name}"));
-            let plan = vacuum_plan(&mut session, &arguments, name, vacuum, &mut findings.warnings).await?;
+            let plan =
+                vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?;
+            // The offline steps stand in one downtime, one after the other.
+            let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();
+            seconds_left = seconds_left.map(|left| (left - taken as f64).max(0.0));
             findings.plan.push(plan);
         }
     }
@@ -91,6 +101,12 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
         findings.warnings.extend(old_transactions(&mut session, age).await?);
     }
     Ok(findings)
+}
+
+/// What of a downtime is for work.
+fn work_seconds(at_most: u32) -> f64 {
+    let at_most = SignedDuration::from_secs(at_most.into());
+    (at_most - restart_reserve(at_most)).as_secs_f64()
 }
 
 /// Mode Full, with a table that is worth it.
@@ -149,13 +165,14 @@ async fn vacuum_plan(
     arguments: &Arguments,
     name: &str,
     vacuum: &Vacuum,
+    seconds_left: Option<f64>,
     warnings: &mut Vec<String>,
 ) -> Result<StepPlan> {
     let mode = vacuum.mode;
     let offline = mode == VacuumMode::Full;
     let request = request(arguments, name, vacuum)?;
     let Survey { candidates, skipped } = survey::survey(session, &request).await?;
-    let seconds = arguments.downtime_at_most.filter(|_| offline).map(f64::from);
+    let seconds = seconds_left.filter(|_| offline);
     let (fitting, left) = plan::fit(&candidates, mode, seconds);
 
     let space = if offline { Some(Space::look(session, &request, &fitting).await?) } else { None };
@@ -166,14 +183,22 @@ async fn vacuum_plan(
 
     let expected_seconds = fitting.iter().map(|candidate| candidate.seconds(mode)).sum::<f64>().ceil() as i64;
     let gain: i64 = fitting.iter().map(plan::Candidate::gain).sum();
-    let no_time = || seconds.map(|seconds| format!("may not fit into what downtime.atMost leaves of {seconds} s"));
+    let no_time =
+        || seconds.map(|seconds| format!("may not fit into the {} s that downtime.atMost leaves", seconds.floor()));
     let mut tables: Vec<TablePlan> = fitting.iter().map(|candidate| candidate.to_plan(mode, None)).collect();
     tables.extend(left.iter().map(|candidate| candidate.to_plan(mode, no_time())));
     tables.extend(skipped.iter().map(|(candidate, reason)| candidate.to_plan(mode, Some(reason.clone()))));
-    tables.truncate(TABLES_SHOWN);
+    let mut summary = summary(mode, fitting.len(), left.len(), skipped.len(), gain, expected_seconds);
+    if tables.len() > TABLES_SHOWN {
+        summary += &format!("; of {} tables, {TABLES_SHOWN} are listed", tables.len());
+        tables.truncate(TABLES_SHOWN);
+    }
+    if let Some((free, by)) = space.as_ref().and_then(|space| space.free.zip(space.told_by())) {
+        summary += &format!("; {} is free {by}", bytes::human(free));
+    }
     Ok(StepPlan {
         step: name.to_owned(),
-        summary: summary(mode, fitting.len(), left.len(), skipped.len(), gain, expected_seconds),
+        summary,
         offline,
         expected_gain_bytes: offline.then_some(gain),
         expected_seconds: Some(expected_seconds),
@@ -194,6 +219,7 @@ fn request(arguments: &Arguments, name: &str, vacuum: &Vacuum) -> Result<Request
         minimum_gain: amount("minimumGain", &vacuum.minimum_gain)?,
         cursor: arguments.cursors.iter().find(|(step, _)| step == name).map(|(_, position)| position.clone()),
         data_volume: arguments.connection.data_volume.clone(),
+        stated: arguments.stated_at.map(|at| Timestamp::now().duration_since(at)),
         free_space: vacuum.free_space.as_deref().map(|text| amount("freeSpace", text)).transpose()?,
     })
 }

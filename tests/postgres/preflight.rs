@@ -51,17 +51,55 @@ async fn what_does_not_fit_into_the_downtime_is_told() {
     let database = Database::empty("preflight_time");
     database.add_bloated("bloated", 60_000);
     database.add_bloated("second", 59_000);
-    let finished = database.task("preflight").with(&["--step", FULL, "--downtime-at-most", "1"]).run().await;
+    let finished = database.task("preflight").with(&["--step", FULL, "--downtime-at-most", "2"]).run().await;
     let plan = &finished.preflight().plan[0];
     assert_eq!(plan.tables[0].skipped, None);
     let reason = plan.tables[1].skipped.as_deref().unwrap_or_default();
-    assert!(reason.contains("may not fit into what downtime.atMost leaves of 1 s"), "{plan:?}");
+    assert!(reason.contains("may not fit into the 1 s that downtime.atMost leaves"), "{plan:?}");
     assert!(plan.summary.contains("1 do not fit"), "{}", plan.summary);
     let left = plan.tables[1].name.clone();
     let cursor = format!("vacuum-1={left}");
-    let arguments = ["--step", FULL, "--downtime-at-most", "1", "--cursor", &cursor];
+    let arguments = ["--step", FULL, "--downtime-at-most", "2", "--cursor", &cursor];
     let finished = database.task("preflight").with(&arguments).run().await;
     assert_eq!(finished.preflight().plan[0].tables[0].name, left, "what was left comes first");
+}
+
+#[tokio::test]
+async fn the_second_step_has_what_the_first_leaves() {
+    let database = Database::empty("preflight_steps");
+    database.add_bloated("one", 60_000);
+    database.add_bloated("two", 60_000);
+    let step = |number, table| {
+        format!(
+            r#"vacuum-{number}={{"vacuum":{{"mode":"Full","minimumGain":"1Mi","freeSpace":"100Gi","tables":["{table}"]}}}}"#
+        )
+    };
+    let (first, second) = (step(1, "one"), step(2, "two"));
+    // Of 2 s, 1.5 are for work, and each table is taken for 1.
+    for (at_most, skipped) in [("2", true), ("60", false)] {
+        let arguments = ["--step", &first, "--step", &second, "--downtime-at-most", at_most];
+        let finished = database.task("preflight").with(&arguments).run().await;
+        let [one, two] = finished.preflight().plan.as_slice() else { panic!("{finished:?}") };
+        assert_eq!((one.expected_seconds, &one.tables[0].skipped), (Some(1), &None));
+        assert_eq!(two.tables[0].skipped.is_some(), skipped, "{two:?}");
+        assert_eq!(two.expected_seconds, Some(if skipped { 0 } else { 1 }));
+    }
+}
+
+#[tokio::test]
+async fn a_plan_says_what_it_leaves_out_and_how_old_a_stated_figure_is() {
+    let database = Database::empty("preflight_many");
+    database.sql("DO $$ BEGIN FOR n IN 1..70 LOOP EXECUTE format('CREATE TABLE t%s (id int)', n); END LOOP; END $$");
+    database
+        .sql("DO $$ BEGIN FOR n IN 1..70 LOOP EXECUTE format('ALTER TABLE t%s OWNER TO synapse', n); END LOOP; END $$");
+    database.add_bloated("bloated", 60_000);
+    let arguments = ["--step", FULL, "--stated-at", "2024-01-31T03:30:00Z"];
+    let finished = database.task("preflight").with(&arguments).run().await;
+    let plan = &finished.preflight().plan[0];
+    assert_eq!(plan.tables.len(), 50);
+    assert!(plan.summary.contains("; of 71 tables, 50 are listed"), "{}", plan.summary);
+    assert!(plan.summary.contains("; 100.0 GiB is free by vacuum.freeSpace, which was stated"), "{}", plan.summary);
+    assert!(plan.summary.ends_with(" days old"), "{}", plan.summary);
 }
 
 #[tokio::test]

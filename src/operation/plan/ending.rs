@@ -1,6 +1,5 @@
 //! The end of a run: its outcome, its figures, its place in the history.
 
-use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, Phase, Planner};
@@ -27,7 +26,7 @@ impl Planner<'_> {
             started_at: run.started_at.clone(),
             finished_at: now,
             reason: run.failure.as_ref().map(|failure| failure.reason.clone()),
-            message: Some(run.failure.as_ref().map_or_else(|| summary(&run), |failure| failure.message.clone())),
+            message: Some(message(&run)),
             figures: figures.clone(),
         };
         self.status.last = Some(figures);
@@ -87,20 +86,23 @@ impl Planner<'_> {
 
 /// What a run cost and gave.
 fn figures(run: &Run) -> Figures {
-    let downtime = run.window.as_ref().and_then(|window| {
-        let end = window.ready_at.as_ref().or(window.returned_at.as_ref())?;
-        Some(end.0.duration_since(window.recorded_at.0).as_secs())
-    });
+    let downtime = run.downtime_taken();
     // By table: the database as a whole also grows by what Synapse writes meanwhile.
     let tables = || run.steps.iter().filter_map(|step| step.result.as_ref()).flat_map(|result| &result.tables);
     let freed = tables().map(|table| table.bytes_before - table.bytes_after).sum::<i64>();
     let freed = Some(freed).filter(|freed| *freed > 0);
     Figures {
-        downtime: downtime.map(|seconds| format!("{:#}", SignedDuration::from_secs(seconds))),
-        downtime_seconds: downtime,
+        downtime: downtime.map(|downtime| format!("{downtime:#}")),
+        downtime_seconds: downtime.map(|downtime| downtime.as_secs()),
         freed: freed.map(bytes::human),
         freed_bytes: freed,
     }
+}
+
+/// Why it failed or what it did, and whether users waited for longer than they should.
+fn message(run: &Run) -> String {
+    let said = run.failure.as_ref().map_or_else(|| summary(run), |failure| failure.message.clone());
+    [Some(said), report::overrun(run)].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// What the steps say of themselves. Preflight's says what was to be done, not what was.

@@ -91,6 +91,7 @@ impl Planner<'_> {
     fn start(&mut self, trigger: Trigger, start_before: Option<Time>) -> Next {
         let number = self.status.run.as_ref().map_or(1, |last| last.number + 1);
         self.status.plan.clear();
+        self.status.expected_downtime_seconds = None;
         self.status.run = Some(Box::new(Run {
             number,
             trigger,

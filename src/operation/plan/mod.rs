@@ -10,6 +10,8 @@ mod idle;
 mod simulation;
 mod steps;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use jiff::{SignedDuration, Timestamp};

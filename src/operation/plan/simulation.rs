@@ -52,7 +52,7 @@ enum Blow {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Moment {
+pub(super) enum Moment {
     BeforeStatus,
     BeforeAct,
     AfterAct,
@@ -78,7 +78,7 @@ struct SimJob {
 }
 
 #[derive(Clone, Debug)]
-struct SimWorkload {
+pub(super) struct SimWorkload {
     workload: WorkloadRef,
     role: Role,
     original: i32,
@@ -86,22 +86,22 @@ struct SimWorkload {
     pods: i32,
     /// Somebody else has set replicas, or the Pods hang: what it ends up with is not ours alone.
     meddled: bool,
-    hangs: bool,
+    pub(super) hangs: bool,
 }
 
-struct World {
-    subject: Subject,
+pub(super) struct World {
+    pub(super) subject: Subject,
     exists: bool,
     synapse: Option<ObservedSynapse>,
     /// Holder and whether counts are on it.
     lease: Option<(String, Option<Vec<RecordedWorkload>>)>,
-    workloads: Vec<SimWorkload>,
+    pub(super) workloads: Vec<SimWorkload>,
     jobs: BTreeMap<(String, i32), SimJob>,
     /// Seconds that the Pod of a Job that somebody deleted still runs.
     lingers: i64,
     next_fate: Fate,
     uninstalling: bool,
-    now: Timestamp,
+    pub(super) now: Timestamp,
     successes: BTreeMap<String, usize>,
 }
 
@@ -112,7 +112,7 @@ postgres: {host: postgres, database: synapse, credentials: {secretName: postgres
 ";
 
 impl World {
-    fn new(steps: &str) -> Self {
+    pub(super) fn new(steps: &str) -> Self {
         let spec: SynapseMaintenanceSpec =
             serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: example}}, steps: {steps}}}")).unwrap();
         let spec_of_synapse: SynapseSpec = serde_yaml_ng::from_str(SYNAPSE).unwrap();
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// As [`crate::operation::observe`] does it.
-    fn observe(&self) -> Observed {
+    pub(super) fn observe(&self) -> Observed {
         let mut observed =
             Observed { uninstalling: self.uninstalling, image: "tools".to_owned(), ..Default::default() };
         let Some(run) = self.subject.status.active_run() else { return observed };
@@ -236,7 +236,7 @@ impl World {
     }
 
     /// A reconcile of at most `turns` turns. True: it came to a wait.
-    fn reconcile(&mut self, turns: usize, killed: Option<Moment>) -> bool {
+    pub(super) fn reconcile(&mut self, turns: usize, killed: Option<Moment>) -> bool {
         for turn in 1..=turns {
             if !self.exists {
                 return true;
@@ -349,7 +349,7 @@ impl World {
         }
     }
 
-    fn tick(&mut self, seconds: i64) {
+    pub(super) fn tick(&mut self, seconds: i64) {
         self.now += SignedDuration::from_secs(seconds);
         self.lingers -= seconds;
         for one in self.workloads.iter_mut().filter(|one| !one.hangs) {

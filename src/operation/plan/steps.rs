@@ -7,7 +7,8 @@ use super::{Action, Headline, Next, Phase, Planner, SAFETY, elapsed};
 use crate::{
     api::{
         Duration,
-        operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus},
+        maintenance::Downtime,
+        operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus, restart_reserve},
     },
     operation::{
         job,
@@ -43,7 +44,7 @@ impl Planner<'_> {
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
         let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
         let (uid, generation) = (synapse.uid.clone(), synapse.generation);
-        let steps = pinned::steps(&self.subject.request, &self.status.cursors);
+        let steps = pinned::steps(&self.subject.request, &self.status.cursors, self.subject.created);
         let name = self.subject.request.synapse.clone();
         let node = self.observed.data_node.clone();
         let run = self.run_mut();
@@ -105,7 +106,8 @@ impl Planner<'_> {
                     index,
                     Transient,
                     "JobDeleted",
-                    "somebody deleted its Job: what it did is unknown".to_owned(),
+                    "somebody deleted its Job: what it did is unknown. Keep them from its Jobs until the run is over"
+                        .to_owned(),
                 ),
             };
         };
@@ -130,7 +132,9 @@ impl Planner<'_> {
                     index,
                     Transient,
                     "ResultUnknown",
-                    "its Job ended but the result went with its Pod".to_owned(),
+                    "its Job ended but the result went with its Pod. Keep what deletes finished Pods away until the run is \
+                     over"
+                        .to_owned(),
                 ),
             },
             JobState::Failed(why) => self.job_failed(index, &job, why),
@@ -146,11 +150,10 @@ impl Planner<'_> {
         let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
         let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
-        let why = job.pod.clone().unwrap_or_else(|| {
-            let Subject { namespace, name, uid, .. } = self.subject;
-            let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
-            format!("no Pod was made for its Job. See why with: kubectl -n {namespace} describe job {job}")
-        });
+        let why = job
+            .pod
+            .clone()
+            .unwrap_or_else(|| format!("no Pod was made for its Job. See why with: {}", self.describe_job(step)));
         if elapsed(&since, self.now) > allowed {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.failing("PodDoesNotStart", Terminal, message);
@@ -170,7 +173,17 @@ impl Planner<'_> {
             let message = format!("its container was killed for memory. Raise spec.jobs.resources.limits.memory{last}");
             return self.try_again(index, Terminal, "OutOfMemory", message);
         }
-        self.try_again(index, Transient, "JobFailed", format!("{why}{last}"))
+        let said = format!("{why}{last}");
+        let see = self.describe_job(&self.run().steps[index]);
+        let message = format!("{}. See more with: {see}", said.trim_end_matches('.'));
+        self.try_again(index, Transient, "JobFailed", message)
+    }
+
+    /// What to type to look at a step's Job.
+    fn describe_job(&self, step: &StepStatus) -> String {
+        let Subject { namespace, name, uid, .. } = self.subject;
+        let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
+        format!("kubectl -n {namespace} describe job {job}")
     }
 
     /// Another attempt where one may help and is left; the end of the run otherwise.
@@ -197,6 +210,7 @@ impl Planner<'_> {
         if let Some(Findings::Preflight(findings)) = report.findings {
             let summaries: Vec<&str> = findings.plan.iter().map(|plan| plan.summary.as_str()).collect();
             let summary = summaries.join("; ");
+            self.status.expected_downtime_seconds = expected_downtime(&findings.plan, &self.run().downtime);
             self.status.plan = findings.plan;
             self.leave_out_what_does_nothing(&now);
             let step = &mut self.run_mut().steps[index];
@@ -222,10 +236,8 @@ impl Planner<'_> {
 
     /// Users are not locked out for nothing: an offline step that would leave every table alone counts as done.
     fn leave_out_what_does_nothing(&mut self, now: &Time) {
-        let does_nothing = |plan: &&StepPlan| {
-            plan.offline && !plan.tables.is_empty() && plan.tables.iter().all(|table| table.skipped.is_some())
-        };
-        let plans: Vec<StepPlan> = self.status.plan.iter().filter(does_nothing).cloned().collect();
+        let plans: Vec<StepPlan> =
+            self.status.plan.iter().filter(|plan| plan.offline && does_nothing(plan)).cloned().collect();
         for step in self.run_mut().steps.iter_mut().filter(|step| step.state == StepState::Pending) {
             if let Some(plan) = plans.iter().find(|plan| plan.step == step.name) {
                 step.state = StepState::Succeeded;
@@ -248,6 +260,44 @@ impl Planner<'_> {
             phase,
             reason: reason.to_owned(),
             message: format!("step {} ({}/{}): {what}", step.name, index + 1, steps.len()),
+        }
+    }
+}
+
+fn does_nothing(plan: &StepPlan) -> bool {
+    !plan.tables.is_empty() && plan.tables.iter().all(|table| table.skipped.is_some())
+}
+
+/// How long the homeserver would be down, in seconds; `None`: no step takes it down.
+fn expected_downtime(plan: &[StepPlan], downtime: &Downtime) -> Option<i64> {
+    let offline: Vec<&StepPlan> = plan.iter().filter(|plan| plan.offline && !does_nothing(plan)).collect();
+    let work: i64 = offline.iter().filter_map(|plan| plan.expected_seconds).sum();
+    (!offline.is_empty()).then(|| work + restart_reserve(downtime.at_most.to_signed()).as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::report::TablePlan;
+
+    #[test]
+    fn the_expected_downtime_is_that_of_all_offline_steps_with_stop_and_start() {
+        let plan = |offline, seconds, skipped: Option<&str>| StepPlan {
+            offline,
+            expected_seconds: Some(seconds),
+            tables: vec![TablePlan { skipped: skipped.map(str::to_owned), ..Default::default() }],
+            ..Default::default()
+        };
+        let (online, one, other) = (plan(false, 100, None), plan(true, 30, None), plan(true, 20, None));
+        let nothing = plan(true, 0, Some("too small"));
+        let at_most = |text: &str| Downtime { at_most: text.parse().unwrap(), ..Default::default() };
+        for (plan, downtime, expected) in [
+            (vec![online.clone(), nothing.clone()], "1h", None),
+            (vec![online.clone(), one.clone(), nothing], "1h", Some(90)),
+            (vec![one.clone(), other.clone()], "1h", Some(110)),
+            (vec![online, one, other], "2m", Some(80)),
+        ] {
+            assert_eq!(expected_downtime(&plan, &at_most(downtime)), expected);
         }
     }
 }

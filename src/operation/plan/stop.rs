@@ -39,7 +39,8 @@ impl Planner<'_> {
         if self.run().work_until().is_some_and(|until| self.now > until) {
             let at_most = &self.run().downtime.at_most;
             let message = format!(
-                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done"
+                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: \
+                 raise it, or name fewer tables in vacuum.tables"
             );
             self.fail("DowntimeExceeded", Transient, message);
         }
@@ -56,7 +57,10 @@ impl Planner<'_> {
         }
         match &self.observed.synapse {
             Some(synapse) if synapse.uid == pinned.uid && !synapse.deleting => None,
-            _ => Some(format!("Synapse {} was deleted while the run worked on it", pinned.name)),
+            _ => Some(format!(
+                "Synapse {} was deleted while the run worked on it: create it again before the next run",
+                pinned.name
+            )),
         }
     }
 
@@ -85,13 +89,15 @@ impl Planner<'_> {
             && let Some((live, pod)) = live().find_map(|live| live.pods.first().map(|pod| (live, pod)))
         {
             return Some(format!(
-                "Pod {} of {} appeared while the homeserver was down for maintenance",
-                pod.name, live.workload
+                "Pod {} of {} appeared while the homeserver was down for maintenance. Keep whoever made it away during a \
+                 downtime: kubectl -n {} get pod {} -o yaml --show-managed-fields",
+                pod.name, live.workload, self.subject.namespace, pod.name
             ));
         }
         let appeared = self.observed.appeared.first()?;
         Some(format!(
-            "{appeared} matches the homeserver's workloads and was started while the homeserver was down for maintenance"
+            "{appeared} matches the homeserver's workloads and was started while the homeserver was down for maintenance. \
+             Start it before or after, or narrow spec.workloads of the Synapse object"
         ))
     }
 

@@ -136,7 +136,12 @@ impl Planner<'_> {
         }
         let since = window.resume_began_at.clone().unwrap_or(Time(now));
         if elapsed(&since, now) > READY_WITHIN {
-            let message = format!("the replicas are back but not Ready: {}", waiting.join("; "));
+            let message = format!(
+                "the replicas are back but not Ready: {}. Nothing more is done: see why with kubectl -n {} describe pods, \
+                 and kubectl logs",
+                waiting.join("; "),
+                self.subject.namespace
+            );
             self.fail("NotReadyAgain", Transient, message);
             return None;
         }

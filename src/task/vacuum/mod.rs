@@ -49,6 +49,7 @@ impl Arguments {
             cursor: self.cursor.clone(),
             data_volume: self.connection.data_volume.clone(),
             free_space: self.free_space,
+            stated: None,
         }
     }
 }

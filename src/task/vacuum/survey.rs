@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use jiff::SignedDuration;
+
 use super::{
     estimate,
     plan::{self, Candidate},
@@ -29,6 +31,8 @@ pub struct Request {
     pub data_volume: Option<PathBuf>,
     /// … and what the user says that there is, in bytes.
     pub free_space: Option<i64>,
+    /// How long ago that was said, at most.
+    pub stated: Option<SignedDuration>,
 }
 
 /// What there is to do.
@@ -122,7 +126,9 @@ pub struct Space {
     /// In bytes; `None`: nobody knows.
     pub free: Option<i64>,
     /// Who says so.
-    source: &'static str,
+    source: String,
+    /// A person says so.
+    stated: bool,
     /// The table with the largest copy, and its bytes.
     largest: Option<(String, i64)>,
 }
@@ -134,9 +140,9 @@ impl Space {
     /// A data volume that cannot be read; those of PostgreSQL.
     pub async fn look(session: &mut Session, request: &Request, candidates: &[Candidate]) -> Result<Self> {
         let (free, source) = match (&request.data_volume, request.free_space) {
-            (Some(volume), _) => (Some(disk::free_bytes(volume)?), "on the volume of postgres.dataVolume"),
-            (None, Some(stated)) => (Some(stated), "by vacuum.freeSpace, a figure that was stated and may have aged"),
-            (None, None) => (None, "unknown"),
+            (Some(volume), _) => (Some(disk::free_bytes(volume)?), "on the volume of postgres.dataVolume".to_owned()),
+            (None, Some(stated)) => (Some(stated), format!("by vacuum.freeSpace, {}", said(request.stated))),
+            (None, None) => (None, String::new()),
         };
         let copies: Vec<i64> = candidates.iter().map(Candidate::copy_bytes).collect();
         let largest = candidates.iter().max_by_key(|candidate| candidate.copy_bytes());
@@ -144,8 +150,14 @@ impl Space {
             needed: disk::needed_bytes(&copies, disk::wal(session).await?),
             free,
             source,
+            stated: request.data_volume.is_none() && request.free_space.is_some(),
             largest: largest.map(|candidate| (candidate.table.name.clone(), candidate.copy_bytes())),
         })
+    }
+
+    /// Who says how much is free, where nobody has measured it.
+    pub fn told_by(&self) -> Option<&str> {
+        self.stated.then_some(self.source.as_str())
     }
 
     /// # Errors
@@ -180,12 +192,27 @@ impl Space {
     }
 }
 
+/// How much a figure in a spec is worth: it ages with every run of a schedule.
+fn said(age: Option<SignedDuration>) -> String {
+    let days = age.map(|age| age.as_hours() / 24).filter(|days| *days > 0);
+    match days {
+        None => "which was stated and not measured".to_owned(),
+        Some(days) => format!("which was stated and not measured, in a maintenance that is {days} days old"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn space(needed: i64, free: Option<i64>) -> Space {
-        Space { needed, free, source: "on the volume", largest: Some(("events".to_owned(), needed / 2)) }
+        Space {
+            needed,
+            free,
+            source: "on the volume".to_owned(),
+            stated: false,
+            largest: Some(("events".to_owned(), needed / 2)),
+        }
     }
 
     #[test]
@@ -198,5 +225,12 @@ mod tests {
         }
         assert_eq!(space(2048, None).check().unwrap_err().reason, "FreeSpaceUnknown");
         assert_eq!(Space { largest: None, ..space(0, None) }.check(), Ok(()), "nothing to do needs no room");
+    }
+
+    #[test]
+    fn a_stated_figure_says_its_age() {
+        assert_eq!(said(None), "which was stated and not measured");
+        assert_eq!(said(Some(SignedDuration::from_hours(23))), "which was stated and not measured");
+        assert!(said(Some(SignedDuration::from_hours(24 * 40 + 5))).ends_with("a maintenance that is 40 days old"));
     }
 }

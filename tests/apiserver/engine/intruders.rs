@@ -1,6 +1,9 @@
 //! Somebody else's will during the downtime: noticed within seconds, the Job is stopped first, then all comes back.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::api::{Patch, PatchParams};
@@ -26,7 +29,13 @@ tests![
 
 async fn a_scale_up_through_the_subresource_stops_the_run(stage: Arc<Stage>, test: &'static str) {
     let world = in_the_downtime(&stage, test).await;
+    let scaled_at = Instant::now();
     world.scale("StatefulSet", "main", 1).await;
+    let stopped = |entry: &Entry| matches!(entry, Entry::TaskStopped { .. });
+    world.place.ledger.until("the task is stopped", stopped).await;
+    // A look without a watch would come after 30 seconds.
+    let within = scaled_at.elapsed();
+    assert!(within < Duration::from_secs(15), "noticed after {within:?}");
     contested(&world, &["StatefulSet/main was scaled to 1", "through /scale; the API does not record who"]).await;
     world.until_homeserver_is_ready().await;
 }

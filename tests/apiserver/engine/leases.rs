@@ -14,7 +14,7 @@ use synapse_keeper::{
     operation::orphans,
 };
 
-use super::endings::strip_finalizers;
+use super::{endings::strip_finalizers, told};
 use crate::stage::{
     Stage,
     ledger::{Entry, Task},
@@ -50,6 +50,7 @@ async fn two_operations_run_one_after_the_other(stage: Arc<Stage>, test: &'stati
     world.maintain("n", ANALYZE_AND_FULL).await;
     let message = world.until_condition("n", Type::Ready, "False", "HomeserverBusy").await;
     assert!(message.contains("SynapseMaintenance m"), "{message}");
+    assert_eq!(told(&world, "n", "HomeserverBusy").await, ("Normal".to_owned(), message));
     world.place.release();
     world.until_failed("m").await;
     world.until_complete("n").await;

@@ -14,7 +14,11 @@ mod schedule;
 mod shutdown;
 mod trouble;
 
-use crate::stage::Play;
+use std::time::Duration;
+
+use k8s_openapi::api::events::v1::Event;
+
+use crate::stage::{Play, world::World};
 
 /// The longest first: the others run beside them.
 pub fn tests() -> Vec<(&'static str, Play)> {
@@ -34,4 +38,24 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         trouble::tests(),
     ]
     .concat()
+}
+
+/// Waits for the event of this reason about a maintenance, and sees that it is the only one; gives its type and its words.
+async fn told(world: &World, name: &str, reason: &str) -> (String, String) {
+    let wanted = |event: &Event| {
+        event.reason.as_deref() == Some(reason)
+            && event.regarding.as_ref().is_some_and(|object| object.name.as_deref() == Some(name))
+    };
+    // An event is published after the status is written.
+    for _ in 0..300 {
+        let events = world.api::<Event>().list(&Default::default()).await.expect("a list").items;
+        let found: Vec<Event> = events.into_iter().filter(wanted).collect();
+        if let [event] = found.as_slice() {
+            assert!(event.series.is_none(), "told more than once: {event:?}");
+            return (event.type_.clone().unwrap_or_default(), event.note.clone().unwrap_or_default());
+        }
+        assert!(found.is_empty(), "told more than once: {found:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no event says {reason}");
 }

@@ -2,17 +2,26 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use synapse_keeper::{
     api::{SynapseMaintenance, conditions::Type},
+    operation::job,
     task::report::ErrorClass,
 };
 
+use super::told;
 use crate::stage::{
     Stage,
+    ledger::Entry,
     operator::Operator,
-    script::{Fate, Script, failure},
+    script::{Fate, Script, failure, success},
     tests,
-    world::{FULL, SYNAPSE, World, workload},
+    world::{FULL, SYNAPSE, World, outcomes, workload},
 };
 
 tests![
@@ -28,6 +37,8 @@ tests![
     a_preflight_that_finds_a_wrong_password,
     an_image_that_cannot_be_pulled,
     a_pod_that_no_node_takes,
+    a_job_s_name_that_is_taken,
+    counts_that_another_maintenance_has_not_given_back,
 ];
 
 async fn a_synapse_that_does_not_exist_is_waited_for(stage: Arc<Stage>, test: &'static str) {
@@ -39,6 +50,7 @@ async fn a_synapse_that_does_not_exist_is_waited_for(stage: Arc<Stage>, test: &'
         assert!(message.contains(word), "{message}");
     }
     world.until_condition("m", Type::Reconciling, "True", "SynapseNotFound").await;
+    assert_eq!(told(&world, "m", "SynapseNotFound").await, ("Warning".to_owned(), message));
     world.add_homeserver().await;
     world.until_complete("m").await;
     world.assert_all_is_back().await;
@@ -52,6 +64,7 @@ async fn a_suspended_synapse_is_waited_for(stage: Arc<Stage>, test: &'static str
     world.maintain("m", FULL).await;
     let message = world.until_condition("m", Type::Ready, "False", "SynapseSuspended").await;
     assert!(message.contains("spec.suspend"), "{message}");
+    assert_eq!(told(&world, "m", "SynapseSuspended").await, ("Normal".to_owned(), message));
     assert!(world.lease().await.is_none());
     world.apply(&suspended.replace("suspend: true", "suspend: false")).await;
     world.until_complete("m").await;
@@ -153,6 +166,55 @@ async fn a_pod_that_no_node_takes(stage: Arc<Stage>, test: &'static str) {
     world.play(Script::default().tasks(|task| (task.name() == "preflight").then_some(Fate::Unschedulable)));
     world.apply(&SYNAPSE.replace("  serverName", "  jobs: {startWithin: 2s}\n  serverName")).await;
     refused(&world, "PodDoesNotStart", &["Unschedulable", "Insufficient memory"]).await;
+}
+
+async fn a_job_s_name_that_is_taken(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.maintain("m", FULL).await;
+    let uid = world.until_maintenance("m", "is there", |_| true).await.uid().expect("a UID");
+    let name = job::name("m", &uid, 1, "preflight", 1);
+    let job = format!(
+        "
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: {name}}}
+spec:
+  suspend: true
+  template: {{spec: {{restartPolicy: Never, containers: [{{name: it, image: localhost/it:1}}]}}}}"
+    );
+    world.apply(&job).await;
+    let _operator = world.operator();
+    let (reason, message) = world.until_failed("m").await;
+    assert_eq!(reason, "JobNameTaken");
+    assert!(message.contains("delete that Job"), "{message}");
+    let left = world.api::<Job>().get(&name).await.expect("it is not ours to delete");
+    assert_eq!(left.metadata.deletion_timestamp, None);
+    world.assert_all_is_back().await;
+}
+
+async fn counts_that_another_maintenance_has_not_given_back(stage: Arc<Stage>, test: &'static str) {
+    let mut world = World::with_homeserver(&stage, test).await;
+    world.play(Script::default().tasks(|task| {
+        let held = || Fate::Held(Fate::Reports(success(task)).into());
+        (task.name() == "preflight").then(held)
+    }));
+    world.begin(FULL).await;
+    world.place.ledger.until("preflight runs", |entry| matches!(entry, Entry::TaskBegan { .. })).await;
+    // As if somebody had deleted the Lease of one whose operator was away: its counts are in its status alone.
+    world.maintain("other", &format!("dryRun: true\n{FULL}")).await;
+    world.until_condition("other", Type::Ready, "False", "HomeserverBusy").await;
+    let worker = json!({"kind": "Deployment", "name": "worker", "role": "Worker", "replicas": 2, "ready": 2});
+    let window = json!({"workloads": [worker], "recordedAt": jiff::Timestamp::now()});
+    let patch = Patch::Merge(json!({"status": {"run": {"window": window}}}));
+    world.api::<SynapseMaintenance>().patch_status("other", &PatchParams::default(), &patch).await.expect("a status");
+    world.play(Script::default());
+    world.place.release();
+    let (reason, message) = world.until_failed("m").await;
+    assert_eq!(reason, "CountsHeldElsewhere", "{message}");
+    assert!(message.contains("SynapseMaintenance other") && message.contains("wait for it"), "{message}");
+    assert_eq!(world.generations().await, [1, 1, 1, 1], "no replica was touched");
+    world.until_maintenance("other", "has ended", |object| !outcomes(object).is_empty()).await;
+    world.assert_all_is_back().await;
 }
 
 /// A full vacuum fails for this reason, in these words, and no replica was touched.

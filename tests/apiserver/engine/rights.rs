@@ -13,7 +13,7 @@ use k8s_openapi::api::{
     rbac::v1::Role,
 };
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{Patch, PatchParams, PostParams},
 };
 use serde::Deserialize;
@@ -62,7 +62,7 @@ async fn the_chart_grants_what_is_used_and_nothing_else(stage: Arc<Stage>, test:
 }
 
 /// Applies what the chart renders of RBAC for this namespace; gives the ServiceAccount's name.
-async fn install(world: &World) -> String {
+pub(super) async fn install(world: &World) -> String {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/synapse-keeper");
     let mut helm = world.stage.control_plane.program("helm");
     helm.args([
@@ -97,11 +97,7 @@ async fn install(world: &World) -> String {
 
 /// The operator as its Deployment runs it, with the rights of that account, on a thread of its own.
 async fn run_as(world: &World, account: &str, shutdown: CancellationToken) -> JoinHandle<Result<(), String>> {
-    let accounts: Api<ServiceAccount> = world.api();
-    let request = TokenRequest { spec: Default::default(), ..Default::default() };
-    let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
-    let token = answer.status.expect("a token").token;
-    let client = Client::try_from(world.stage.control_plane.config_for(&token).await).expect("a client");
+    let client = Client::try_from(config_of(world, account).await).expect("a client");
     let options = Options {
         tools_image: "localhost/tools:1".to_owned(),
         tools_image_pull_policy: "IfNotPresent".to_owned(),
@@ -115,6 +111,14 @@ async fn run_as(world: &World, account: &str, shutdown: CancellationToken) -> Jo
     std::thread::spawn(move || {
         runtime.block_on(controller::run(client, options, shutdown)).map_err(|error| error.to_string())
     })
+}
+
+/// How a client with the rights of that account reaches the API server.
+pub(super) async fn config_of(world: &World, account: &str) -> Config {
+    let accounts: Api<ServiceAccount> = world.api();
+    let request = TokenRequest { spec: Default::default(), ..Default::default() };
+    let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
+    world.stage.control_plane.config_for(&answer.status.expect("a token").token).await
 }
 
 /// All that an operator ever does.

@@ -11,11 +11,13 @@ use synapse_keeper::api::{
     operation::{Outcome, Trigger},
 };
 
+use super::told;
 use crate::stage::{
     Stage,
-    script::{Fate, Script, failure},
+    ledger::Entry,
+    script::{Fate, Script, failure, success},
     tests,
-    world::{ANALYZE, World, is, outcomes},
+    world::{ANALYZE, FULL, World, is, outcomes},
 };
 
 tests![
@@ -24,6 +26,7 @@ tests![
     a_schedule_that_cannot_be_followed_is_stalled_and_says_why,
     a_run_comes_at_its_minute_and_is_skipped_when_the_homeserver_stays_busy,
     a_failed_run_is_not_the_end_of_a_schedule,
+    what_a_run_left_is_begun_with_in_the_next,
 ];
 
 const YEARLY: &str = "schedule: {cron: '@yearly', timeZone: Europe/Berlin}";
@@ -61,9 +64,11 @@ async fn a_schedule_that_cannot_be_followed_is_stalled_and_says_why(stage: Arc<S
     world.begin(&format!("schedule: {{cron: '@weekly', timeZone: Europe/Berlln}}\n{ANALYZE}")).await;
     let message = world.until_condition("m", Type::Stalled, "True", "UnknownTimeZone").await;
     assert!(message.contains("spec.schedule.timeZone") && message.contains("Europe/Berlln"), "{message}");
+    assert_eq!(told(&world, "m", "UnknownTimeZone").await, ("Warning".to_owned(), message));
     world.maintain("m", &format!("schedule: {{cron: '61 3 * * 0'}}\n{ANALYZE}")).await;
     let message = world.until_condition("m", Type::Stalled, "True", "InvalidCron").await;
     assert!(message.contains("spec.schedule.cron") && message.contains("61 3 * * 0"), "{message}");
+    assert_eq!(told(&world, "m", "InvalidCron").await, ("Warning".to_owned(), message));
     world.maintain("m", &format!("schedule: {{cron: '1 3 * * 0'}}\n{ANALYZE}")).await;
     world.until_condition("m", Type::Ready, "True", "Scheduled").await;
     assert!(!is(&world.api::<SynapseMaintenance>().get("m").await.expect("it is there"), Type::Stalled));
@@ -118,6 +123,40 @@ async fn a_failed_run_is_not_the_end_of_a_schedule(stage: Arc<Stage>, test: &'st
     let ran = world.until_maintenance("m", "is well again", |object| is(object, Type::Ready)).await;
     assert_eq!(outcomes(&ran), [Outcome::Succeeded, Outcome::Failed]);
     assert!(!is(&ran, Type::Failed));
+}
+
+async fn what_a_run_left_is_begun_with_in_the_next(stage: Arc<Stage>, test: &'static str) {
+    let mut world = World::with_homeserver(&stage, test).await;
+    world.play(Script::default().tasks(|task| {
+        let mut report = success(task);
+        let result = report.result.as_mut()?;
+        result.cursor = task.flag("--cursor").is_none().then(|| "events,state_groups_state".to_owned());
+        Some(Fate::Reports(report))
+    }));
+    world.begin(&format!("{YEARLY}\n{FULL}")).await;
+    for (value, runs) in [("1", 1), ("2", 2), ("3", 3)] {
+        run_now(&world, value).await;
+        let ran = world.until_maintenance("m", "has run", |object| outcomes(object).len() == runs).await;
+        let left: Vec<String> = ran.status.unwrap().cursors.into_iter().map(|cursor| cursor.position).collect();
+        let expected: &[&str] = if runs == 2 { &[] } else { &["events,state_groups_state"] };
+        assert_eq!(left, expected, "run {runs}");
+    }
+    let entries = world.place.ledger.entries();
+    let cursors: Vec<Option<&str>> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::TaskBegan { task, .. } if task.name() != "inspect" => Some(task.flag("--cursor")),
+            _ => None,
+        })
+        .collect();
+    let (preflight, step) = ("vacuum-1=events,state_groups_state", "events,state_groups_state");
+    assert_eq!(cursors, [None, None, Some(preflight), Some(step), None, None]);
+
+    world.maintain("once", FULL).await;
+    let once = world.until_complete("once").await.status.unwrap();
+    assert_eq!(once.cursors, [], "one that runs once does not go on");
+    let result = once.run.unwrap().steps.pop().and_then(|step| step.result).expect("a result");
+    assert_eq!(result.cursor.as_deref(), Some("events,state_groups_state"), "but says what it left");
 }
 
 async fn run_now(world: &World, value: &str) {

@@ -1,0 +1,183 @@
+//! Single decisions, where the simulation is at a moment that chance seldom brings about.
+
+use jiff::SignedDuration;
+
+use super::{
+    Action, Plan, plan,
+    simulation::{Moment, World},
+};
+use crate::{
+    api::{
+        conditions::{self, Type},
+        operation::{OperationStatus, Outcome, Run, StepState, Window},
+    },
+    operation::observed::{JobState, Observed, ObservedPod},
+};
+
+const FULL: &str = "[{vacuum: {mode: Full}}]";
+
+/// A world that came so far, one turn after the other.
+fn until(steps: &str, there: impl Fn(&Run) -> bool) -> World {
+    let mut world = World::new(steps);
+    for _ in 0..500 {
+        if world.subject.status.run.as_deref().is_some_and(&there) {
+            return world;
+        }
+        world.reconcile(1, Some(Moment::AfterAct));
+        if world.subject.status.run.as_deref().is_some_and(&there) {
+            return world;
+        }
+        world.tick(1);
+    }
+    panic!("it does not come so far: {:#?}", world.subject.status.run);
+}
+
+fn offline_job_seen(run: &Run) -> bool {
+    run.steps.iter().any(|step| step.offline && step.job_uid.is_some())
+}
+
+fn window(status: &OperationStatus) -> &Window {
+    status.run.as_ref().unwrap().window.as_ref().unwrap()
+}
+
+fn failure(status: &OperationStatus) -> Option<(&str, &str)> {
+    let failure = status.run.as_ref()?.failure.as_ref()?;
+    Some((failure.reason.as_str(), failure.message.as_str()))
+}
+
+#[track_caller]
+fn fails(plan: &Plan, wanted: &str, said: &[&str]) {
+    let (reason, message) = failure(&plan.status).expect("it fails");
+    assert_eq!(reason, wanted, "{message}");
+    for word in said {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+}
+
+#[test]
+fn work_ends_while_there_is_time_to_start_again() {
+    for (at_most, last, first) in [("1h", 3540, 3541), ("2m", 90, 91), ("4s", 3, 4)] {
+        let world = until(&format!("{FULL}, downtime: {{atMost: {at_most}}}"), offline_job_seen);
+        let recorded_at = window(&world.subject.status).recorded_at.0;
+        let mut observed = world.observe();
+        observed.job.as_mut().unwrap().started = true;
+        let at = |seconds| plan(&world.subject, &observed, recorded_at + SignedDuration::from_secs(seconds));
+        assert_eq!(failure(&at(last).status), None, "{at_most}");
+        let exceeded = at(first);
+        fails(&exceeded, "DowntimeExceeded", &[at_most, "spec.downtime.atMost", "raise it", "vacuum.tables"]);
+        assert_eq!(exceeded.action, Action::DeleteJob(1));
+    }
+}
+
+#[test]
+fn a_start_that_takes_longer_than_the_budget_is_told() {
+    for (seconds, exceeds) in [(60, false), (600, true)] {
+        let mut world = until(&format!("{FULL}, downtime: {{atMost: 2m}}"), offline_job_seen);
+        world.workloads[0].hangs = true;
+        let is_back = |world: &World| window(&world.subject.status).returned_at.is_some();
+        while !is_back(&world) {
+            world.tick(1);
+            world.reconcile(60, None);
+        }
+        world.tick(seconds);
+        world.reconcile(60, None);
+        world.workloads[0].hangs = false;
+        world.tick(1);
+        world.reconcile(60, None);
+        let status = &world.subject.status;
+        let entry = &status.history[0];
+        let message = entry.message.as_deref().unwrap_or_default();
+        assert_eq!(entry.outcome, Outcome::Succeeded, "{message}");
+        assert_eq!(message.contains("longer than downtime.atMost (2m): raise it"), exceeds, "{message}");
+        assert_eq!(status.last.as_ref().unwrap().downtime_seconds > Some(120), exceeds);
+        assert_eq!(conditions::find(&status.conditions, Type::Ready).unwrap().message, message);
+    }
+}
+
+#[test]
+fn pods_that_do_not_get_ready_again_say_why() {
+    let mut world = until(FULL, offline_job_seen);
+    let is_back = |world: &World| window(&world.subject.status).returned_at.is_some();
+    world.workloads[0].hangs = true;
+    while !is_back(&world) {
+        world.tick(1);
+        world.reconcile(60, None);
+    }
+    let words = "container synapse: CrashLoopBackOff: back-off 5m0s restarting failed container";
+    let mut observed = world.observe();
+    for live in &mut observed.workloads {
+        live.pods = vec![ObservedPod { problem: Some(words.to_owned()), ..Default::default() }];
+    }
+    let began = window(&world.subject.status).resume_began_at.clone().unwrap().0;
+    let at = |minutes| plan(&world.subject, &observed, began + SignedDuration::from_mins(minutes));
+    assert_eq!(failure(&at(15).status), None);
+    let gave_up = at(16);
+    fails(
+        &gave_up,
+        "NotReadyAgain",
+        &["StatefulSet/main has 0 of 1 Pods Ready", words, "kubectl -n matrix describe pods"],
+    );
+    let ready = conditions::find(&gave_up.status.conditions, Type::Ready).unwrap();
+    assert!(ready.reason == "NotReadyAgain" && ready.message.contains(words), "{ready:?}");
+}
+
+#[test]
+fn counts_that_another_holds_are_not_recorded_as_zeros() {
+    let preflight_is_done = |run: &Run| run.steps.first().is_some_and(|step| step.state == StepState::Succeeded);
+    let world = until(FULL, preflight_is_done);
+    let held = Observed { counts_held_by: Some("SynapseMaintenance other".to_owned()), ..world.observe() };
+    let refused = plan(&world.subject, &held, world.now);
+    fails(&refused, "CountsHeldElsewhere", &["SynapseMaintenance other", "wait for it, or delete it"]);
+    assert_eq!(refused.status.run.unwrap().window, None);
+}
+
+#[test]
+fn a_job_of_somebody_else_is_left_alone() {
+    let mut world = until(FULL, offline_job_seen);
+    let mut observed = world.observe();
+    observed.job.as_mut().unwrap().ours = false;
+    let taken = plan(&world.subject, &observed, world.now);
+    fails(&taken, "JobNameTaken", &["belongs to another object", "delete that Job"]);
+    world.subject.status = taken.status;
+    let next = plan(&world.subject, &observed, world.now);
+    assert_eq!(next.action, Action::Continue, "it is not ours to delete");
+}
+
+#[test]
+fn a_result_that_is_gone_is_no_success() {
+    let mut world = until(FULL, offline_job_seen);
+    let mut observed = world.observe();
+    let job = observed.job.as_mut().unwrap();
+    (job.state, job.report) = (JobState::Complete, None);
+    for attempt in 1..=2 {
+        let again = plan(&world.subject, &observed, world.now);
+        assert_eq!(failure(&again.status), None);
+        let step = again.status.run.as_ref().unwrap().steps[1].clone();
+        assert_eq!((step.state, step.attempt, step.job_uid), (StepState::Pending, attempt, None));
+        assert!(step.message.unwrap().contains("the result went with its Pod"));
+        // The pause passes, and the next attempt's Job ends in the same way.
+        world.subject.status = again.status;
+        world.now = step.retry_at.unwrap().0;
+        let begun = plan(&world.subject, &Observed { job: None, ..observed.clone() }, world.now);
+        assert_eq!(begun.action, Action::CreateJob(1));
+        world.subject.status = begun.status;
+    }
+    fails(&plan(&world.subject, &observed, world.now), "ResultUnknown", &["step vacuum-1", "finished Pods"]);
+}
+
+#[test]
+fn a_run_that_was_missed_is_in_the_history_once() {
+    let mut world = World::new(&format!("{FULL}, schedule: {{cron: '0 1 * * *', startWithin: 1h}}"));
+    world.subject.created = world.now - SignedDuration::from_hours(24);
+    for _ in 0..2 {
+        let missed = plan(&world.subject, &world.observe(), world.now);
+        let [entry] = missed.status.history.as_slice() else { panic!("{:?}", missed.status.history) };
+        assert_eq!((entry.outcome, entry.reason.as_deref()), (Outcome::Skipped, Some("Missed")));
+        assert!(entry.message.as_deref().unwrap_or_default().contains("2026-11-22T01:00:00Z"), "{entry:?}");
+        assert_eq!(missed.status.run, None);
+        let ready = conditions::find(&missed.status.conditions, Type::Ready).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Scheduled"));
+        assert_eq!(missed.status.next_run_at.as_ref().unwrap().0.to_string(), "2026-11-23T01:00:00Z");
+        world.subject.status = missed.status;
+    }
+}
