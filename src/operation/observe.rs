@@ -3,6 +3,7 @@
 //! Everything is read from the API server, not from a cache: a decision about somebody's replicas must not rest on what was
 //! true a second ago.
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
     coordination::v1::Lease,
@@ -15,13 +16,14 @@ use kube::{
 
 use super::{
     job, lease,
-    observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject},
+    observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN},
     resolve::{self, Found},
     scale,
 };
 use crate::{
     api::{
         Synapse, SynapseMaintenance,
+        conditions::truncate,
         operation::{RecordedWorkload, Run, StepState, Window},
         synapse::WorkloadRef,
     },
@@ -95,6 +97,12 @@ fn may_have_left_pods(run: &Run) -> bool {
     !resuming && run.steps.iter().any(|step| step.attempt > 0 && step.state != StepState::Succeeded)
 }
 
+/// It should have been gone for long: its node is lost.
+fn is_lost(pod: &Pod, now: Timestamp) -> bool {
+    let deadline = pod.metadata.deletion_timestamp.as_ref();
+    deadline.is_some_and(|deadline| now.duration_since(deadline.0) > TASK_STOPS_WITHIN)
+}
+
 /// The Pods of an operation's Jobs that have not ended, by the operation's UID.
 ///
 /// # Errors
@@ -103,7 +111,9 @@ pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str) -> k
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let of_operation = ListParams::default().labels(&format!("{}={owner_uid}", job::OWNER_UID));
     let pods = api.list(&of_operation).await?.items;
-    Ok(pods.iter().filter(|pod| !scale::has_ended(pod)).map(ResourceExt::name_any).collect())
+    let now = Timestamp::now();
+    let works = |pod: &&Pod| !scale::has_ended(pod) && !is_lost(pod, now);
+    Ok(pods.iter().filter(works).map(ResourceExt::name_any).collect())
 }
 
 /// The next thing is preflight or the downtime: both want to know the workloads.
@@ -242,7 +252,7 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
     let mut observed = ObservedJob {
         uid: found.uid().unwrap_or_default(),
         ours: found.owner_references().iter().any(|owner| owner.uid == owner_uid),
-        deleting: found.metadata.deletion_timestamp.is_some(),
+        deleted_at: found.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         state: job_state(&found),
         report: None,
         pod: None,
@@ -298,20 +308,32 @@ pub fn job_state(job: &Job) -> JobState {
 
 /// The task's report: its termination message, or the last line of its log where that did not hold it all.
 async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) -> Option<Report> {
-    let short: Report = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
-    if !short.details_in_log {
-        return Some(short);
+    let mut report: Report = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
+    if report.details_in_log {
+        // The container runtime cuts a long line into pieces of 16 KiB, and each counts as a line.
+        let log = log(pods, pod, LONGEST_REPORT).await;
+        let whole = log.and_then(|log| serde_json::from_str(log.trim_end().lines().next_back()?).ok());
+        report = whole.unwrap_or(report);
     }
-    let line = log(pods, pod, 1).await.and_then(|log| serde_json::from_str(log.trim()).ok());
-    Some(line.unwrap_or(short))
+    if let Some(error) = &mut report.error {
+        error.message = truncate(&error.message, WORDS).to_owned();
+    }
+    Some(report)
 }
+
+/// In pieces of 16 KiB.
+const LONGEST_REPORT: i64 = 32;
+
+/// As many bytes of somebody else's words go into a status: it is written at every turn, and must never be too large.
+const WORDS: usize = 4096;
 
 /// How a container ended that reported nothing, with the end of its log.
 async fn last_words(pods: &Api<Pod>, pod: &Pod, ended: &ContainerStateTerminated) -> String {
     let reason = ended.reason.as_deref().unwrap_or("ended");
     let evicted = evicted(pod).map(|why| format!(" ({why})"));
     let log = log(pods, &pod.name_any(), LOG_LINES).await.filter(|log| !log.trim().is_empty());
-    let log = log.map(|log| format!("; the end of its log: {}", log.trim())).unwrap_or_default();
+    let end = |log: &str| log[log.ceil_char_boundary(log.len().saturating_sub(WORDS))..].to_owned();
+    let log = log.map(|log| format!("; the end of its log: {}", end(log.trim()))).unwrap_or_default();
     format!("{reason}, exit code {}{}{log}", ended.exit_code, evicted.unwrap_or_default())
 }
 

@@ -9,6 +9,9 @@ use crate::{
     task::report::Report,
 };
 
+/// A Pod on a lost node never ends. Its statement ends with its connection, so nobody waits for it longer.
+pub const TASK_STOPS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(2);
+
 /// The operation itself.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -130,7 +133,7 @@ pub struct ObservedJob {
     /// Its owner is this operation.
     pub ours: bool,
     /// It is being deleted and its Pods are not all gone.
-    pub deleting: bool,
+    pub deleted_at: Option<jiff::Timestamp>,
     pub state: JobState,
     /// What its task reported.
     pub report: Option<Report>,

@@ -77,6 +77,10 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
     sessions::end_earlier(&mut session, &target.application).await?;
     let mut second = target.connect().await?;
     check_server(&mut session, &mut second).await?;
+    if !arguments.dry_run {
+        // Nobody is locked out for a task that would then wait for another, such as a backup.
+        lock::acquire(&mut session).await?;
+    }
     progress("the server can be used");
 
     let mut findings = PreflightFindings { warnings: locale_warnings(&mut session).await?, ..Default::default() };

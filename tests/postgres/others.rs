@@ -97,6 +97,10 @@ async fn two_tasks_at_once() {
     let second = database.task("vacuum").with(&["--mode", "Analyze", "--table", "slow_switch"]).run().await;
     let words = ["synapse-keeper/11111111-0000-0000-0000-000000000001/3.2"];
     assert_eq!(second.refused("DatabaseBusy", &words).class, ErrorClass::Transient);
+    // Nobody is locked out for a step that would have to wait.
+    let step = r#"vacuum-1={"vacuum": {"mode": "Full", "tables": ["slow_switch"]}}"#;
+    let preflight = database.task("preflight").with(&["--step", step]).run().await;
+    assert_eq!(preflight.refused("DatabaseBusy", &words).class, ErrorClass::Transient);
     assert!(database.is_vacuuming(), "the first one goes on");
     first.child.start_kill().unwrap();
 }

@@ -31,7 +31,7 @@ fn job(state: JobState, report: Option<Report>) -> ObservedJob {
     ObservedJob {
         uid: "j".to_owned(),
         ours: true,
-        deleting: false,
+        deleted_at: None,
         state,
         report,
         pod: None,

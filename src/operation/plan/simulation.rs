@@ -72,7 +72,7 @@ struct SimJob {
     offline: bool,
     fate: Fate,
     age: i64,
-    deleting: bool,
+    deleted_at: Option<Timestamp>,
     state: JobState,
     uid: String,
 }
@@ -221,7 +221,7 @@ impl World {
         ObservedJob {
             uid: job.uid.clone(),
             ours: true,
-            deleting: job.deleting,
+            deleted_at: job.deleted_at,
             state: job.state.clone(),
             started: job.fate != Fate::NeverStarts && job.age > 1,
             report: match (&job.state, job.fate) {
@@ -298,7 +298,7 @@ impl World {
             Action::DeleteJob(index) => {
                 let step = &self.subject.status.run.as_ref().unwrap().steps[*index];
                 if let Some(job) = self.jobs.get_mut(&(step.name.clone(), step.attempt)) {
-                    job.deleting = true;
+                    job.deleted_at.get_or_insert(self.now);
                 }
             }
         }
@@ -339,7 +339,14 @@ impl World {
         let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
         let key = (step.name.clone(), step.attempt);
         let uid = format!("{key:?}/{}", self.now);
-        self.jobs.entry(key).or_insert(SimJob { offline, fate, age: 0, deleting: false, state: JobState::Active, uid });
+        self.jobs.entry(key).or_insert(SimJob {
+            offline,
+            fate,
+            age: 0,
+            deleted_at: None,
+            state: JobState::Active,
+            uid,
+        });
     }
 
     fn assert_nothing_is_out(&self) {
@@ -357,7 +364,8 @@ impl World {
         }
         for ((step, _), job) in &mut self.jobs {
             job.age += seconds;
-            if job.state == JobState::Active && job.age > 2 && job.fate != Fate::NeverStarts && !job.deleting {
+            if job.state == JobState::Active && job.age > 2 && job.fate != Fate::NeverStarts && job.deleted_at.is_none()
+            {
                 job.state = match job.fate {
                     Fate::Succeeds => JobState::Complete,
                     _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
@@ -367,7 +375,7 @@ impl World {
                 }
             }
         }
-        self.jobs.retain(|_, job| !job.deleting);
+        self.jobs.retain(|_, job| job.deleted_at.is_none());
         // The loop over Leases, which needs no object: see `crate::operation::orphans`.
         let orphan = self.lease.clone().filter(|(holder, _)| !self.exists && *holder == self.subject.identity());
         if let Some((_, counts)) = orphan {

@@ -69,6 +69,18 @@ impl Planner<'_> {
         if window.resume_began_at.is_some() {
             return None;
         }
+        // Between the record and the stop: the record must not take away what somebody has just asked for.
+        let changed = window.workloads.iter().filter(|recorded| !recorded.stopped).find_map(|recorded| {
+            let live = self.observed.workloads.iter().find(|live| live.workload == recorded.workload)?;
+            live.replicas.filter(|now| *now != 0 && *now != recorded.replicas).map(|now| (recorded, now))
+        });
+        if let Some((recorded, now)) = changed {
+            return Some(format!(
+                "{} was scaled to {now} when its {} replicas had just been recorded. Keep autoscalers and GitOps self-heal \
+                 away from its replicas (docs/gitops.md)",
+                recorded.workload, recorded.replicas
+            ));
+        }
         let stopped = |live: &Live| {
             window.workloads.iter().any(|recorded| recorded.workload == live.workload && recorded.stopped)
         };

@@ -1,6 +1,7 @@
 //! Single decisions, where the simulation is at a moment that chance seldom brings about.
 
 use jiff::SignedDuration;
+use serde_json::json;
 
 use super::{
     Action, Plan, plan,
@@ -180,4 +181,38 @@ fn a_run_that_was_missed_is_in_the_history_once() {
         assert_eq!(missed.status.next_run_at.as_ref().unwrap().0.to_string(), "2026-11-23T01:00:00Z");
         world.subject.status = missed.status;
     }
+}
+
+#[test]
+fn what_somebody_asks_for_behind_the_record_is_not_taken_away() {
+    let world = until(FULL, |run| run.window.is_some());
+    let recorded = window(&world.subject.status).workloads.clone();
+    assert!(recorded.iter().all(|one| !one.stopped), "{recorded:?}");
+    for one in &recorded {
+        let mut observed = world.observe();
+        let live = observed.workloads.iter_mut().find(|live| live.workload == one.workload).unwrap();
+        live.replicas = Some(one.replicas + 3);
+        let stopped = plan(&world.subject, &observed, world.now);
+        fails(&stopped, "Contested", &[&one.workload.to_string(), &format!("scaled to {}", one.replicas + 3)]);
+        let scaled = matches!(&stopped.action, Action::Scale(changes) if changes.iter().any(|change| change.to == 0));
+        assert!(!scaled, "{:?}", stopped.action);
+    }
+}
+
+/// Two minutes are for a node that is lost. An operator that comes back after longer has not even asked yet.
+#[test]
+fn a_job_is_waited_for_from_its_deletion_on_however_long_ago_the_run_failed() {
+    let mut world = until(FULL, offline_job_seen);
+    let ago = |minutes| world.now - SignedDuration::from_mins(minutes);
+    let (now, three_minutes_ago) = (world.now, ago(3));
+    let failure = json!({"reason": "Contested", "message": "m", "class": "Transient", "at": ago(10).to_string()});
+    world.subject.status.run.as_mut().unwrap().failure = Some(serde_json::from_value(failure).unwrap());
+    let mut observed = world.observe();
+    let mut action = |deleted_at| {
+        observed.job.as_mut().unwrap().deleted_at = deleted_at;
+        plan(&world.subject, &observed, now).action
+    };
+    assert_eq!(action(None), Action::DeleteJob(1));
+    assert!(matches!(action(Some(now)), Action::Wait(_)));
+    assert!(!matches!(action(Some(three_minutes_ago)), Action::Wait(_) | Action::DeleteJob(_)));
 }

@@ -2,13 +2,14 @@
 //!
 //! Before the first replica is touched the counts stand in two places, the operation's status and the homeserver's Lease.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
 use crate::{
     api::operation::{RecordedWorkload, Window},
     operation::{
-        observed::{LeaseState, Live},
+        observed::{LeaseState, Live, TASK_STOPS_WITHIN},
         scale::Change,
     },
     task::report::ErrorClass::Transient,
@@ -16,9 +17,6 @@ use crate::{
 
 /// How long the workloads may take to be Ready again before the run is called failed. They stay up either way.
 const READY_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
-
-/// A Pod on a lost node never ends. Its statement ends with its connection, so the replicas need not wait for ever.
-const TASK_STOPS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(2);
 
 impl Planner<'_> {
     /// `None`: the homeserver is down and no Pod of it is left.
@@ -164,13 +162,13 @@ impl Planner<'_> {
             let index = self.run().steps.iter().position(|step| step.state != Succeeded)?;
             return self.wait_for_task_pods(index);
         };
-        let failed_at = self.run().failure.as_ref().map_or(Time(self.now), |failure| failure.at.clone());
-        let overdue = elapsed(&failed_at, self.now) > TASK_STOPS_WITHIN;
+        // From the deletion on, not from the failure: the operator may have been away in between.
+        let is_lost = |deleted_at: &Timestamp| self.now.duration_since(*deleted_at) > TASK_STOPS_WITHIN;
         match &self.observed.job {
-            Some(job) if job.ours && !job.deleting => {
+            Some(job) if job.ours && job.deleted_at.is_none() => {
                 Some((Action::DeleteJob(index), self.step_headline(index, "its Job is stopped")))
             }
-            Some(job) if job.ours && !overdue => {
+            Some(job) if job.ours && !job.deleted_at.as_ref().is_some_and(is_lost) => {
                 Some((Action::Wait(POLL), self.step_headline(index, "its Job is stopped")))
             }
             Some(_) | None => {
@@ -189,14 +187,9 @@ impl Planner<'_> {
     }
 
     /// A Job that somebody deleted may be gone before its Pod: it may still write, so nothing else begins. `None`: none is
-    /// left, or it is on a node that is lost.
+    /// left. What is on a lost node was not observed.
     pub(super) fn wait_for_task_pods(&self, index: usize) -> Option<Next> {
-        let run = self.run();
-        let step = &run.steps[index];
-        let failed_at = run.failure.as_ref().map(|failure| &failure.at);
-        let since = failed_at.or(step.retry_at.as_ref()).or(step.started_at.as_ref());
-        let overdue = since.is_some_and(|since| elapsed(since, self.now) > TASK_STOPS_WITHIN);
-        if self.observed.task_pods.is_empty() || overdue {
+        if self.observed.task_pods.is_empty() {
             return None;
         }
         let what = format!("waits until these Pods of it are gone: {}", self.observed.task_pods.join(", "));
