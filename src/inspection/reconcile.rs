@@ -1,6 +1,6 @@
 //! observe → plan → report → act for `Synapse` objects.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
@@ -9,21 +9,28 @@ use kube::{
     runtime::{controller::Action as Requeue, events},
 };
 
-use super::plan::{Action, Seen, plan};
+use super::{
+    plan::{Action, Seen, plan},
+    project,
+};
 use crate::{
     api::{
         Synapse,
         conditions::{self, Type, truncate},
+        operation::StepStatus,
         synapse::SynapseStatus,
     },
     context::{Context, in_our_name},
-    error::Error,
-    operation::{act::sweep_jobs, job, lease, observe},
+    error::{Error, Refused},
+    operation::{act::sweep_jobs, job, lease, observe, pinned::PREFLIGHT},
     requests::find,
+    task::report::TaskError,
 };
 
 /// The inspection's name among the steps.
 const STEP: &str = "inspect";
+/// A refused Job is asked for again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// The inspection's Job is ended after this many seconds.
 const DEADLINE: i64 = 900;
 
@@ -49,14 +56,25 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
         let before = object.status.clone().unwrap_or_default();
         let seen = observe(context, &object, &before).await?;
         let (status, action) = plan(&before, &seen, Timestamp::now());
-        if status != before {
-            object.status = Some(status.clone());
-            object = api.replace_status(&object.name_any(), &in_our_name(), &object).await?;
-            tell(context, &object, &before, &status).await;
-        }
+        write(context, &api, &mut object, status.clone()).await?;
         match action {
             Action::Wait(time) => return Ok(Requeue::requeue(time.unsigned_abs())),
-            Action::CreateJob => create_job(context, &jobs, &object).await?,
+            Action::CreateJob => match create_job(context, &jobs, &object).await {
+                Ok(()) => {}
+                Err(error) => match Refused::from(&error) {
+                    // A quota or an admission rule: it is asked again, since nobody tells when that changes.
+                    Some(Refused::Forever(why)) => {
+                        let (mut status, now) = (status, Timestamp::now());
+                        let message = format!("the API server refuses to create the inspection's Job: {why}");
+                        let refused = TaskError::terminal("ApiRefused", message);
+                        project::failed(&mut status, seen.generation, &refused, now);
+                        project::ready(&mut status, &seen, now);
+                        write(context, &api, &mut object, status).await?;
+                        return Ok(Requeue::requeue(ASK_AGAIN));
+                    }
+                    _ => return Err(error.into()),
+                },
+            },
             Action::DeleteJob => {
                 let number = status.inspection.as_ref().map_or(0, |inspection| inspection.number);
                 // One that failed stays until the next, for its log.
@@ -65,6 +83,23 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
             }
         }
     }
+}
+
+/// Writes the status if it says something new, and tells of it.
+async fn write(
+    context: &Context,
+    api: &Api<Synapse>,
+    object: &mut Synapse,
+    status: SynapseStatus,
+) -> Result<(), Error> {
+    let before = object.status.clone().unwrap_or_default();
+    if status == before {
+        return Ok(());
+    }
+    object.status = Some(status.clone());
+    *object = api.replace_status(&object.name_any(), &in_our_name(), object).await?;
+    tell(context, object, &before, &status).await;
+    Ok(())
 }
 
 async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) -> Result<Seen, Error> {
@@ -85,9 +120,9 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         }
         let status = operation.status.unwrap_or_default();
         seen.is_down |= status.active_run().is_some_and(crate::api::operation::Run::holds_counts);
-        // Only what changed the database makes the old facts old.
-        let worked =
-            status.run.as_ref().filter(|run| run.is_finished() && run.steps.iter().any(|step| step.result.is_some()));
+        // Only what changed the database makes the old facts old. Preflight's result is what it found.
+        let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
+        let worked = status.run.as_ref().filter(|run| run.is_finished() && run.steps.iter().any(did));
         seen.last_operation =
             seen.last_operation.max(worked.and_then(|run| run.finished_at.as_ref()).map(|time| time.0));
     })
@@ -104,7 +139,7 @@ fn job_name(object: &Synapse, number: i64) -> String {
     job::name(&object.name_any(), &object.uid().unwrap_or_default(), number, STEP, 1)
 }
 
-async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> Result<(), Error> {
+async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kube::Result<()> {
     let namespace = object.namespace().unwrap_or_default();
     let number =
         object.status.as_ref().and_then(|status| status.inspection.as_ref()).map_or(1, |inspection| inspection.number);
@@ -128,7 +163,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> Res
     sweep_jobs(jobs, &object.uid().unwrap_or_default(), Some(number)).await?;
     match jobs.create(&in_our_name(), &built).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        other => Ok(other.map(drop)?),
+        other => other.map(drop),
     }
 }
 

@@ -119,6 +119,20 @@ pub struct StepResult {
     pub cursor: Option<String>,
 }
 
+impl StepResult {
+    /// This result, with what an earlier attempt of the step had done.
+    #[must_use]
+    pub fn after(self, earlier: Option<Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        Self {
+            bytes_before: earlier.bytes_before.or(self.bytes_before),
+            tables: earlier.tables.into_iter().chain(self.tables).collect(),
+            warnings: earlier.warnings.into_iter().chain(self.warnings).collect(),
+            ..self
+        }
+    }
+}
+
 /// What was done to a table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

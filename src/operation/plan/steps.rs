@@ -123,8 +123,9 @@ impl Planner<'_> {
             JobState::Active => self.watch_start(index, &job),
             JobState::Complete => match &job.report {
                 Some(Report { error: None, .. }) => self.succeed(index, job.report.expect("it was just seen")),
-                Some(Report { error: Some(error), .. }) => {
+                Some(Report { error: Some(error), result, .. }) => {
                     let error = error.clone();
+                    self.keep(index, result.clone());
                     self.try_again(index, error.class, &error.reason, error.message)
                 }
                 // Its Pod is gone and took the result with it. Unknown is not success: do it again.
@@ -162,6 +163,7 @@ impl Planner<'_> {
     }
 
     fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {
+        self.keep(index, job.report.as_ref().and_then(|report| report.result.clone()));
         if let Some(error) = job.report.as_ref().and_then(|report| report.error.clone()) {
             // A task that was told to stop does not know why: the kubelet does.
             let message =
@@ -184,6 +186,14 @@ impl Planner<'_> {
         let Subject { namespace, name, uid, .. } = self.subject;
         let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
         format!("kubectl -n {namespace} describe job {job}")
+    }
+
+    /// What an attempt had done before it failed stays done: the next one finds nothing left to do there.
+    fn keep(&mut self, index: usize, done: Option<StepResult>) {
+        let step = &mut self.run_mut().steps[index];
+        if let Some(done) = done.filter(|done| !done.tables.is_empty()) {
+            step.result = Some(done.after(step.result.take()));
+        }
     }
 
     /// Another attempt where one may help and is left; the end of the run otherwise.
@@ -229,7 +239,7 @@ impl Planner<'_> {
         step.finished_at = Some(now);
         if let Some(result) = report.result {
             step.message = None;
-            step.result = Some(result);
+            step.result = Some(result.after(step.result.take()));
         }
         Some((Action::Continue, self.step_headline(index, "done")))
     }

@@ -13,6 +13,7 @@ use crate::{
         operation::{OperationStatus, Outcome, Run, StepState, Window},
     },
     operation::observed::{JobState, Observed, ObservedPod},
+    task::report::{Report, StepResult, TableResult, TaskError},
 };
 
 const FULL: &str = "[{vacuum: {mode: Full}}]";
@@ -215,4 +216,31 @@ fn a_job_is_waited_for_from_its_deletion_on_however_long_ago_the_run_failed() {
     assert_eq!(action(None), Action::DeleteJob(1));
     assert!(matches!(action(Some(now)), Action::Wait(_)));
     assert!(!matches!(action(Some(three_minutes_ago)), Action::Wait(_) | Action::DeleteJob(_)));
+}
+
+#[test]
+fn what_was_done_before_a_failure_is_counted() {
+    let mut world = until(FULL, offline_job_seen);
+    let table =
+        |name: &str| TableResult { name: name.to_owned(), bytes_before: 9, bytes_after: 2, ..Default::default() };
+    let report = |error, name| Report {
+        error,
+        result: Some(StepResult { tables: vec![table(name)], ..StepResult::default() }),
+        ..Report::default()
+    };
+    let mut observed = world.observe();
+    let job = observed.job.as_mut().unwrap();
+    job.state = JobState::Failed("BackoffLimitExceeded".to_owned());
+    job.report = Some(report(Some(TaskError::transient("LockTimeout", "somebody holds it")), "events"));
+    world.subject.status = plan(&world.subject, &observed, world.now).status;
+    let step = |world: &World| world.subject.status.run.as_ref().unwrap().steps[1].clone();
+    assert_eq!((step(&world).state, step(&world).result.map(|done| done.tables.len())), (StepState::Pending, Some(1)));
+
+    let second = &mut world.subject.status.run.as_mut().unwrap().steps[1];
+    (second.state, second.attempt) = (StepState::Running, 2);
+    let job = observed.job.as_mut().unwrap();
+    (job.state, job.report) = (JobState::Complete, Some(report(None, "state_groups_state")));
+    world.subject.status = plan(&world.subject, &observed, world.now).status;
+    let tables: Vec<String> = step(&world).result.unwrap().tables.into_iter().map(|table| table.name).collect();
+    assert_eq!(tables, ["events", "state_groups_state"]);
 }

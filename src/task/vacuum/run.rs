@@ -30,6 +30,8 @@ use crate::{
 const RESERVE: Duration = Duration::from_secs(5);
 /// How long sessions of Synapse may take to be gone after its Pods are.
 const SYNAPSE_GONE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the database's size may take to be told at the end.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// As many tables are named in the result.
 const TABLES_SHOWN: usize = 50;
 
@@ -57,7 +59,9 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
     }
     let bytes_before = relations::database_bytes(&mut work.guard.watcher).await.ok();
     let error = work.all().await.err();
-    let bytes_after = relations::database_bytes(&mut work.guard.watcher).await.ok();
+    // A server that is gone keeps nobody waiting: the homeserver is down.
+    let bytes_after = tokio::time::timeout(ANSWERS_WITHIN, relations::database_bytes(&mut work.guard.watcher)).await;
+    let bytes_after = bytes_after.ok().and_then(Result::ok);
     let result = work.result(bytes_before, bytes_after, started.elapsed());
     Report { error, result: Some(result), ..Report::default() }
 }
@@ -183,10 +187,6 @@ impl Work<'_> {
                 format!("PostgreSQL reported VACUUM FULL of {} as done, but its file is the old one.", table.name),
             ));
         }
-        let gain = before.bytes - after.bytes;
-        if full && gain < candidate.gain() / 2 {
-            self.warn_of_old_transactions(candidate, gain).await?;
-        }
         self.pace.learn(candidate, self.request.mode, seconds);
         self.done.push(TableResult {
             name: table.name.clone(),
@@ -195,6 +195,10 @@ impl Work<'_> {
             rows: after.rows,
             seconds: (seconds * 1000.0).round() / 1000.0,
         });
+        let gain = before.bytes - after.bytes;
+        if full && gain < candidate.gain() / 2 {
+            self.warn_of_old_transactions(candidate, gain).await?;
+        }
         // Out of time here is no failure: autovacuum makes up for it.
         analyzed.map(|_| Ended::Done)
     }

@@ -12,12 +12,17 @@ use synapse_keeper::{
     operation::job,
 };
 
+use super::rights::quota;
 use crate::stage::{
     Stage, tests,
     world::{SYNAPSE, World},
 };
 
-tests![an_inspection_leaves_a_job_of_somebody_else_alone, the_version_goes_with_admin_api];
+tests![
+    an_inspection_leaves_a_job_of_somebody_else_alone,
+    a_job_that_the_api_server_refuses_is_told,
+    the_version_goes_with_admin_api,
+];
 
 async fn an_inspection_leaves_a_job_of_somebody_else_alone(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
@@ -47,6 +52,18 @@ spec:
     world.until_synapse_is_ready().await;
     let left = world.api::<Job>().get(&name).await.expect("it is not ours to delete");
     assert!(left.owner_references().is_empty() && left.metadata.deletion_timestamp.is_none());
+}
+
+async fn a_job_that_the_api_server_refuses_is_told(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    quota(&world, "count/jobs.batch", 0).await;
+    let _operator = world.operator();
+    let told = |object: Option<&Synapse>| {
+        let status = object.and_then(|object| object.status.as_ref());
+        let ready = status.and_then(|status| conditions::find(&status.conditions, Type::Ready));
+        ready.is_some_and(|ready| ready.reason == "ApiRefused" && ready.message.contains("exceeded quota: tight"))
+    };
+    world.until::<Synapse>("example", "says so", told).await;
 }
 
 async fn the_version_goes_with_admin_api(stage: Arc<Stage>, test: &'static str) {

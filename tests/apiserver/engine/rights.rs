@@ -233,7 +233,7 @@ async fn a_restricted_namespace_takes_the_jobs(stage: Arc<Stage>, test: &'static
 }
 
 /// Makes a quota and waits until it is counted.
-async fn quota(world: &World, what: &str, hard: i64) {
+pub(super) async fn quota(world: &World, what: &str, hard: i64) {
     world
         .apply(&format!(
             "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: tight}}\nspec: {{hard: {{{what}: {hard}}}}}"
