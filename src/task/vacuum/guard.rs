@@ -32,6 +32,9 @@ pub struct Guard<'a> {
     pub stop: &'a CancellationToken,
 }
 
+/// By so much the end of a statement's time may seem to come early.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(100);
+
 /// How a statement ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -84,7 +87,10 @@ impl Guard<'_> {
             (Ok(_), Some((halted, _))) => Err(halted),
             (Ok(_), None) => Ok(Ended::Done),
             (Err(error), None) => match errors::sqlstate(&error) {
-                Some("57014") if limit.is_some_and(|limit| started.elapsed() >= limit) => Ok(Ended::OutOfTime),
+                // PostgreSQL counts whole milliseconds, and by its own clock.
+                Some("57014") if limit.is_some_and(|limit| started.elapsed() + CLOCKS_DIFFER >= limit) => {
+                    Ok(Ended::OutOfTime)
+                }
                 Some("55P03") => {
                     let mut error = errors::failed(&error, &doing);
                     if !blockers.is_empty() {
