@@ -1,9 +1,19 @@
-//! Requests to which "it is not there" is an answer like any other.
+//! Requests to which "it is not there" is an answer like any other, and which are not waited for for ever.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use kube::{Api, api::DeleteParams};
 use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// What requests answer, if they do within the time.
+///
+/// # Errors
+/// Theirs, or that it took too long.
+pub async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, answer).await.unwrap_or(Err(Error::TimedOut))
+}
 
 /// Reads an object of one of our kinds. `None`: it is gone, or its whole kind is. Of a kind whose CRD was deleted the API
 /// server says no more than a bare `404 page not found`, which kube's own `get_opt` takes for an error.

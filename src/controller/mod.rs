@@ -34,6 +34,7 @@ use crate::{
     inspection,
     metrics::Metrics,
     operation::{self, orphans},
+    requests::in_time,
 };
 
 /// How many objects of one kind are worked on at once.
@@ -233,7 +234,7 @@ where
 /// Looks after a homeserver's Lease.
 async fn tend(held: Arc<Lease>, context: Arc<Context>) -> Result<Action, Error> {
     let tended = orphans::tend(&context, &held, false);
-    Ok(match tokio::time::timeout(context.config.reconcile_timeout, tended).await.map_err(|_| Error::TimedOut)?? {
+    Ok(match in_time(context.config.reconcile_timeout, tended).await? {
         orphans::Outcome::Alive => Action::requeue(TEND_EVERY),
         orphans::Outcome::Stopping => Action::requeue(std::time::Duration::from_secs(1)),
         orphans::Outcome::Freed => Action::await_change(),
@@ -260,8 +261,8 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
             maintenances.list(&one).await?;
             Ok(())
         };
-        let found: Result<(), Error> = tokio::select! {
-            found = tokio::time::timeout(LOOK, found) => found.unwrap_or(Err(Error::TimedOut)),
+        let found = tokio::select! {
+            found = in_time(LOOK, found) => found,
             () = shutdown.cancelled() => return false,
         };
         match found {

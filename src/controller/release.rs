@@ -19,6 +19,7 @@ use crate::{
     error::Error,
     metrics::Metrics,
     operation::{lease, orphans},
+    requests::in_time,
 };
 
 /// The operator may take this long to begin; then it counts as dead.
@@ -101,10 +102,6 @@ async fn bring_all_back(
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-}
-
-async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(limit, answer).await.unwrap_or(Err(Error::TimedOut))
 }
 
 fn name(lease: &Lease) -> String {

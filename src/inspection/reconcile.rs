@@ -23,7 +23,7 @@ use crate::{
     context::{Context, in_our_name},
     error::{Error, Refused},
     operation::{act::sweep_jobs, job, lease, observe, pinned::PREFLIGHT},
-    requests::find,
+    requests::{find, in_time},
     task::report::TaskError,
 };
 
@@ -39,9 +39,7 @@ const DEADLINE: i64 = 900;
 /// # Errors
 /// What the API server answers, or that it took too long. The caller tries again, with backoff.
 pub async fn reconcile(object: Arc<Synapse>, context: Arc<Context>) -> Result<Requeue, Error> {
-    tokio::time::timeout(context.config.reconcile_timeout, drive(&object, &context))
-        .await
-        .map_err(|_| Error::TimedOut)?
+    in_time(context.config.reconcile_timeout, drive(&object, &context)).await
 }
 
 async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
@@ -59,22 +57,13 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
         write(context, &api, &mut object, status.clone()).await?;
         match action {
             Action::Wait(time) => return Ok(Requeue::requeue(time.unsigned_abs())),
-            Action::CreateJob => match create_job(context, &jobs, &object).await {
-                Ok(()) => {}
-                Err(error) => match Refused::from(&error) {
-                    // A quota or an admission rule: it is asked again, since nobody tells when that changes.
-                    Some(Refused::Forever(why)) => {
-                        let (mut status, now) = (status, Timestamp::now());
-                        let message = format!("the API server refuses to create the inspection's Job: {why}");
-                        let refused = TaskError::terminal("ApiRefused", message);
-                        project::failed(&mut status, seen.generation, &refused, now);
-                        project::ready(&mut status, &seen, now);
-                        write(context, &api, &mut object, status).await?;
-                        return Ok(Requeue::requeue(ASK_AGAIN));
-                    }
-                    _ => return Err(error.into()),
-                },
-            },
+            Action::CreateJob => {
+                let Err(error) = create_job(context, &jobs, &object).await else { continue };
+                let Some(Refused::Forever(why)) = Refused::from(&error) else { return Err(error.into()) };
+                write(context, &api, &mut object, refused(status, &seen, &why)).await?;
+                // A quota or an admission rule: nobody tells when that changes.
+                return Ok(Requeue::requeue(ASK_AGAIN));
+            }
             Action::DeleteJob => {
                 let number = status.inspection.as_ref().map_or(0, |inspection| inspection.number);
                 // One that failed stays until the next, for its log.
@@ -83,6 +72,15 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
             }
         }
     }
+}
+
+/// The status of an inspection whose Job the API server does not want.
+fn refused(mut status: SynapseStatus, seen: &Seen, why: &str) -> SynapseStatus {
+    let now = Timestamp::now();
+    let message = format!("the API server refuses to create the inspection's Job: {why}");
+    project::failed(&mut status, seen.generation, &TaskError::terminal("ApiRefused", message), now);
+    project::ready(&mut status, seen, now);
+    status
 }
 
 /// Writes the status if it says something new, and tells of it.

@@ -74,7 +74,7 @@ pub async fn act<K: Operation>(
 /// # Errors
 /// What the API server answers.
 pub async fn sweep_jobs(jobs: &Api<Job>, owner_uid: &str, kept: Option<i64>) -> kube::Result<()> {
-    let mut selector = format!("{}={owner_uid}", job::OWNER_UID);
+    let mut selector = job::of_owner(owner_uid);
     if let Some(number) = kept {
         selector.push_str(&format!(",{}!={number}", job::RUN));
     }

@@ -74,6 +74,11 @@ pub fn name(owner_name: &str, owner_uid: &str, run: i64, step: &str, attempt: i3
     format!("{}-{hash}", readable.trim_end_matches(['-', '.']))
 }
 
+/// The label selector of the Jobs of an owner, and of their Pods.
+pub fn of_owner(uid: &str) -> String {
+    format!("{OWNER_UID}={uid}")
+}
+
 /// Builds a Job.
 pub fn build(blueprint: &Blueprint<'_>) -> Job {
     let settings = &blueprint.spec.jobs;

@@ -34,6 +34,10 @@ use crate::{
 
 /// How much of a log goes into a message.
 const LOG_LINES: i64 = 10;
+/// How long a report may be, in the pieces of 16 KiB into which the container runtime cuts a line.
+const LONGEST_REPORT: i64 = 32;
+/// As many bytes of somebody else's words go into a status: it is written at every turn, and must never be too large.
+const WORDS: usize = 4096;
 /// How many operations are looked at at once.
 const PAGE: u32 = 50;
 
@@ -109,7 +113,7 @@ fn is_lost(pod: &Pod, now: Timestamp) -> bool {
 /// What the API server answers.
 pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str) -> kube::Result<Vec<String>> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let of_operation = ListParams::default().labels(&format!("{}={owner_uid}", job::OWNER_UID));
+    let of_operation = ListParams::default().labels(&job::of_owner(owner_uid));
     let pods = api.list(&of_operation).await?.items;
     let now = Timestamp::now();
     let works = |pod: &&Pod| !scale::has_ended(pod) && !is_lost(pod, now);
@@ -310,7 +314,7 @@ pub fn job_state(job: &Job) -> JobState {
 async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) -> Option<Report> {
     let mut report: Report = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
     if report.details_in_log {
-        // The container runtime cuts a long line into pieces of 16 KiB, and each counts as a line.
+        // Each piece of a long line counts as a line.
         let log = log(pods, pod, LONGEST_REPORT).await;
         let whole = log.and_then(|log| serde_json::from_str(log.trim_end().lines().next_back()?).ok());
         report = whole.unwrap_or(report);
@@ -320,12 +324,6 @@ async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) ->
     }
     Some(report)
 }
-
-/// In pieces of 16 KiB.
-const LONGEST_REPORT: i64 = 32;
-
-/// As many bytes of somebody else's words go into a status: it is written at every turn, and must never be too large.
-const WORDS: usize = 4096;
 
 /// How a container ended that reported nothing, with the end of its log.
 async fn last_words(pods: &Api<Pod>, pod: &Pod, ended: &ContainerStateTerminated) -> String {

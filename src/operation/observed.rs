@@ -132,7 +132,7 @@ pub struct ObservedJob {
     pub uid: String,
     /// Its owner is this operation.
     pub ours: bool,
-    /// It is being deleted and its Pods are not all gone.
+    /// When its deletion began; its Pods are not all gone.
     pub deleted_at: Option<jiff::Timestamp>,
     pub state: JobState,
     /// What its task reported.

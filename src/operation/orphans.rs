@@ -96,7 +96,7 @@ async fn is_alive(context: &Context, namespace: &str, holder: &lease::Holder<'_>
 
 /// Ends the Jobs of an owner; true when none of them works any more, and no Pod of theirs.
 async fn jobs_are_gone(context: &Context, namespace: &str, owner_uid: &str) -> Result<bool, Error> {
-    let of_owner = ListParams::default().labels(&format!("{}={owner_uid}", job::OWNER_UID));
+    let of_owner = ListParams::default().labels(&job::of_owner(owner_uid));
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
     let works = |job: &Job| job_state(job) == JobState::Active && job.metadata.deletion_timestamp.is_none();
     for job in jobs.list(&of_owner).await?.items.into_iter().filter(works) {

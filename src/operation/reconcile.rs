@@ -24,7 +24,7 @@ use crate::{
     context::{Context, in_our_name},
     error::{Error, Refused},
     recipes::Operation,
-    requests::find,
+    requests::{find, in_time},
     task::report::ErrorClass,
 };
 
@@ -36,9 +36,7 @@ const MAX_TURNS: usize = 200;
 /// # Errors
 /// What the API server answers, or that it took too long. The caller tries again, with backoff.
 pub async fn reconcile<K: Operation>(object: Arc<K>, context: Arc<Context>) -> Result<Requeue, Error> {
-    tokio::time::timeout(context.config.reconcile_timeout, drive(&*object, &context))
-        .await
-        .map_err(|_| Error::TimedOut)?
+    in_time(context.config.reconcile_timeout, drive(&*object, &context)).await
 }
 
 async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, Error> {
