@@ -42,8 +42,9 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
 async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done> {
     let began = Instant::now();
     // Until something is stored there is nothing to clear up.
-    let mut backup = stop.run_until_cancelled(Backup::begin(arguments)).await.unwrap_or_else(|| Err(stopped()))?;
-    let (parts, added) = backup.store(stop).await?;
+    let begun = stop.run_until_cancelled(Backup::begin(arguments)).await;
+    let (mut backup, mut session) = begun.unwrap_or_else(|| Err(stopped()))?;
+    let (parts, added) = backup.store(&mut session, stop).await?;
     backup.snapshot.still_held().await?;
     let manifest = backup.manifest(parts, began.elapsed());
     let json = serde_json::to_vec_pretty(&manifest).expect("plain data");
@@ -60,8 +61,6 @@ struct Backup<'a> {
     repository: Repository,
     opened: Opened,
     target: Target,
-    /// It has the task's lock, and looks who waits.
-    session: Session,
     programs: Programs,
     snapshot: Snapshot,
     facts: Facts,
@@ -70,6 +69,7 @@ struct Backup<'a> {
 /// What is true of the database at the snapshot's moment.
 struct Facts {
     schema_version: SchemaVersion,
+    postgres_version: i32,
     locale: (String, String, String),
     bytes: i64,
 }
@@ -77,8 +77,8 @@ struct Facts {
 type StoredParts = BTreeMap<String, StoredPart>;
 
 impl<'a> Backup<'a> {
-    /// All that can be refused, and the snapshot.
-    async fn begin(arguments: &'a Arguments) -> Result<Self> {
+    /// All that can be refused, and the snapshot. The session has the task's lock.
+    async fn begin(arguments: &'a Arguments) -> Result<(Self, Session)> {
         let scratch = tempfile::tempdir().map_err(|error| {
             TaskError::transient("NoScratchSpace", format!("The temporary directory cannot be written to: {error}."))
         })?;
@@ -94,28 +94,95 @@ impl<'a> Backup<'a> {
         let mut snapshot = Snapshot::take(&target).await?;
         let facts = Facts::read(&mut snapshot.session, &arguments.server_name).await?;
         progress(&format!("the database is held as it was at {}", snapshot.taken_at));
-        Ok(Self { arguments, _scratch: scratch, repository, opened, target, session, programs, snapshot, facts })
+        Ok((Self { arguments, _scratch: scratch, repository, opened, target, programs, snapshot, facts }, session))
     }
 
     /// Everything but the manifest, and how many bytes came new into the repository. A schema's upgrade that waits for a
     /// table goes first.
-    async fn store(&mut self, stop: &CancellationToken) -> Result<(StoredParts, u64)> {
+    async fn store(&self, session: &mut Session, stop: &CancellationToken) -> Result<(StoredParts, u64)> {
         let stop = stop.child_token();
-        let Self { arguments, repository, opened, target, session, programs, snapshot, .. } = self;
-        let storing = Storing { arguments, repository, opened, target, programs, snapshot, stop: &stop };
-        let mut stored = pin!(storing.everything());
+        let mut stored = pin!(self.everything(&stop));
         tokio::select! {
             stored = &mut stored => stored,
-            why = snapshot::until_somebody_waits(session, &target.application) => {
+            why = snapshot::until_somebody_waits(session, &self.target.application) => {
                 stop.cancel();
                 // At once: the locks are those of the snapshot's session and of every pg_dump, and one of these may itself
                 // be waiting behind who waits for us.
-                let ended = sessions::end_earlier(session, &target.application).await;
+                let ended = sessions::end_earlier(session, &self.target.application).await;
                 let _ = stored.await;
                 ended?;
                 Err(why)
             }
         }
+    }
+
+    /// All parts, several at once.
+    async fn everything(&self, stop: &CancellationToken) -> Result<(StoredParts, u64)> {
+        let parts = parts::deal(self.snapshot.tables.clone(), self.arguments.streams.into());
+        let rows = parts.into_iter().enumerate().map(|(index, part)| Stream::Rows { part, with_sequences: index == 0 });
+        let streams: Vec<Stream> = rows.chain([Stream::Schema]).collect();
+        let count = streams.len();
+        let mut storing =
+            stream::iter(streams).map(|stream| self.one(stream, stop)).buffer_unordered(self.arguments.at_once.into());
+        let (mut parts, mut added) = (StoredParts::new(), 0);
+        let mut failure = None;
+        while let Some(stored) = storing.next().await {
+            match stored {
+                Ok((file, part, bytes)) => {
+                    parts.insert(file, part);
+                    added += bytes;
+                    progress(&format!("stored {} of {count} streams", parts.len()));
+                }
+                // The others end too, each in order: it is the first that tells why.
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    stop.cancel();
+                }
+            }
+        }
+        failure.map_or(Ok((parts, added)), Err)
+    }
+
+    async fn one(&self, stream: Stream, stop: &CancellationToken) -> Result<(String, StoredPart, u64)> {
+        if stop.is_cancelled() {
+            return Err(stopped());
+        }
+        let (file, mut command) = match &stream {
+            Stream::Schema => {
+                let mut command = self.pg_dump();
+                command.args(["--format=custom", "--schema-only"]);
+                (SCHEMA_FILE.to_owned(), command)
+            }
+            Stream::Rows { part, with_sequences } => (part.file.clone(), self.rows(part, *with_sequences)),
+        };
+        command.arg(format!("--snapshot={}", self.snapshot.id));
+        let upload = self.repository.store_stream(&file, &self.tags(&[]))?;
+        let (Stored { snapshot, bytes, added }, rows) = carry(command, upload, stop).await?;
+        if let Stream::Rows { part, .. } = &stream {
+            check(part, &rows)?;
+        }
+        Ok((file, StoredPart { snapshot, bytes, rows }, added))
+    }
+
+    fn pg_dump(&self) -> Command {
+        let mut command = self.programs.command("pg_dump", &self.target);
+        // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
+        command.arg("--lock-wait-timeout=10s");
+        command
+    }
+
+    fn rows(&self, part: &Part, with_sequences: bool) -> Command {
+        let mut command = self.pg_dump();
+        command.args(["--format=plain", "--data-only", "--strict-names", "--no-unlogged-table-data"]);
+        if self.programs.takes_restrict_key {
+            // Since CVE-2025-8714 a plain dump begins with a random word, so each stream would begin anew each night. This
+            // one stays, and the database's server does not know it.
+            command.arg(format!("--restrict-key={}", self.opened.id));
+        }
+        command.args(part.tables.iter().map(|table| format!("--table={}", table.pattern())));
+        let sequences = self.snapshot.sequences.iter().filter(|_| with_sequences);
+        command.args(sequences.map(|pattern| format!("--table={pattern}")));
+        command
     }
 
     fn manifest(&self, parts: StoredParts, took: Duration) -> Manifest {
@@ -127,7 +194,7 @@ impl<'a> Backup<'a> {
             taken_at: Time(self.snapshot.taken_at),
             schema_version: self.facts.schema_version.version,
             schema_compat_version: self.facts.schema_version.compat_version,
-            postgres_version: self.session.version,
+            postgres_version: self.facts.postgres_version,
             encoding,
             collate,
             ctype,
@@ -139,7 +206,11 @@ impl<'a> Backup<'a> {
     }
 
     fn tags(&self, more: &[&str]) -> Vec<String> {
-        tags(self.arguments, &self.target, more)
+        let application = &self.target.application;
+        let attempt =
+            format!("{}.{}.{}", application.operation.replace(',', "-"), application.run, application.attempt);
+        let own = [TAG.to_owned(), manifest::origin_tag(&self.arguments.origin), manifest::attempt_tag(&attempt)];
+        own.into_iter().chain(more.iter().map(|tag| (*tag).to_owned())).collect()
     }
 }
 
@@ -166,95 +237,19 @@ impl Facts {
             _ => {}
         }
         let locale = relations::locale(session).await?;
-        Ok(Self { schema_version, locale, bytes: relations::database_bytes(session).await? })
+        Ok(Self {
+            schema_version,
+            postgres_version: session.version,
+            locale,
+            bytes: relations::database_bytes(session).await?,
+        })
     }
-}
-
-/// What stores the parts, several at once.
-struct Storing<'a> {
-    arguments: &'a Arguments,
-    repository: &'a Repository,
-    opened: &'a Opened,
-    target: &'a Target,
-    programs: &'a Programs,
-    snapshot: &'a Snapshot,
-    stop: &'a CancellationToken,
 }
 
 /// A stream of a backup.
 enum Stream {
     Schema,
     Rows { part: Part, with_sequences: bool },
-}
-
-impl Storing<'_> {
-    async fn everything(&self) -> Result<(StoredParts, u64)> {
-        let parts = parts::deal(self.snapshot.tables.clone(), self.arguments.streams.into());
-        let rows = parts.into_iter().enumerate().map(|(index, part)| Stream::Rows { part, with_sequences: index == 0 });
-        let streams: Vec<Stream> = rows.chain([Stream::Schema]).collect();
-        let count = streams.len();
-        let mut storing =
-            stream::iter(streams).map(|stream| self.one(stream)).buffer_unordered(self.arguments.at_once.into());
-        let (mut parts, mut added) = (StoredParts::new(), 0);
-        let mut failure = None;
-        while let Some(stored) = storing.next().await {
-            match stored {
-                Ok((file, part, bytes)) => {
-                    parts.insert(file, part);
-                    added += bytes;
-                    progress(&format!("stored {} of {count} streams", parts.len()));
-                }
-                // The others end too, each in order: it is the first that tells why.
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    self.stop.cancel();
-                }
-            }
-        }
-        failure.map_or(Ok((parts, added)), Err)
-    }
-
-    async fn one(&self, stream: Stream) -> Result<(String, StoredPart, u64)> {
-        if self.stop.is_cancelled() {
-            return Err(stopped());
-        }
-        let (file, mut command) = match &stream {
-            Stream::Schema => {
-                let mut command = self.pg_dump();
-                command.args(["--format=custom", "--schema-only"]);
-                (SCHEMA_FILE.to_owned(), command)
-            }
-            Stream::Rows { part, with_sequences } => (part.file.clone(), self.rows(part, *with_sequences)),
-        };
-        command.arg(format!("--snapshot={}", self.snapshot.id));
-        let upload = self.repository.store_stream(&file, &tags(self.arguments, self.target, &[]))?;
-        let (Stored { snapshot, bytes, added }, rows) = carry(command, upload, self.stop).await?;
-        if let Stream::Rows { part, .. } = &stream {
-            check(part, &rows)?;
-        }
-        Ok((file, StoredPart { snapshot, bytes, rows }, added))
-    }
-
-    fn pg_dump(&self) -> Command {
-        let mut command = self.programs.command("pg_dump", self.target);
-        // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
-        command.arg("--lock-wait-timeout=10s");
-        command
-    }
-
-    fn rows(&self, part: &Part, with_sequences: bool) -> Command {
-        let mut command = self.pg_dump();
-        command.args(["--format=plain", "--data-only", "--strict-names", "--no-unlogged-table-data"]);
-        if self.programs.takes_restrict_key {
-            // Since CVE-2025-8714 a plain dump begins with a random word, so each stream would begin anew each night. This
-            // one stays, and the database's server does not know it.
-            command.arg(format!("--restrict-key={}", self.opened.id));
-        }
-        command.args(part.tables.iter().map(|table| format!("--table={}", table.pattern())));
-        let sequences = self.snapshot.sequences.iter().filter(|_| with_sequences);
-        command.args(sequences.map(|pattern| format!("--table={pattern}")));
-        command
-    }
 }
 
 /// What passed by is what was asked for: every table of the part and no other.
@@ -265,13 +260,6 @@ fn check(part: &Part, rows: &Rows) -> Result<()> {
     let what = if wanted.contains(table) { "left out" } else { "wrote" };
     let message = format!("pg_dump {what} table {table} against its orders: please report it.");
     Err(TaskError::terminal("DumpDiffers", message))
-}
-
-fn tags(arguments: &Arguments, target: &Target, more: &[&str]) -> Vec<String> {
-    let application = &target.application;
-    let attempt = format!("{}.{}.{}", application.operation.replace(',', "-"), application.run, application.attempt);
-    let own = [TAG.to_owned(), manifest::origin_tag(&arguments.origin), manifest::attempt_tag(&attempt)];
-    own.into_iter().chain(more.iter().map(|tag| (*tag).to_owned())).collect()
 }
 
 /// What came of it.
