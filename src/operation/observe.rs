@@ -17,6 +17,7 @@ use kube::{
 use super::{
     job, lease,
     observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN},
+    pinned,
     resolve::{self, Found},
     scale,
 };
@@ -52,7 +53,9 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         ..Default::default()
     };
     let Some(run) = subject.status.active_run() else { return Ok(observed) };
-    observed.synapse = synapse(context, subject).await?;
+    if asks_for_synapse(run) {
+        observed.synapse = synapse(context, subject).await?;
+    }
     observed.lease = lease_state(context, subject).await?;
     let Some(pinned) = &run.synapse else {
         observed.data_node = data_node(context, subject, &observed).await?;
@@ -66,7 +69,7 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         observed.task_pods = task_pods(context, &subject.namespace, &subject.uid).await?;
     }
     match &run.window {
-        None if about_to_begin(run) => {
+        None if takes_stock(subject, run) => {
             let found = resolve::find(&context.client, &subject.namespace, &pinned.spec).await?;
             let own_pod = context.config.own_pod.as_ref().map(|(namespace, pod)| (namespace.as_str(), pod.as_str()));
             let surroundings =
@@ -120,10 +123,19 @@ pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str) -> k
     Ok(pods.iter().filter(works).map(ResourceExt::name_any).collect())
 }
 
-/// The next thing is preflight or the downtime: both want to know the workloads.
-fn about_to_begin(run: &Run) -> bool {
+/// The run is about to pin the `Synapse` object, or about to begin a step: whoever deletes it does not want that.
+fn asks_for_synapse(run: &Run) -> bool {
     let next = run.steps.iter().find(|step| step.state != StepState::Succeeded);
-    next.is_some_and(|step| step.state == StepState::Pending && (step.offline || step.attempt == 0))
+    run.synapse.is_none() || (run.failure.is_none() && next.is_some_and(|step| step.state != StepState::Running))
+}
+
+/// The next thing is preflight, or the record of the counts: both want to know the workloads. The finalizer comes before
+/// the record, and wants to know nothing.
+fn takes_stock(subject: &Subject, run: &Run) -> bool {
+    let next = run.steps.iter().find(|step| step.state != StepState::Succeeded);
+    next.filter(|step| step.state == StepState::Pending).is_some_and(|step| {
+        if step.offline { subject.has_finalizer } else { step.name == pinned::PREFLIGHT && step.attempt == 0 }
+    })
 }
 
 async fn synapse(context: &Context, subject: &Subject) -> kube::Result<Option<ObservedSynapse>> {

@@ -120,7 +120,8 @@ async fn the_second_night_stores_what_is_new() {
     let second = back_up(&database, &repository).run().await;
     let (first, second) = (first.backup().clone(), second.backup().clone());
     assert_eq!(second.rows, first.rows + 1000);
-    assert!(second.added * 10 < first.added, "{second:?} after {first:?}");
+    // A chunk of restic's has between half a MiB and 8 MiB, as chance has it; 1,000 rows can spoil two.
+    assert!(second.added * 3 < first.added, "{second:?} after {first:?}");
     assert_eq!(repository.snapshots(MANIFEST).len(), 2);
 }
 
