@@ -16,6 +16,7 @@ use prometheus_client::{
 use crate::{
     api::operation::{OperationStatus, Outcome},
     operation::{
+        kinds,
         lease::{self, SYNAPSE_LABEL},
         observed::Subject,
     },
@@ -37,9 +38,6 @@ struct OutcomeLabels {
 struct KindLabels {
     kind: &'static str,
 }
-
-/// The kinds whose objects are operations.
-const KINDS: [&str; 1] = ["SynapseMaintenance"];
 
 /// All metrics of the operator.
 #[derive(Clone)]
@@ -63,7 +61,7 @@ impl Default for Metrics {
             watch_last_event: Family::default(),
         };
         // Prometheus does not see the step from absent to 1: without zeros the first failure would raise no alert.
-        for kind in KINDS {
+        for kind in kinds::NAMES {
             for outcome in ["succeeded", "skipped", "failed"] {
                 drop(metrics.runs.get_or_create(&OutcomeLabels { kind, outcome }));
             }

@@ -23,9 +23,14 @@ pub async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T, 
 pub async fn find<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> kube::Result<Option<K>> {
     match api.get(name).await {
         Ok(object) => Ok(Some(object)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) if is_not_there(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The object is not there, or its whole kind.
+pub fn is_not_there(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// Deletes an object, if it is there.

@@ -3,9 +3,10 @@
 
 use std::{fs, path::PathBuf};
 
-use serde::Deserialize;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_yaml_ng::Value;
-use synapse_keeper::api::{Synapse, SynapseMaintenance};
+use synapse_keeper::api::{Synapse, SynapseBackup, SynapseMaintenance};
 
 fn files(folder: &str) -> Vec<(PathBuf, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples").join(folder);
@@ -36,6 +37,11 @@ fn lost(given: &Value, read: &Value, path: &str) -> Vec<String> {
     }
 }
 
+/// An object after a round trip through its type.
+fn read_as<K: DeserializeOwned + Serialize>(object: &Value) -> Value {
+    serde_yaml_ng::to_value(serde_yaml_ng::from_value::<K>(object.clone()).unwrap()).unwrap()
+}
+
 #[test]
 fn every_file_begins_with_what_it_shows() {
     for (path, text) in ["", "gitops/argocd", "gitops/flux"].into_iter().flat_map(files) {
@@ -51,21 +57,22 @@ fn plain_examples_are_known_to_the_kinds_and_name_no_namespace() {
         for object in objects(&text) {
             assert!(object["metadata"].get("namespace").is_none(), "{}", path.display());
             let read = match object["kind"].as_str().unwrap() {
-                "Synapse" => serde_yaml_ng::to_value(serde_yaml_ng::from_value::<Synapse>(object.clone()).unwrap()),
-                "SynapseMaintenance" => {
-                    serde_yaml_ng::to_value(serde_yaml_ng::from_value::<SynapseMaintenance>(object.clone()).unwrap())
-                }
+                "Synapse" => read_as::<Synapse>(&object),
+                "SynapseMaintenance" => read_as::<SynapseMaintenance>(&object),
+                "SynapseBackup" => read_as::<SynapseBackup>(&object),
+                "Secret" => read_as::<Secret>(&object),
+                "PersistentVolumeClaim" => read_as::<PersistentVolumeClaim>(&object),
                 other => panic!("{}: {other}", path.display()),
             };
-            assert_eq!(lost(&object, &read.unwrap(), ""), Vec::<String>::new(), "{}", path.display());
+            assert_eq!(lost(&object, &read, ""), Vec::<String>::new(), "{}", path.display());
         }
     }
 }
 
 #[test]
-fn maintenance_refers_to_the_example() {
+fn operations_refer_to_the_example() {
     for (path, text) in files("") {
-        for object in objects(&text).iter().filter(|object| object["kind"] == "SynapseMaintenance") {
+        for object in objects(&text).iter().filter(|object| !object["spec"]["synapseRef"].is_null()) {
             assert_eq!(object["spec"]["synapseRef"]["name"], "example", "{}", path.display());
         }
     }

@@ -4,25 +4,26 @@
 //! type that it guards, so that a typo is refused by `kubectl apply` with the name of the field.
 //! Strings and lists all have an upper bound: the API server refuses a CRD whose CEL rules could run for too long.
 
+pub mod backup;
 pub mod conditions;
 pub mod crds;
+pub mod downtime;
 pub mod duration;
 pub mod jobs;
 pub mod maintenance;
+pub mod mounts;
 pub mod operation;
 pub mod postgres;
 pub mod references;
+pub mod repository;
 pub mod schedule;
 pub mod synapse;
 
+pub use backup::{SynapseBackup, SynapseBackupSpec};
 pub use duration::Duration;
 pub use maintenance::{SynapseMaintenance, SynapseMaintenanceSpec};
 pub use synapse::{Synapse, SynapseSpec};
 
-/// The API group of every kind.
-pub const GROUP: &str = "synapse-keeper.dev";
-/// The API version of every kind.
-pub const VERSION: &str = "v1alpha1";
 /// The field manager of every write; also the value of `app.kubernetes.io/managed-by` on what we create.
 pub const MANAGER: &str = "synapse-keeper";
 

@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    maintenance::Downtime,
+    downtime::Downtime,
+    mounts::Mount,
     synapse::{SynapseSpec, WorkloadRef},
 };
 use crate::task::report::{ErrorClass, StepResult, TablePlan};
@@ -139,6 +140,11 @@ fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
+/// The same in a list.
+fn any_objects(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "array", "items": any_object(generator)})
+}
+
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -151,6 +157,16 @@ pub struct StepStatus {
     /// The task and its arguments, as the recipe made them when the run began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// Its Pod has `postgres.dataVolume` mounted.
+    #[serde(default)]
+    pub looks_at_disk: bool,
+    /// What its Pod has mounted besides the credentials of PostgreSQL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub mounts: Vec<Mount>,
+    /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
     pub state: StepState,
     /// Counts from 1; part of the Job's name.
     #[serde(default)]

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod client;
+mod fan;
 pub mod leader;
 mod options;
 pub mod release;
@@ -11,29 +12,36 @@ mod watches;
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ListParams,
+    core::PartialObjectMeta,
     runtime::{
         Controller,
         controller::{self, Action},
         events::{Recorder, Reporter},
-        reflector,
+        reflector::Store,
+        watcher,
     },
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{backoff::Backoff, server::Readiness, watches::Watches};
+use self::{
+    backoff::Backoff,
+    server::Readiness,
+    watches::{Heard, Watches},
+};
 pub use self::{client::client, options::Options, watches::Scope};
 use crate::{
-    api::{MANAGER, Synapse, SynapseMaintenance},
+    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance},
     context::{Config, Context},
     error::Error,
     inspection,
     metrics::Metrics,
-    operation::{self, orphans},
+    operation::{self, kinds, orphans},
+    recipes::Operation,
     requests::in_time,
 };
 
@@ -68,7 +76,7 @@ pub async fn run(
             return Ok(server.await?);
         }
     }
-    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown);
+    let work = controllers(Arc::new(context), options.scope(), readiness, shutdown).boxed();
     match leadership {
         None => work.await,
         Some(leadership) => lead(work, leadership).await?,
@@ -108,13 +116,28 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
     let (leases, lease_controller) = watches.lease_controller();
     let orphans = lease_controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
-        .watches_stream(watches.maintenances(), watches::leases_of_namespace(leases));
+        .watches_stream(heard(&watches.maintenances), watches::leases_of_namespace(leases.clone()))
+        .watches_stream(heard(&watches.backups), watches::leases_of_namespace(leases));
+    // All on the heap: futures of this size, one in the other, would take megabytes of stack.
     let ours = async {
         if wait_for_kinds(&context, &scope, &readiness, &shutdown).await {
             controllers_of_kinds(&context, &watches, &readiness, &shutdown).await;
         }
-    };
-    tokio::join!(drive("Lease", orphans, tend, context.clone(), shutdown.clone()), ours);
+    }
+    .boxed();
+    let work = async { tokio::join!(drive("Lease", orphans, tend, context.clone(), shutdown.clone()), ours) };
+    tokio::select! {
+        _ = work => {}
+        () = watches.run(&context).boxed() => {}
+    }
+}
+
+/// What a controller is woken by. Errors end in the log (see [`watches`]).
+fn heard<K>(heard: &Heard<K>) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + use<K>
+where
+    K: Clone + Send + 'static,
+{
+    heard.listen().map(Ok)
 }
 
 /// The controllers of our own kinds.
@@ -124,51 +147,66 @@ async fn controllers_of_kinds(
     readiness: &Readiness,
     shutdown: &CancellationToken,
 ) {
-    let (maintenances, maintenance_controller) = watches.operation_controller::<SynapseMaintenance>();
-    let (synapses, synapse_controller) = watches.controller::<Synapse>();
-    let uninstall = watches.uninstalling(context.clone());
+    let (maintenances, maintenance_controller) = operations(watches, &watches.maintenances);
+    let (backups, backup_controller) = operations(watches, &watches.backups);
+    let (synapses, synapse_controller) = watches.synapse_controller();
 
-    let stores = (maintenances.clone(), synapses);
+    let stores = (maintenances.clone(), backups.clone(), synapses);
     let ready = readiness.clone();
     tokio::spawn(async move {
-        let (maintenances, synapses) = stores;
-        if maintenances.wait_until_ready().await.is_ok() && synapses.wait_until_ready().await.is_ok() {
+        let (maintenances, backups, synapses) = stores;
+        if maintenances.wait_until_ready().await.is_ok()
+            && backups.wait_until_ready().await.is_ok()
+            && synapses.wait_until_ready().await.is_ok()
+        {
             ready.ready();
         }
     });
-    let operations = maintenance_controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .owns_stream(watches.jobs())
-        .watches_stream(watches.synapses(), watches::operations_of_synapse(maintenances.clone()))
-        .watches_stream(watches.leases(), watches::operations_of_lease(maintenances.clone()))
-        .watches_stream(watches.deployments(), watches::operations_that_hold_counts(maintenances.clone()))
-        .watches_stream(watches.stateful_sets(), watches::operations_that_hold_counts(maintenances.clone()))
-        .reconcile_all_on(uninstall);
     let homeservers = synapse_controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
-        .owns_stream(watches.jobs())
-        .watches_stream(watches.leases(), watches::synapse_of_lease())
-        .watches_stream(watches.maintenances(), watches::synapse_of_operation(maintenances));
+        .owns_stream(heard(&watches.jobs))
+        .watches_stream(heard(&watches.leases), watches::synapse_of_lease())
+        .watches_stream(heard(&watches.maintenances), watches::synapse_of_operation(maintenances))
+        .watches_stream(heard(&watches.backups), watches::synapse_of_operation(backups));
     tokio::join!(
-        drive(
-            "SynapseMaintenance",
-            operations,
-            operation::reconcile::reconcile::<SynapseMaintenance>,
-            context.clone(),
-            shutdown.clone()
-        ),
+        drive_operations(maintenance_controller, context, shutdown),
+        drive_operations(backup_controller, context, shutdown),
         drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
     );
 }
 
-/// Runs one controller, with a backoff for each object.
-async fn drive<K, F, R>(
+/// The controller of a kind of operations, with all that wakes one.
+fn operations<K: Operation>(watches: &Watches, of_kind: &Heard<K>) -> (Store<K>, Controller<K>) {
+    let (store, controller) = watches.operation_controller(of_kind);
+    let controller = controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .owns_stream(heard(&watches.jobs))
+        .watches_stream(heard(&watches.synapses), watches::operations_of_synapse(store.clone()))
+        .watches_stream(heard(&watches.leases), watches::operations_of_lease(store.clone()))
+        .watches_stream(heard(&watches.deployments), watches::operations_that_hold_counts(store.clone()))
+        .watches_stream(heard(&watches.stateful_sets), watches::operations_that_hold_counts(store.clone()))
+        .reconcile_all_on(watches.uninstalling.listen());
+    (store, controller)
+}
+
+fn drive_operations<K: Operation>(
+    controller: Controller<K>,
+    context: &Arc<Context>,
+    shutdown: &CancellationToken,
+) -> BoxFuture<'static, ()> {
+    let reconcile = operation::reconcile::reconcile::<K>;
+    drive(kinds::name::<K>(), controller, reconcile, context.clone(), shutdown.clone())
+}
+
+/// Runs one controller, with a backoff for each object. On the heap: such a future is large, and they are many.
+fn drive<K, F, R>(
     kind: &'static str,
     controller: Controller<K>,
     reconcile: F,
     context: Arc<Context>,
     shutdown: CancellationToken,
-) where
+) -> BoxFuture<'static, ()>
+where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
     F: Fn(Arc<K>, Arc<Context>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Action, Error>> + Send + 'static,
@@ -207,21 +245,24 @@ async fn drive<K, F, R>(
             },
             context,
         )
-        .for_each(|result| async move {
+        .for_each(move |result| async move {
             match result {
                 Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
                 Err(error) => tracing::warn!(kind, %error, "watch"),
             }
         });
-    tokio::select! {
-        () = work => {}
-        () = never_began => {}
+    async move {
+        tokio::select! {
+            () = work => {}
+            () = never_began => {}
+        }
     }
+    .boxed()
 }
 
 /// Returns at a shutdown that comes before the first list was complete. kube's controller waits for that list even then,
 /// and nothing can be under way.
-async fn shut_down_before_it_began<K>(store: reflector::Store<K>, shutdown: CancellationToken)
+async fn shut_down_before_it_began<K>(store: Store<K>, shutdown: CancellationToken)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
@@ -256,9 +297,11 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
         let one = ListParams::default().limit(1);
         let synapses: Api<Synapse> = scope.api(&context.client);
         let maintenances: Api<SynapseMaintenance> = scope.api(&context.client);
+        let backups: Api<SynapseBackup> = scope.api(&context.client);
         let found = async {
             synapses.list(&one).await?;
             maintenances.list(&one).await?;
+            backups.list(&one).await?;
             Ok(())
         };
         let found = tokio::select! {

@@ -6,7 +6,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -17,17 +17,18 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::PartialObjectMeta,
+    core::{PartialObjectMeta, PartialObjectMetaExt},
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt, predicates,
         reflector::{self, ObjectRef, Store},
-        watcher::{self, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
 
+use super::fan::Fan;
 use crate::{
-    api::{MANAGER, Synapse, SynapseMaintenance},
+    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, operation::OperationStatus},
     context::Context,
     metrics::Metrics,
     operation::{
@@ -78,35 +79,73 @@ impl<K> Watched for K where
 {
 }
 
-/// Makes the streams.
+/// What is heard of the objects of a kind, or rather of their metadata.
+pub type Heard<K> = Fan<PartialObjectMeta<K>>;
+
+/// All watches: one of each kind, whoever wants to hear it.
 pub struct Watches {
     client: Client,
     scope: Scope,
     metrics: Metrics,
+    pub synapses: Heard<Synapse>,
+    pub maintenances: Heard<SynapseMaintenance>,
+    pub backups: Heard<SynapseBackup>,
+    /// Leases of homeservers.
+    pub leases: Heard<Lease>,
+    /// Jobs of ours.
+    pub jobs: Heard<Job>,
+    pub deployments: Heard<Deployment>,
+    pub stateful_sets: Heard<StatefulSet>,
+    /// The chart's pre-delete hook came, failed or went.
+    pub uninstalling: Fan<()>,
 }
 
 impl Watches {
     pub fn new(context: &Context, scope: Scope) -> Self {
-        Self { client: context.client.clone(), scope, metrics: context.metrics.clone() }
+        Self {
+            client: context.client.clone(),
+            scope,
+            metrics: context.metrics.clone(),
+            synapses: Fan::default(),
+            maintenances: Fan::default(),
+            backups: Fan::default(),
+            leases: Fan::default(),
+            jobs: Fan::default(),
+            deployments: Fan::default(),
+            stateful_sets: Fan::default(),
+            uninstalling: Fan::default(),
+        }
     }
 
-    /// A controller of one of our kinds, and the store that it fills.
-    pub fn controller<K: Watched>(&self) -> (Store<K>, Controller<K>) {
-        self.controller_of_ours(forget_metadata)
+    /// Watches what no controller of ours is for. Never ends.
+    pub async fn run(&self, context: &Context) {
+        let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        tokio::join!(
+            self.jobs.tell_all(self.metadata(ours)),
+            self.deployments.tell_all(self.metadata(watcher::Config::default())),
+            self.stateful_sets.tell_all(self.metadata(watcher::Config::default())),
+            self.uninstalling.tell_all(self.hook(context)),
+        );
+    }
+
+    /// The controller of homeservers, and the store that it fills.
+    pub fn synapse_controller(&self) -> (Store<Synapse>, Controller<Synapse>) {
+        self.controller_of_ours(forget_metadata, &self.synapses)
     }
 
     /// The controller of a kind of operations.
-    pub fn operation_controller<K: Operation>(&self) -> (Store<K>, Controller<K>) {
-        self.controller_of_ours(|object| {
+    pub fn operation_controller<K: Operation>(&self, heard: &Heard<K>) -> (Store<K>, Controller<K>) {
+        let slim = |object: &mut K| {
             forget_metadata(object);
             reconcile::forget_finished_run(object);
-        })
+        };
+        self.controller_of_ours(slim, heard)
     }
 
     /// A status is written by nobody but us, and what we write is no news to us.
-    fn controller_of_ours<K: Watched>(&self, slim: fn(&mut K)) -> (Store<K>, Controller<K>) {
+    fn controller_of_ours<K: Watched>(&self, slim: fn(&mut K), heard: &Heard<K>) -> (Store<K>, Controller<K>) {
         let wanted = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
-        let (reader, events) = self.reflected(watcher::Config::default(), slim);
+        let (reader, events) = self.reflected(watcher::Config::default(), slim, heard);
         let changed = events.applied_objects().predicate_filter(wanted, PredicateConfig::default());
         (reader.clone(), Controller::for_stream(self.told::<K, _, _>(changed), reader))
     }
@@ -114,55 +153,33 @@ impl Watches {
     /// The controller of the homeservers' Leases. The metrics follow the store: a Lease that is gone is reconciled no more.
     pub fn lease_controller(&self) -> (Store<Lease>, Controller<Lease>) {
         let config = watcher::Config::default().labels(&lease::selector());
-        let (reader, events) = self.reflected(config, forget_metadata);
+        let (reader, events) = self.reflected(config, forget_metadata, &self.leases);
         let (store, metrics) = (reader.clone(), self.metrics.clone());
         let leases = events.inspect_ok(move |_| metrics.homeservers_leases(store.state().iter().map(AsRef::as_ref)));
         (reader.clone(), Controller::for_stream(self.told::<Lease, _, _>(leases.applied_objects()), reader))
     }
 
-    /// What happens to objects, and the store that they have gone through.
+    /// What happens to objects, and the store that they have gone through. Who listens hears of it after the store.
     fn reflected<K: Watched>(
         &self,
         config: watcher::Config,
         slim: fn(&mut K),
-    ) -> (Store<K>, impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>) {
+        heard: &Heard<K>,
+    ) -> (Store<K>, BoxStream<'static, watcher::Result<watcher::Event<K>>>) {
         let (reader, writer) = reflector::store();
         let events = watcher(self.scope.api::<K>(&self.client), small_pages(config)).default_backoff();
-        (reader, events.modify(slim).reflect(writer))
-    }
-
-    /// Jobs of ours.
-    pub fn jobs(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Job>>> + Send + 'static {
-        self.metadata(watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}")))
-    }
-
-    pub fn synapses(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Synapse>>> + Send + 'static {
-        self.metadata(watcher::Config::default())
-    }
-
-    pub fn maintenances(
-        &self,
-    ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<SynapseMaintenance>>> + Send + 'static {
-        self.metadata(watcher::Config::default())
-    }
-
-    /// Leases of homeservers.
-    pub fn leases(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Lease>>> + Send + 'static {
-        self.metadata(watcher::Config::default().labels(&lease::selector()))
-    }
-
-    pub fn deployments(&self) -> impl Stream<Item = watcher::Result<PartialObjectMeta<Deployment>>> + Send + 'static {
-        self.metadata(watcher::Config::default())
-    }
-
-    pub fn stateful_sets(
-        &self,
-    ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<StatefulSet>>> + Send + 'static {
-        self.metadata(watcher::Config::default())
+        let heard = heard.clone();
+        let tell = move |event: &watcher::Event<K>| match event {
+            Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
+                heard.tell(&object.meta().clone().into_response_partial());
+            }
+            Event::Init | Event::InitDone => {}
+        };
+        (reader, events.modify(slim).reflect(writer).inspect_ok(tell).boxed())
     }
 
     /// Watches for the Job of the chart's pre-delete hook, and speaks when it comes, fails or goes.
-    pub fn uninstalling(&self, context: Arc<Context>) -> impl Stream<Item = ()> + Send + 'static {
+    fn hook(&self, context: &Context) -> impl Stream<Item = ()> + Send {
         let api: Api<Job> = match &self.scope.own {
             Some(own) => Api::namespaced(self.client.clone(), own),
             None => self.scope.api(&self.client),
@@ -178,22 +195,14 @@ impl Watches {
         })
     }
 
-    fn scope_meta<K>(&self) -> Api<PartialObjectMeta<K>>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        self.scope.api(&self.client)
-    }
-
-    fn metadata<K>(
-        &self,
-        config: watcher::Config,
-    ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + use<K>
+    /// Objects that are not ours pass by without what nobody wants to know of them.
+    fn metadata<K>(&self, config: watcher::Config) -> BoxStream<'static, PartialObjectMeta<K>>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
     {
-        let stream = watcher(self.scope_meta::<K>(), small_pages(config)).default_backoff().touched_objects();
-        self.told::<K, _, _>(stream)
+        let api: Api<PartialObjectMeta<K>> = self.scope.api(&self.client);
+        let stream = watcher(api, small_pages(config)).default_backoff().modify(forget_metadata).touched_objects();
+        self.told::<K, _, _>(stream).filter_map(|touched| std::future::ready(touched.ok())).boxed()
     }
 
     /// Notes signs of life, logs errors and leaves them out.
@@ -259,42 +268,32 @@ fn small_pages(config: watcher::Config) -> watcher::Config {
 type Refs<K> = Vec<ObjectRef<K>>;
 
 /// A `Synapse` wakes its operations that are not finished.
-pub fn operations_of_synapse(
-    store: Store<SynapseMaintenance>,
-) -> impl Fn(PartialObjectMeta<Synapse>) -> Refs<SynapseMaintenance> {
+pub fn operations_of_synapse<K: Operation>(store: Store<K>) -> impl Fn(PartialObjectMeta<Synapse>) -> Refs<K> {
     move |synapse| unfinished(&store, synapse.namespace().as_deref(), Some(&synapse.name_any()))
 }
 
 /// A Lease wakes the operations on its homeserver that are not finished: one of them may be next.
-pub fn operations_of_lease(
-    store: Store<SynapseMaintenance>,
-) -> impl Fn(PartialObjectMeta<Lease>) -> Refs<SynapseMaintenance> {
+pub fn operations_of_lease<K: Operation>(store: Store<K>) -> impl Fn(PartialObjectMeta<Lease>) -> Refs<K> {
     move |lease| unfinished(&store, lease.namespace().as_deref(), lease.labels().get(SYNAPSE_LABEL).map(String::as_str))
 }
 
 /// A Deployment or StatefulSet wakes the operations of its namespace that have something down: it may be contested.
-pub fn operations_that_hold_counts<W: ResourceExt>(
-    store: Store<SynapseMaintenance>,
-) -> impl Fn(W) -> Refs<SynapseMaintenance> {
+pub fn operations_that_hold_counts<K: Operation, W: ResourceExt>(store: Store<K>) -> impl Fn(W) -> Refs<K> {
     move |workload| {
         let namespace = workload.namespace();
-        let holds_counts = |operation: &Arc<SynapseMaintenance>| {
-            operation.status.as_ref().and_then(|status| status.active_run()).is_some_and(|run| run.window.is_some())
+        let holds_counts = |operation: &Arc<K>| {
+            operation.status().and_then(OperationStatus::active_run).is_some_and(|run| run.window.is_some())
         };
         let here = store.state().into_iter().filter(|operation| operation.namespace() == namespace);
         here.filter(holds_counts).map(|operation| ObjectRef::from_obj(&*operation)).collect()
     }
 }
 
-fn unfinished(
-    store: &Store<SynapseMaintenance>,
-    namespace: Option<&str>,
-    synapse: Option<&str>,
-) -> Refs<SynapseMaintenance> {
-    let waits = |operation: &Arc<SynapseMaintenance>| {
+fn unfinished<K: Operation>(store: &Store<K>, namespace: Option<&str>, synapse: Option<&str>) -> Refs<K> {
+    let waits = |operation: &Arc<K>| {
         operation.namespace().as_deref() == namespace
-            && Some(operation.spec.synapse_ref.name.as_str()) == synapse
-            && operation.status.as_ref().is_none_or(|status| status.active_run().is_some())
+            && Some(operation.synapse()) == synapse
+            && operation.status().is_none_or(|status| status.active_run().is_some())
     };
     store.state().into_iter().filter(waits).map(|operation| ObjectRef::from_obj(&*operation)).collect()
 }
@@ -308,21 +307,16 @@ pub fn synapse_of_lease() -> impl Fn(PartialObjectMeta<Lease>) -> Refs<Synapse> 
 }
 
 /// An operation wakes its `Synapse`: what it did makes the old facts old.
-pub fn synapse_of_operation(
-    store: Store<SynapseMaintenance>,
-) -> impl Fn(PartialObjectMeta<SynapseMaintenance>) -> Refs<Synapse> {
+pub fn synapse_of_operation<K: Operation>(store: Store<K>) -> impl Fn(PartialObjectMeta<K>) -> Refs<Synapse> {
     move |meta| {
         let namespace = meta.namespace().unwrap_or_default();
         let operation = store.get(&ObjectRef::new(&meta.name_any()).within(&namespace));
-        operation
-            .map(|operation| ObjectRef::new(&operation.spec.synapse_ref.name).within(&namespace))
-            .into_iter()
-            .collect()
+        operation.map(|operation| ObjectRef::new(operation.synapse()).within(&namespace)).into_iter().collect()
     }
 }
 
 /// An operation wakes the Leases of its namespace: it may have died with one.
-pub fn leases_of_namespace(store: Store<Lease>) -> impl Fn(PartialObjectMeta<SynapseMaintenance>) -> Refs<Lease> {
+pub fn leases_of_namespace<K: Operation>(store: Store<Lease>) -> impl Fn(PartialObjectMeta<K>) -> Refs<Lease> {
     move |meta| {
         let namespace = meta.namespace();
         store

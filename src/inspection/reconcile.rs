@@ -22,7 +22,7 @@ use crate::{
     },
     context::{Context, in_our_name},
     error::{Error, Refused},
-    operation::{act::sweep_jobs, job, lease, observe, pinned::PREFLIGHT},
+    operation::{act::sweep_jobs, job, kinds, lease, observe, pinned::PREFLIGHT},
     requests::{find, in_time},
     task::report::TaskError,
 };
@@ -112,11 +112,11 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         holder: held.as_ref().and_then(lease::holder).and_then(lease::Holder::parse).map(|holder| holder.to_string()),
         ..Default::default()
     };
-    observe::each_operation(context, &namespace, |operation| {
-        if operation.spec.synapse_ref.name != name {
+    kinds::each(context, &namespace, |operation| {
+        if operation.synapse != name {
             return;
         }
-        let status = operation.status.unwrap_or_default();
+        let status = operation.status;
         seen.is_down |= status.active_run().is_some_and(crate::api::operation::Run::holds_counts);
         // Only what changed the database makes the old facts old. Preflight's result is what it found.
         let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
@@ -155,6 +155,8 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         run: number,
         attempt: 1,
         args,
+        mounts: &[],
+        memory_limit: None,
         deadline_seconds: Some(DEADLINE),
     });
     // What an operator left behind that was killed before it had swept.

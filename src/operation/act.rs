@@ -163,11 +163,16 @@ fn build_job<K: Operation>(
         spec: &pinned.spec,
         image: run.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
-        data_volume: job::DataVolume::Yes { node: run.node.as_deref() },
+        data_volume: match step.looks_at_disk {
+            true => job::DataVolume::Yes { node: run.node.as_deref() },
+            false => job::DataVolume::No,
+        },
         step: &step.name,
         run: run.number,
         attempt: step.attempt,
         args,
+        mounts: &step.mounts,
+        memory_limit: step.memory_limit.as_deref(),
         deadline_seconds,
     })
 }

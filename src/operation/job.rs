@@ -20,7 +20,13 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use super::lease::{MANAGED_BY, SYNAPSE_LABEL};
-use crate::api::{MANAGER, jobs::JobSettings, postgres::Postgres, synapse::SynapseSpec};
+use crate::api::{
+    MANAGER,
+    jobs::JobSettings,
+    mounts::{Mount, Source},
+    postgres::Postgres,
+    synapse::SynapseSpec,
+};
 
 /// Name of the container in which the task runs.
 pub const CONTAINER: &str = "task";
@@ -28,6 +34,9 @@ pub const CONTAINER: &str = "task";
 pub const OWNER_UID: &str = "synapse-keeper.dev/owner-uid";
 /// Label with the number of the run that a Job belongs to.
 pub const RUN: &str = "synapse-keeper.dev/run";
+
+/// How much memory a task may use that only talks to PostgreSQL.
+const MEMORY_LIMIT: &str = "256Mi";
 
 const CREDENTIALS: &str = "/var/run/synapse-keeper/postgres";
 const CA: &str = "/var/run/synapse-keeper/postgres-ca";
@@ -62,6 +71,10 @@ pub struct Blueprint<'a> {
     pub attempt: i32,
     /// The task and its own arguments.
     pub args: Vec<String>,
+    /// What the task needs besides the credentials of PostgreSQL.
+    pub mounts: &'a [Mount],
+    /// How much memory it may use, where the user does not say it.
+    pub memory_limit: Option<&'a str>,
     /// The Job is ended after this many seconds.
     pub deadline_seconds: Option<i64>,
 }
@@ -123,14 +136,19 @@ fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
     let settings = &blueprint.spec.jobs;
-    let (volumes, volume_mounts) = volumes(&blueprint.spec.postgres, blueprint.data_volume);
+    let (mut volumes, mut volume_mounts) = volumes(&blueprint.spec.postgres, blueprint.data_volume);
+    for (index, mount) in blueprint.mounts.iter().enumerate() {
+        let name = format!("mount-{index}");
+        volume_mounts.push(mounted(&name, mount));
+        volumes.push(volume(name, &mount.source));
+    }
     let container = Container {
         name: CONTAINER.to_owned(),
         image: Some(blueprint.image.to_owned()),
         image_pull_policy: Some(blueprint.image_pull_policy.to_owned()),
         command: Some(vec!["synapse-keeper".to_owned(), "task".to_owned()]),
         args: Some(arguments(blueprint)),
-        resources: Some(resources(settings)),
+        resources: Some(resources(settings, blueprint.memory_limit)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
@@ -198,23 +216,42 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     args
 }
 
-/// Mounts of what the connection needs. Secrets are `optional`: with a missing one the Pod would hang without a word,
-/// while the task can name the key that is not there.
-fn volumes(postgres: &Postgres, data_volume: DataVolume<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let secret = |name: &str, secret: &str, keys: &[&str]| Volume {
-        name: name.to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(secret.to_owned()),
-            items: Some(
-                keys.iter()
-                    .map(|key| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None })
-                    .collect(),
-            ),
-            optional: Some(true),
-            ..Default::default()
-        }),
+/// A Secret, or some keys of it as files. It is `optional`: with a missing one the Pod would hang without a word, while the
+/// task can name the key that is not there.
+fn secret_volume(volume: &str, name: &str, files: Option<&[(&str, &str)]>) -> Volume {
+    let items = files.map(|files| {
+        let item = |(key, file): &(&str, &str)| KeyToPath { key: (*key).into(), path: (*file).into(), mode: None };
+        files.iter().map(item).collect()
+    });
+    let secret_name = Some(name.to_owned());
+    let secret = SecretVolumeSource { secret_name, items, optional: Some(true), ..Default::default() };
+    Volume { name: volume.to_owned(), secret: Some(secret), ..Default::default() }
+}
+
+/// The volume of a step's own mount.
+fn volume(volume: String, source: &Source) -> Volume {
+    match source {
+        Source::Secret { name } => secret_volume(&volume, name, None),
+        Source::SecretKey { name, key, file } => secret_volume(&volume, name, Some(&[(key, file)])),
+        Source::Claim { name, writable } => {
+            let claim = PersistentVolumeClaimVolumeSource { claim_name: name.clone(), read_only: Some(!writable) };
+            Volume { name: volume, persistent_volume_claim: Some(claim), ..Default::default() }
+        }
+    }
+}
+
+fn mounted(volume: &str, mount: &Mount) -> VolumeMount {
+    let writable = matches!(mount.source, Source::Claim { writable: true, .. });
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: mount.path.clone(),
+        read_only: Some(!writable),
         ..Default::default()
-    };
+    }
+}
+
+/// What the connection needs.
+fn volumes(postgres: &Postgres, data_volume: DataVolume<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mount = |name: &str, path: &str| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -223,14 +260,18 @@ fn volumes(postgres: &Postgres, data_volume: DataVolume<'_>) -> (Vec<Volume>, Ve
     };
     let mut volumes = vec![
         Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() },
-        secret("postgres", &postgres.credentials.secret_name, &["username", "password"]),
+        secret_volume(
+            "postgres",
+            &postgres.credentials.secret_name,
+            Some(&[("username", "username"), ("password", "password")]),
+        ),
     ];
     let mut mounts = vec![
         VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() },
         mount("postgres", CREDENTIALS),
     ];
     if let Some(ca) = &postgres.tls.ca_secret {
-        volumes.push(secret("postgres-ca", &ca.name, &[&ca.key]));
+        volumes.push(secret_volume("postgres-ca", &ca.name, Some(&[(&ca.key, &ca.key)])));
         mounts.push(mount("postgres-ca", CA));
     }
     if let (Some(data), DataVolume::Yes { .. }) = (&postgres.data_volume, data_volume) {
@@ -260,13 +301,13 @@ fn node_affinity(data_volume: DataVolume<'_>) -> Option<Affinity> {
 }
 
 /// The wanted resources; modest ones where none are wanted, so that a quota that asks for them lets the Pod in.
-fn resources(settings: &JobSettings) -> ResourceRequirements {
+fn resources(settings: &JobSettings, memory_limit: Option<&str>) -> ResourceRequirements {
     let wanted = settings.resources.clone().unwrap_or_default();
     let quantities = |map: BTreeMap<String, String>| {
         map.into_iter().map(|(key, value)| (key, Quantity(value))).collect::<BTreeMap<_, _>>()
     };
     let mut requests = BTreeMap::from([("cpu".to_owned(), "10m".to_owned()), ("memory".to_owned(), "64Mi".to_owned())]);
-    let mut limits = BTreeMap::from([("memory".to_owned(), "256Mi".to_owned())]);
+    let mut limits = BTreeMap::from([("memory".to_owned(), memory_limit.unwrap_or(MEMORY_LIMIT).to_owned())]);
     requests.extend(wanted.requests);
     limits.extend(wanted.limits);
     ResourceRequirements { requests: Some(quantities(requests)), limits: Some(quantities(limits)), claims: None }

@@ -15,11 +15,11 @@
 pub mod act;
 pub mod events;
 pub mod job;
+pub mod kinds;
 pub mod lease;
 pub mod observe;
 pub mod observed;
 pub mod orphans;
-
 pub mod pinned;
 pub mod plan;
 pub mod reconcile;

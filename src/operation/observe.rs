@@ -15,7 +15,7 @@ use kube::{
 };
 
 use super::{
-    job, lease,
+    job, kinds, lease,
     observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN},
     pinned,
     resolve::{self, Found},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{
-        Synapse, SynapseMaintenance,
+        Synapse,
         conditions::truncate,
         operation::{RecordedWorkload, Run, StepState, Window},
         synapse::WorkloadRef,
@@ -39,8 +39,6 @@ const LOG_LINES: i64 = 10;
 const LONGEST_REPORT: i64 = 32;
 /// As many bytes of somebody else's words go into a status: it is written at every turn, and must never be too large.
 const WORDS: usize = 4096;
-/// How many operations are looked at at once.
-const PAGE: u32 = 50;
 
 /// Looks.
 ///
@@ -222,40 +220,16 @@ async fn recorded_live(
 /// Another operation that has not given back the counts of one of these workloads.
 async fn counts_held_by(context: &Context, subject: &Subject, workloads: &[Live]) -> kube::Result<Option<String>> {
     let mut holder = None;
-    each_operation(context, &subject.namespace, |other| {
+    kinds::each(context, &subject.namespace, |other| {
         let is_live = |recorded: &RecordedWorkload| workloads.iter().any(|live| live.workload == recorded.workload);
-        let run = other.status.as_ref().and_then(|status| status.active_run()).filter(|run| run.holds_counts());
+        let run = other.status.active_run().filter(|run| run.holds_counts());
         let window = run.and_then(|run| run.window.as_ref());
-        if other.uid().as_deref() != Some(&subject.uid)
-            && window.is_some_and(|window| window.workloads.iter().any(is_live))
-        {
-            holder.get_or_insert_with(|| format!("SynapseMaintenance {}", other.name_any()));
+        if other.uid != subject.uid && window.is_some_and(|window| window.workloads.iter().any(is_live)) {
+            holder.get_or_insert_with(|| other.to_string());
         }
     })
     .await?;
     Ok(holder)
-}
-
-/// Looks at every operation of a namespace, page after page: finished ones pile up, and a thousand of them at once would
-/// cost more memory than all the rest.
-///
-/// # Errors
-/// What the API server answers.
-pub async fn each_operation(
-    context: &Context,
-    namespace: &str,
-    mut look: impl FnMut(SynapseMaintenance),
-) -> kube::Result<()> {
-    let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), namespace);
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let list = api.list(&page).await?;
-        list.items.into_iter().for_each(&mut look);
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
 }
 
 /// A Job of ours and what became of its Pod.

@@ -5,7 +5,7 @@ use crate::{
         operation::{OperationStatus, Role},
         synapse::{SynapseSpec, WorkloadRef},
     },
-    recipes::Request,
+    recipes::{RecipeStep, Request},
     task::report::Report,
 };
 
@@ -44,6 +44,8 @@ impl Subject {
 pub struct Observed {
     /// The `Synapse` object; `None`: there is none.
     pub synapse: Option<ObservedSynapse>,
+    /// What the recipe makes of it.
+    pub steps: Vec<RecipeStep>,
     pub lease: LeaseState,
     /// The workloads: before the downtime as the `Synapse` object names them, in it those on record.
     pub workloads: Vec<Live>,

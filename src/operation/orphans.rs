@@ -12,17 +12,12 @@ use kube::{
 
 use super::{
     act::delete_lease,
-    job, lease,
+    job, kinds, lease,
     observe::{job_state, task_pods},
     observed::JobState,
     scale,
 };
-use crate::{
-    api::{SynapseMaintenance, operation::OperationStatus},
-    context::Context,
-    error::Error,
-    requests::{find, remove},
-};
+use crate::{context::Context, error::Error, requests::remove};
 
 /// What was found and done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,15 +77,7 @@ async fn bring_back(context: &Context, namespace: &str, held: &Lease) -> Result<
 
 /// The holder is there, is the same object, and has a run that is not finished.
 async fn is_alive(context: &Context, namespace: &str, holder: &lease::Holder<'_>) -> Result<bool, Error> {
-    let status: Option<OperationStatus> = match holder.kind {
-        "SynapseMaintenance" => {
-            let api: Api<SynapseMaintenance> = Api::namespaced(context.client.clone(), namespace);
-            let object = find(&api, holder.name).await?.filter(|object| object.uid().as_deref() == Some(holder.uid));
-            object.map(|object| object.status.unwrap_or_default())
-        }
-        // A kind of a newer release, before a downgrade: its objects cannot be driven any more.
-        _ => None,
-    };
+    let status = kinds::status_of(context, namespace, holder).await?;
     Ok(status.is_some_and(|status| status.active_run().is_some()))
 }
 

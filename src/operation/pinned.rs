@@ -3,8 +3,11 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::operation::{Cursor, StepState, StepStatus},
-    recipes::Request,
+    api::{
+        mounts::Mount,
+        operation::{Cursor, StepState, StepStatus},
+    },
+    recipes::{RecipeStep, Request},
 };
 
 /// Name of the first step of every run.
@@ -12,33 +15,55 @@ pub const PREFLIGHT: &str = "preflight";
 
 /// Preflight, the online steps, the offline steps: these stand together in one downtime. A dry run has preflight alone.
 /// What was stated in the object is as old as the object, or younger.
-pub fn steps(request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
-    let (offline, online): (Vec<_>, Vec<_>) = request.steps.iter().partition(|step| step.offline);
-    let mut preflight = vec![PREFLIGHT.to_owned()];
-    preflight.extend(request.steps.iter().map(|step| format!("--step={}={}", step.name, step.preflight)));
-    preflight.push(format!("--downtime-at-most={}", request.downtime.at_most.as_secs()));
-    preflight.push(format!("--stated-at={created}"));
-    preflight.extend(cursors.iter().map(|cursor| format!("--cursor={}={}", cursor.step, cursor.position)));
-    if request.dry_run {
-        preflight.push("--dry-run".to_owned());
-    }
-    let mut steps = vec![pending(PREFLIGHT.to_owned(), false, preflight)];
+pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
+    let mut steps = vec![preflight(wanted, request, cursors, created)];
     if !request.dry_run {
+        let (offline, online): (Vec<_>, Vec<_>) = wanted.iter().partition(|step| step.offline);
         steps.extend(online.into_iter().chain(offline).map(|step| {
             let mut args = step.args.clone();
             let cursor = cursors.iter().find(|cursor| cursor.step == step.name);
             args.extend(cursor.map(|cursor| format!("--cursor={}", cursor.position)));
-            pending(step.name.clone(), step.offline, args)
+            StepStatus {
+                offline: step.offline,
+                looks_at_disk: step.looks_at_disk,
+                mounts: step.mounts.clone(),
+                memory_limit: step.memory_limit.clone(),
+                ..pending(&step.name, args)
+            }
         }));
     }
     steps
 }
 
-fn pending(name: String, offline: bool, args: Vec<String>) -> StepStatus {
+/// It runs as the steps will: with all that they have mounted.
+fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> StepStatus {
+    let mut args = vec![PREFLIGHT.to_owned()];
+    args.extend(wanted.iter().map(|step| format!("--step={}={}", step.name, step.preflight)));
+    args.push(format!("--downtime-at-most={}", request.downtime.at_most.as_secs()));
+    args.push(format!("--stated-at={created}"));
+    args.extend(cursors.iter().map(|cursor| format!("--cursor={}={}", cursor.step, cursor.position)));
+    if request.dry_run {
+        args.push("--dry-run".to_owned());
+    }
+    let mut mounts: Vec<Mount> = Vec::new();
+    for mount in wanted.iter().flat_map(|step| &step.mounts) {
+        if !mounts.contains(mount) {
+            mounts.push(mount.clone());
+        }
+    }
+    let memory_limit = wanted.iter().find_map(|step| step.memory_limit.clone());
+    let looks_at_disk = wanted.iter().any(|step| step.looks_at_disk);
+    StepStatus { looks_at_disk, mounts, memory_limit, ..pending(PREFLIGHT, args) }
+}
+
+fn pending(name: &str, args: Vec<String>) -> StepStatus {
     StepStatus {
-        name,
-        offline,
+        name: name.to_owned(),
+        offline: false,
         args,
+        looks_at_disk: false,
+        mounts: Vec::new(),
+        memory_limit: None,
         state: StepState::Pending,
         attempt: 0,
         job_uid: None,

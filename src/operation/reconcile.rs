@@ -11,6 +11,7 @@ use kube::{
 
 use super::{
     act::act,
+    kinds,
     observe::observe,
     observed::{Observed, Subject},
     plan::{Action, Plan, plan},
@@ -48,7 +49,10 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
     let Some(mut object) = find(&api, &cached.name_any()).await? else { return Ok(Requeue::await_change()) };
     for _ in 0..MAX_TURNS {
         let subject = subject(&object);
-        let observed = observe(context, &subject).await?;
+        let mut observed = observe(context, &subject).await?;
+        if let Some(synapse) = &observed.synapse {
+            observed.steps = object.steps(&synapse.spec);
+        }
         let now = Timestamp::now();
         let plan = plan(&subject, &observed, now);
         object = write_status(context, &api, object, &subject, &plan.status).await?;
@@ -105,7 +109,7 @@ async fn rest<K: Operation>(cached: &K, context: &Context, api: &Api<K>) -> Resu
 /// Takes from an object for the cache what [`rest`] does not want to know: all that a finished run has done. There may be
 /// thousands of them.
 pub fn forget_finished_run<K: Operation>(object: &mut K) {
-    let mut status = object.status();
+    let mut status = object.status().cloned().unwrap_or_default();
     if status.active_run().is_some() {
         return;
     }
@@ -120,10 +124,7 @@ pub fn forget_finished_run<K: Operation>(object: &mut K) {
 /// The object as the plan sees it.
 pub fn subject<K: Operation>(object: &K) -> Subject {
     Subject {
-        kind: match K::kind(&()) {
-            std::borrow::Cow::Borrowed(kind) => kind,
-            std::borrow::Cow::Owned(_) => "Operation",
-        },
+        kind: kinds::name::<K>(),
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
         uid: object.uid().unwrap_or_default(),
@@ -133,7 +134,7 @@ pub fn subject<K: Operation>(object: &K) -> Subject {
         run_now: object.annotations().get(RUN_NOW).cloned(),
         created: object.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         request: object.request(),
-        status: object.status(),
+        status: object.status().cloned().unwrap_or_default(),
     }
 }
 

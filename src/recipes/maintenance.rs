@@ -1,10 +1,13 @@
 //! The recipe of `SynapseMaintenance`.
 
 use super::{Operation, RecipeStep, Request};
-use crate::api::{
-    SynapseMaintenance,
-    maintenance::{Step, Vacuum, VacuumMode},
-    operation::OperationStatus,
+use crate::{
+    api::{
+        SynapseMaintenance, SynapseSpec,
+        maintenance::{Step, Vacuum, VacuumMode},
+        operation::OperationStatus,
+    },
+    task::preflight::Check,
 };
 
 impl Operation for SynapseMaintenance {
@@ -17,12 +20,21 @@ impl Operation for SynapseMaintenance {
             dry_run: spec.dry_run,
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
-            steps: spec.steps.iter().enumerate().map(|(index, step)| recipe_step(index + 1, step)).collect(),
         }
     }
 
-    fn status(&self) -> OperationStatus {
-        self.status.clone().unwrap_or_default()
+    fn steps(&self, _: &SynapseSpec) -> Vec<RecipeStep> {
+        let steps = self.spec.steps.iter().enumerate();
+        // CEL refuses a step that names nothing, but an object may be older than the rule.
+        steps.filter_map(|(index, step)| recipe_step(index + 1, step)).collect()
+    }
+
+    fn synapse(&self) -> &str {
+        &self.spec.synapse_ref.name
+    }
+
+    fn status(&self) -> Option<&OperationStatus> {
+        self.status.as_ref()
     }
 
     fn set_status(&mut self, status: OperationStatus) {
@@ -31,18 +43,17 @@ impl Operation for SynapseMaintenance {
 }
 
 /// One step; `place` counts from 1 as people count the list in their YAML.
-fn recipe_step(place: usize, step: &Step) -> RecipeStep {
-    let preflight = serde_json::to_string(step).expect("a step is plain data");
-    match &step.vacuum {
-        Some(vacuum) => RecipeStep {
-            name: format!("vacuum-{place}"),
-            offline: vacuum.mode == VacuumMode::Full,
-            args: vacuum_args(vacuum),
-            preflight,
-        },
-        // CEL refuses a step that names nothing, but an object may be older than the rule.
-        None => RecipeStep { name: format!("nothing-{place}"), offline: false, args: Vec::new(), preflight },
-    }
+fn recipe_step(place: usize, step: &Step) -> Option<RecipeStep> {
+    let vacuum = step.vacuum.as_ref()?;
+    Some(RecipeStep {
+        name: format!("vacuum-{place}"),
+        offline: vacuum.mode == VacuumMode::Full,
+        args: vacuum_args(vacuum),
+        preflight: Check::Vacuum(vacuum.clone()).to_json(),
+        looks_at_disk: vacuum.mode == VacuumMode::Full,
+        mounts: Vec::new(),
+        memory_limit: None,
+    })
 }
 
 fn vacuum_args(vacuum: &Vacuum) -> Vec<String> {
@@ -58,29 +69,31 @@ fn vacuum_args(vacuum: &Vacuum) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::SynapseMaintenanceSpec;
+    use crate::{api::SynapseMaintenanceSpec, recipes::tests::homeserver};
 
-    fn request(spec: &str) -> Request {
+    fn object(spec: &str) -> SynapseMaintenance {
         let spec: SynapseMaintenanceSpec = serde_yaml_ng::from_str(spec).unwrap();
-        SynapseMaintenance::new("m", spec).request()
+        SynapseMaintenance::new("m", spec)
     }
 
     #[test]
     fn full_is_offline_and_analyze_is_not() {
-        let request = request(
+        let steps = object(
             "{synapseRef: {name: a}, steps: [{vacuum: {mode: Analyze}}, {vacuum: {mode: Full, tables: [events], freeSpace: 20Gi}}]}",
-        );
-        let [analyze, full] = &request.steps[..] else { panic!("{request:?}") };
+        )
+        .steps(&homeserver(""));
+        let [analyze, full] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!((analyze.offline, analyze.name.as_str()), (false, "vacuum-1"));
         assert_eq!(analyze.args, ["vacuum", "--mode=Analyze"]);
         assert_eq!((full.offline, full.name.as_str()), (true, "vacuum-2"));
         assert_eq!(full.args, ["vacuum", "--mode=Full", "--table=events", "--minimum-gain=16Mi", "--free-space=20Gi"]);
-        assert_eq!(serde_json::from_str::<Step>(&full.preflight).unwrap().vacuum.unwrap().tables, ["events"]);
+        let Ok(Check::Vacuum(vacuum)) = serde_json::from_str(&full.preflight) else { panic!("{}", full.preflight) };
+        assert_eq!(vacuum.tables, ["events"]);
     }
 
     #[test]
     fn defaults_are_those_of_the_docs() {
-        let request = request("{synapseRef: {name: a}, steps: [{vacuum: {mode: Full}}]}");
+        let request = object("{synapseRef: {name: a}, steps: [{vacuum: {mode: Full}}]}").request();
         assert!(request.downtime.allowed && !request.dry_run && !request.suspend);
         assert_eq!(request.downtime.at_most.to_string(), "1h");
     }

@@ -3,12 +3,15 @@
 //! A new kind adds a file here, its spec in [`crate::api`] and its tasks in [`crate::task`]. Lease, preflight, quiesce,
 //! Jobs, resume, history and schedule are the engine's (see [`crate::operation`]).
 
+mod backup;
 mod maintenance;
 
 use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::api::{jobs::JobSettings, maintenance::Downtime, operation::OperationStatus, schedule::Schedule};
+use crate::api::{
+    SynapseSpec, downtime::Downtime, jobs::JobSettings, mounts::Mount, operation::OperationStatus, schedule::Schedule,
+};
 
 /// A kind whose objects are operations.
 pub trait Operation:
@@ -21,11 +24,17 @@ pub trait Operation:
     + Sync
     + 'static
 {
-    /// What the object asks for.
+    /// What the object asks for, but for the steps.
     fn request(&self) -> Request;
 
+    /// What to do to this homeserver, in order. The engine moves the online steps before the offline ones.
+    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep>;
+
+    /// Name of its `Synapse` object.
+    fn synapse(&self) -> &str;
+
     /// What the engine remembers of it.
-    fn status(&self) -> OperationStatus;
+    fn status(&self) -> Option<&OperationStatus>;
 
     /// Puts the engine's memory into the object.
     fn set_status(&mut self, status: OperationStatus);
@@ -41,8 +50,6 @@ pub struct Request {
     pub dry_run: bool,
     pub downtime: Downtime,
     pub jobs: JobSettings,
-    /// What to do, in order. The engine moves the online ones before the offline ones.
-    pub steps: Vec<RecipeStep>,
 }
 
 /// One step, as a recipe wants it.
@@ -54,6 +61,24 @@ pub struct RecipeStep {
     pub offline: bool,
     /// The task and its own arguments. The engine adds those of the connection and of the budget.
     pub args: Vec<String>,
-    /// The step as `task preflight --step` reads it: JSON of [`crate::api::maintenance::Step`].
+    /// The step as `task preflight --step` reads it: JSON of [`crate::task::preflight::Check`].
     pub preflight: String,
+    /// It looks how much disk is free for PostgreSQL: its Pod has `postgres.dataVolume` mounted, and runs where that is.
+    pub looks_at_disk: bool,
+    /// What its Pod has mounted besides the credentials of PostgreSQL.
+    pub mounts: Vec<Mount>,
+    /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
+    pub memory_limit: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A homeserver whose description has this in it, too.
+    pub fn homeserver(more: &str) -> SynapseSpec {
+        let spec = "serverName: example.org, workloads: {refs: [{kind: Deployment, name: synapse}]}, \
+                    postgres: {host: postgres, database: synapse, credentials: {secretName: postgres}}";
+        serde_yaml_ng::from_str(&format!("{{{spec}{more}}}")).expect("a valid spec")
+    }
 }

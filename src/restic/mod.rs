@@ -7,5 +7,6 @@ mod errors;
 mod repository;
 mod upload;
 
-pub use repository::{Opened, Repository};
+pub use errors::MISSING;
+pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

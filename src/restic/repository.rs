@@ -24,8 +24,14 @@ const PROGRAM: &str = "restic";
 /// less time than that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// A list reads every snapshot's file once; the cache is new with each task.
+const LIST_WITHIN: Duration = Duration::from_secs(600);
+
 /// Wait for another's exclusive lock, that of a prune. restic takes a lock that is not renewed for half an hour for dead.
 const RETRY_LOCK: &str = "35m";
+
+/// Where the repository is.
+const LOCATION: &str = "RESTIC_REPOSITORY";
 
 /// The key of a Secret with the certificate authority of a server behind TLS, as in a Secret of type `kubernetes.io/tls`.
 const CA: &str = "ca.crt";
@@ -48,6 +54,39 @@ pub struct Opened {
     pub is_new: bool,
 }
 
+/// A snapshot, as the repository lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub id: String,
+    pub tags: Vec<String>,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// Bytes that came new into the repository with it, compressed.
+    pub added: u64,
+}
+
+/// As restic prints it.
+#[derive(Deserialize)]
+struct Snapshot {
+    id: String,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    summary: Summary,
+}
+
+#[derive(Default, Deserialize)]
+struct Summary {
+    total_bytes_processed: u64,
+    data_added_packed: u64,
+}
+
+impl From<Snapshot> for Listed {
+    fn from(Snapshot { id, tags, summary }: Snapshot) -> Self {
+        Self { id, tags, bytes: summary.total_bytes_processed, added: summary.data_added_packed }
+    }
+}
+
 #[derive(Deserialize)]
 struct Config {
     id: String,
@@ -56,11 +95,12 @@ struct Config {
 impl Repository {
     /// Reads a mounted Secret: every key that could name an environment variable (`RESTIC_REPOSITORY`, `RESTIC_PASSWORD`,
     /// `AWS_ACCESS_KEY_ID`, …) becomes one, and `ca.crt` is the authority of the server's certificate. The password stays
-    /// in its file.
+    /// in its file. `location` is where the repository is, instead of `RESTIC_REPOSITORY`; restic's cache and scratch files go
+    /// into `scratch`.
     ///
     /// # Errors
-    /// Terminal, `SecretKeyMissing`, without `RESTIC_REPOSITORY` or a password.
-    pub fn from_directory(directory: &Path, cache: &Path) -> Result<Self> {
+    /// Terminal, `SecretKeyMissing`, without a location or a password.
+    pub fn from_directory(directory: &Path, location: Option<&str>, scratch: &Path) -> Result<Self> {
         let missing = |what: &str| {
             let message = format!("The Secret of the repository lacks {what} (looked in {}).", directory.display());
             TaskError::terminal("SecretKeyMissing", message)
@@ -70,7 +110,7 @@ impl Repository {
         let entries = fs::read_dir(directory).map_err(|error| missing(&format!("everything: {error}")))?;
         let mut keys: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|key| is_known(key))
+            .filter(|key| is_known(key) && !(location.is_some() && key == LOCATION))
             .collect();
         keys.sort();
         let mut environment = Vec::new();
@@ -89,13 +129,15 @@ impl Repository {
             }
         }
         let has = |names: &[&str]| names.iter().any(|name| keys.iter().any(|key| key == name));
-        if !has(&["RESTIC_REPOSITORY"]) {
-            return Err(missing("the key RESTIC_REPOSITORY"));
+        match location {
+            Some(location) => environment.push((LOCATION.into(), location.into())),
+            None if has(&[LOCATION]) => {}
+            None => return Err(missing("the key RESTIC_REPOSITORY")),
         }
         if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
-        Ok(Self { environment, secrets, cache: cache.into() })
+        Ok(Self { environment, secrets, cache: scratch.into() })
     }
 
     /// Makes sure that the repository is there and can be opened. Only where `may_make_it` is it made: a mistyped bucket
@@ -134,6 +176,18 @@ impl Repository {
             command.args(["--tag", tag]);
         }
         Upload::start(command, self.clone(), name)
+    }
+
+    /// The snapshots that carry all of these tags. Without a lock, so that it need not wait for a prune.
+    ///
+    /// # Errors
+    /// What restic answers.
+    pub async fn list(&self, tags: &[String]) -> Result<Vec<Listed>> {
+        let json = self.run(&["snapshots", "--json", "--no-lock", "--tag", &tags.join(",")], LIST_WITHIN).await?;
+        let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
+            TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
+        })?;
+        Ok(listed.into_iter().map(Listed::from).collect())
     }
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.
@@ -191,7 +245,7 @@ mod tests {
             ("notes.txt", "of the admin"),
         ];
         let mounted = directory(&keys);
-        let repository = Repository::from_directory(mounted.path(), Path::new("/cache")).unwrap();
+        let repository = Repository::from_directory(mounted.path(), None, Path::new("/cache")).unwrap();
         let names: Vec<&str> = repository.environment.iter().map(|(name, _)| name.to_str().unwrap()).collect();
         let expected = ["AWS_SECRET_ACCESS_KEY", "RESTIC_PASSWORD_FILE", "RESTIC_REPOSITORY", "RESTIC_CACERT"];
         assert_eq!(names, expected);
@@ -204,7 +258,7 @@ mod tests {
     fn what_is_missing_is_named() {
         let reason = |keys: &[(&str, &str)]| {
             let mounted = directory(keys);
-            Repository::from_directory(mounted.path(), Path::new("/cache")).err().map(|error| error.message)
+            Repository::from_directory(mounted.path(), None, Path::new("/cache")).err().map(|error| error.message)
         };
         assert!(reason(&[("RESTIC_PASSWORD", "a")]).unwrap().contains("RESTIC_REPOSITORY"));
         assert!(reason(&[("RESTIC_REPOSITORY", "/a")]).unwrap().contains("RESTIC_PASSWORD"));

@@ -5,16 +5,18 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
-        maintenance::{Step, Vacuum, VacuumMode},
+        maintenance::{Vacuum, VacuumMode},
         operation::{StepPlan, restart_reserve},
     },
     bytes,
     postgres::{Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
     task::{
         arguments::Connection,
+        backup,
         output::progress,
         report::{PreflightFindings, TablePlan, TaskError},
         vacuum::{
@@ -31,14 +33,28 @@ const TABLES_SHOWN: usize = 50;
 /// are deleted meanwhile; a backup, a long report or a forgotten session takes more.
 const OLD_TRANSACTION: u64 = 300;
 
+/// A step, as a recipe describes it to preflight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Check {
+    Vacuum(Vacuum),
+    Backup(backup::Destination),
+}
+
+impl Check {
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
+}
+
 /// What to check.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
-    /// A step: `<name>=<JSON as in the spec of a SynapseMaintenance>`; may be given several times.
+    /// A step: `<name>=<JSON>`, such as `vacuum-1={"vacuum":{"mode":"Analyze"}}`; may be given several times.
     #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
-    steps: Vec<(String, Step)>,
+    steps: Vec<(String, Check)>,
     /// How many seconds Synapse may be down, with stop and start.
     #[arg(long)]
     downtime_at_most: Option<u32>,
@@ -56,7 +72,7 @@ pub struct Arguments {
     old_transaction: u64,
 }
 
-fn step(text: &str) -> std::result::Result<(String, Step), String> {
+fn step(text: &str) -> std::result::Result<(String, Check), String> {
     let (name, json) = text.split_once('=').ok_or("write <name>=<JSON>")?;
     let step = serde_json::from_str(json).map_err(|error| format!("step {name}: {error}"))?;
     Ok((name.to_owned(), step))
@@ -89,16 +105,18 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
         others.iter().filter(|session| !session.is_in_the_way()).map(ToString::to_string).collect();
 
     let mut seconds_left = arguments.downtime_at_most.map(work_seconds);
-    for (name, step) in &arguments.steps {
-        if let Some(vacuum) = &step.vacuum {
-            progress(&format!("looking at step {name}"));
-            let plan =
-                vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?;
-            // The offline steps stand in one downtime, one after the other.
-            let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();
-            seconds_left = seconds_left.map(|left| (left - taken as f64).max(0.0));
-            findings.plan.push(plan);
-        }
+    for (name, check) in &arguments.steps {
+        progress(&format!("looking at step {name}"));
+        let plan = match check {
+            Check::Vacuum(vacuum) => {
+                vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
+            }
+            Check::Backup(destination) => backup::check(&mut session, name, destination).await?,
+        };
+        // The offline steps stand in one downtime, one after the other.
+        let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();
+        seconds_left = seconds_left.map(|left| (left - taken as f64).max(0.0));
+        findings.plan.push(plan);
     }
     if findings.plan.iter().any(takes_downtime) {
         let age = Duration::from_secs(arguments.old_transaction);

@@ -13,6 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::backup::ListedBackups;
+
 /// Another try cannot help until a person has changed something.
 pub const EXIT_TERMINAL: u8 = 10;
 /// Another try may help.
@@ -67,6 +69,11 @@ impl TaskError {
         Self { class: ErrorClass::Terminal, reason: reason.to_owned(), message: message.into() }
     }
 
+    /// The temporary directory cannot be written to.
+    pub fn no_scratch_space(error: &std::io::Error) -> Self {
+        Self::transient("NoScratchSpace", format!("The temporary directory cannot be written to: {error}."))
+    }
+
     /// An error that may be gone at the next try.
     pub fn transient(reason: &str, message: impl Into<String>) -> Self {
         Self { class: ErrorClass::Transient, reason: reason.to_owned(), message: message.into() }
@@ -114,6 +121,9 @@ pub struct StepResult {
     /// What was done but came out otherwise than expected, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The backups that there are, as the repository had them afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups: Option<ListedBackups>,
     /// Where to go on, where the budget ended before the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,

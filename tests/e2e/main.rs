@@ -9,6 +9,7 @@ mod kubectl;
 
 mod alone;
 mod audit;
+mod backup;
 mod bad_input;
 mod examples;
 mod homeserver;

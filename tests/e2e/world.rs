@@ -86,7 +86,12 @@ impl World {
 
     /// Waits until a maintenance is in a phase; panics where it ends in another one.
     pub fn wait_phase(&self, maintenance: &str, phase: &str) -> Value {
-        let object = self.wait(&format!("synmt/{maintenance}"), phase, |object| {
+        self.wait_phase_of(&format!("synmt/{maintenance}"), phase)
+    }
+
+    /// The same for an operation of any kind, such as `synbk/nightly`.
+    pub fn wait_phase_of(&self, operation: &str, phase: &str) -> Value {
+        let object = self.wait(operation, phase, |object| {
             let now = &object["status"]["phase"];
             now == phase || now == "Succeeded" || now == "Failed"
         });
@@ -137,10 +142,10 @@ impl World {
     /// What a person would look at first.
     fn dump(&self) -> String {
         let looks: [&[&str]; 4] = [
-            &["get", "synapse,synmt,leases,jobs,pods,deployments,statefulsets", "-o", "wide"],
+            &["get", "synapse,synmt,synbk,leases,jobs,pods,deployments,statefulsets", "-o", "wide"],
             &["get", "events", "--sort-by=.metadata.creationTimestamp"],
             &["logs", "deployment/keeper-synapse-keeper", "--tail=40"],
-            &["get", "synmt", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{\"\\n\"}{end}"],
+            &["get", "synmt,synbk", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{\"\\n\"}{end}"],
         ];
         looks.iter().map(|look| self.try_kubectl(look).1).collect::<Vec<_>>().join("\n")
     }

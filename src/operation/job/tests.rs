@@ -36,8 +36,57 @@ fn built(data_volume: DataVolume<'_>) -> Job {
         run: 3,
         attempt: 2,
         args: vec!["vacuum".to_owned()],
+        mounts: &[],
+        memory_limit: Some("2Gi"),
         deadline_seconds: Some(60),
     })
+}
+
+fn built_with(mounts: &[Mount]) -> PodSpec {
+    let spec: SynapseSpec = serde_yaml_ng::from_str(&SPEC.replace("limits: {memory: 1Gi}", "")).unwrap();
+    let owner = OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() };
+    pod_of(&build(&Blueprint {
+        namespace: "matrix",
+        owner,
+        synapse: "example",
+        spec: &spec,
+        image: "tools:1",
+        image_pull_policy: "IfNotPresent",
+        data_volume: DataVolume::No,
+        step: "database",
+        run: 1,
+        attempt: 1,
+        args: vec!["backup".to_owned()],
+        mounts,
+        memory_limit: Some("2Gi"),
+        deadline_seconds: None,
+    }))
+}
+
+#[test]
+fn a_step_s_own_mounts_are_added() {
+    let password = Mount {
+        path: "/repository".to_owned(),
+        source: Source::SecretKey {
+            name: "password".to_owned(),
+            key: "restic".to_owned(),
+            file: "RESTIC_PASSWORD".to_owned(),
+        },
+    };
+    let pod = built_with(&[password, Mount::writable_claim("/backups", "claim"), Mount::secret("/all", "secret")]);
+    let volumes = pod.volumes.unwrap();
+    let of = |index: usize| volumes.iter().find(|volume| volume.name == format!("mount-{index}")).unwrap();
+    let secret = of(0).secret.as_ref().unwrap();
+    let item = &secret.items.as_ref().unwrap()[0];
+    assert_eq!((item.key.as_str(), item.path.as_str(), secret.optional), ("restic", "RESTIC_PASSWORD", Some(true)));
+    assert_eq!(of(1).persistent_volume_claim.as_ref().unwrap().claim_name, "claim");
+    let all = of(2).secret.as_ref().unwrap();
+    assert_eq!((all.secret_name.as_deref(), all.items.is_none(), all.optional), (Some("secret"), true, Some(true)));
+    let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+    let read_only = |path: &str| mounts.iter().find(|mount| mount.mount_path == path).unwrap().read_only;
+    assert_eq!(["/repository", "/backups", "/all"].map(read_only), [Some(true), Some(false), Some(true)]);
+    let limits = pod.containers[0].resources.clone().unwrap().limits.unwrap();
+    assert_eq!(limits["memory"].0, "2Gi", "what the step wants, where the user wants nothing");
 }
 
 fn pod_of(job: &Job) -> PodSpec {

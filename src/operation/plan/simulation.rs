@@ -91,6 +91,7 @@ pub(super) struct SimWorkload {
 
 pub(super) struct World {
     pub(super) subject: Subject,
+    maintenance: SynapseMaintenance,
     exists: bool,
     synapse: Option<ObservedSynapse>,
     /// Holder and whether counts are on it.
@@ -115,6 +116,7 @@ impl World {
     pub(super) fn new(steps: &str) -> Self {
         let spec: SynapseMaintenanceSpec =
             serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: example}}, steps: {steps}}}")).unwrap();
+        let maintenance = SynapseMaintenance::new("m", spec);
         let spec_of_synapse: SynapseSpec = serde_yaml_ng::from_str(SYNAPSE).unwrap();
         let now: Timestamp = "2026-11-22T03:00:00Z".parse().unwrap();
         let workload = |kind, name: &str, role, original| SimWorkload {
@@ -137,9 +139,10 @@ impl World {
                 has_finalizer: false,
                 run_now: None,
                 created: now,
-                request: SynapseMaintenance::new("m", spec).request(),
+                request: maintenance.request(),
                 status: OperationStatus::default(),
             },
+            maintenance,
             exists: true,
             synapse: Some(ObservedSynapse {
                 uid: "s".to_owned(),
@@ -177,6 +180,9 @@ impl World {
             Observed { uninstalling: self.uninstalling, image: "tools".to_owned(), ..Default::default() };
         let Some(run) = self.subject.status.active_run() else { return observed };
         observed.synapse = self.synapse.clone();
+        if let Some(synapse) = &self.synapse {
+            observed.steps = self.maintenance.steps(&synapse.spec);
+        }
         observed.lease = match &self.lease {
             None => LeaseState::Free,
             Some((holder, counts)) if *holder == self.subject.identity() => {

@@ -7,7 +7,7 @@ use super::{Action, Headline, Next, Phase, Planner, SAFETY, elapsed};
 use crate::{
     api::{
         Duration,
-        maintenance::Downtime,
+        downtime::Downtime,
         operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus, restart_reserve},
     },
     operation::{
@@ -44,7 +44,8 @@ impl Planner<'_> {
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
         let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
         let (uid, generation) = (synapse.uid.clone(), synapse.generation);
-        let steps = pinned::steps(&self.subject.request, &self.status.cursors, self.subject.created);
+        let steps =
+            pinned::steps(&self.observed.steps, &self.subject.request, &self.status.cursors, self.subject.created);
         let name = self.subject.request.synapse.clone();
         let node = self.observed.data_node.clone();
         let run = self.run_mut();

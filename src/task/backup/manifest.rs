@@ -28,6 +28,16 @@ pub fn attempt_tag(attempt: &str) -> String {
     format!("attempt={attempt}")
 }
 
+/// The tag of a manifest's snapshot that says how many streams belong to it.
+pub fn parts_tag(parts: usize) -> String {
+    format!("parts={parts}")
+}
+
+/// The tag of a manifest's snapshot with the moment that was backed up: restic's own time is that of a node.
+pub fn taken_at_tag(taken_at: &Time) -> String {
+    format!("taken-at={}", taken_at.0)
+}
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -8,15 +8,21 @@
 //! The rows of a part are plain SQL (`COPY … FROM stdin`), not compressed: restic finds again what it has seen on other nights, and
 //! compresses. Stock `psql` and `pg_restore` can read everything.
 
+mod check;
+mod destination;
+mod facts;
+mod list;
 pub mod manifest;
 pub mod parts;
 mod run;
 mod snapshot;
 mod stream;
 
+pub use check::check;
+pub use destination::Destination;
 pub use run::run;
 
-use std::path::PathBuf;
+use jiff::Timestamp;
 
 use super::{arguments::Connection, report::TaskError};
 
@@ -25,19 +31,11 @@ use super::{arguments::Connection, report::TaskError};
 pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
-    /// Directory with what restic reads from its environment, such as a mounted Secret: RESTIC_REPOSITORY,
-    /// RESTIC_PASSWORD, AWS_ACCESS_KEY_ID, …; ca.crt is the certificate authority of the storage.
+    #[command(flatten)]
+    pub destination: Destination,
+    /// When it must be over, such as 2026-01-31T03:30:00Z: users are waiting.
     #[arg(long)]
-    pub repository_dir: PathBuf,
-    /// Make the repository if there is none.
-    #[arg(long)]
-    pub init: bool,
-    /// The homeserver's name; a database of another is refused.
-    #[arg(long)]
-    pub server_name: String,
-    /// Whose backups these are: the UID of an object. Another's in the same repository are left alone.
-    #[arg(long, value_parser = word)]
-    pub origin: String,
+    pub until: Option<Timestamp>,
     /// In how many streams the tables go.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub streams: u16,
@@ -46,11 +44,15 @@ pub struct Arguments {
     pub at_once: u16,
 }
 
-/// restic takes a comma for the end of a tag.
-fn word(text: &str) -> Result<String, String> {
-    let is_word =
-        !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
-    if is_word { Ok(text.to_owned()) } else { Err("write letters, digits and - only".to_owned()) }
+/// The error of a backup that took longer than users should wait.
+fn out_of_time(until: Timestamp) -> TaskError {
+    TaskError::terminal(
+        "DowntimeTooShort",
+        format!(
+            "The backup was not done at {until}, when Synapse must start again. Nothing of it can be selected. Raise \
+             downtime.atMost, or back up without quiesce: the backup is of one moment either way."
+        ),
+    )
 }
 
 /// The error of a backup that was told to stop.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -14,17 +15,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Arguments,
+    facts::Facts,
+    list,
     manifest::{self, FORMAT, MANIFEST_TAG, Manifest, SCHEMA_FILE, StoredPart, TAG},
+    out_of_time,
     parts::{self, Part},
     snapshot::{self, Snapshot},
     stopped,
     stream::{Rows, carry, carry_bytes},
 };
 use crate::{
+    api::backup::{BackupSnapshot, ListedBackups},
     bytes,
-    postgres::{Session, Target, lock, programs::Programs, relations, sessions},
+    postgres::{Session, Target, lock, programs::Programs, sessions},
     restic::{Opened, Repository, Stored},
-    synapse::database::{self, SchemaVersion, Tables},
     task::{
         output::progress,
         report::{BackupFindings, Findings, Report, Result, StepResult, TaskError},
@@ -33,9 +37,24 @@ use crate::{
 
 /// Runs the task.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
-    match back_up(&arguments, stop).await {
+    match in_time(&arguments, stop).await {
         Ok(done) => Report { result: Some(done.result()), findings: Some(done.findings()), ..Report::default() },
         Err(error) => Report { error: Some(error), ..Report::default() },
+    }
+}
+
+/// With its end in time, if it must have one. What is under way then is stopped in order.
+async fn in_time(arguments: &Arguments, stop: &CancellationToken) -> Result<Done> {
+    let Some(until) = arguments.until else { return back_up(arguments, stop).await };
+    let stop_now = stop.child_token();
+    let mut done = pin!(back_up(arguments, &stop_now));
+    let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+    tokio::select! {
+        done = &mut done => done,
+        () = tokio::time::sleep(left) => {
+            stop_now.cancel();
+            done.await.map_err(|error| if stop.is_cancelled() { error } else { out_of_time(until) })
+        }
     }
 }
 
@@ -48,9 +67,21 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     backup.snapshot.still_held().await?;
     let manifest = backup.manifest(parts, began.elapsed());
     let json = serde_json::to_vec_pretty(&manifest).expect("plain data");
-    let upload = backup.repository.store_stream(manifest::FILE, &backup.tags(&[MANIFEST_TAG]))?;
+    let tags = [
+        MANIFEST_TAG.to_owned(),
+        manifest::parts_tag(manifest.parts.len()),
+        manifest::taken_at_tag(&manifest.taken_at),
+    ];
+    let upload = backup.repository.store_stream(manifest::FILE, &backup.tags(&tags))?;
     let stored = carry_bytes(&json, upload).await?;
-    Ok(Done { manifest, snapshot: stored.snapshot, added: added + stored.added, is_new: backup.opened.is_new })
+    let listed = list::of_origin(&backup.repository, &arguments.destination.origin).await?;
+    if !listed.iter().any(|one| one.id == stored.snapshot) {
+        return Err(TaskError::transient(
+            "BackupNotListed",
+            format!("The repository does not list the backup that was just stored ({:.8}).", stored.snapshot),
+        ));
+    }
+    Ok(Done { manifest, snapshot: stored.snapshot, added: added + stored.added, is_new: backup.opened.is_new, listed })
 }
 
 /// A backup under way.
@@ -66,24 +97,14 @@ struct Backup<'a> {
     facts: Facts,
 }
 
-/// What is true of the database at the snapshot's moment.
-struct Facts {
-    schema_version: SchemaVersion,
-    postgres_version: i32,
-    locale: (String, String, String),
-    bytes: i64,
-}
-
 type StoredParts = BTreeMap<String, StoredPart>;
 
 impl<'a> Backup<'a> {
     /// All that can be refused, and the snapshot. The session has the task's lock.
     async fn begin(arguments: &'a Arguments) -> Result<(Self, Session)> {
-        let scratch = tempfile::tempdir().map_err(|error| {
-            TaskError::transient("NoScratchSpace", format!("The temporary directory cannot be written to: {error}."))
-        })?;
-        let repository = Repository::from_directory(&arguments.repository_dir, scratch.path())?;
-        let opened = repository.open(arguments.init).await?;
+        let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+        let repository = arguments.destination.repository(scratch.path())?;
+        let opened = repository.open(arguments.destination.init).await?;
         progress("the repository is open");
 
         let target = arguments.connection.target()?;
@@ -92,7 +113,7 @@ impl<'a> Backup<'a> {
         lock::acquire_shared(&mut session).await?;
         let programs = Programs::of(session.version).await?;
         let mut snapshot = Snapshot::take(&target).await?;
-        let facts = Facts::read(&mut snapshot.session, &arguments.server_name).await?;
+        let facts = Facts::read(&mut snapshot.session, &arguments.destination.server_name).await?;
         progress(&format!("the database is held as it was at {}", snapshot.taken_at));
         Ok((Self { arguments, _scratch: scratch, repository, opened, target, programs, snapshot, facts }, session))
     }
@@ -189,8 +210,8 @@ impl<'a> Backup<'a> {
         let (encoding, collate, ctype) = self.facts.locale.clone();
         Manifest {
             format: FORMAT,
-            origin: self.arguments.origin.clone(),
-            server_name: self.arguments.server_name.clone(),
+            origin: self.arguments.destination.origin.clone(),
+            server_name: self.arguments.destination.server_name.clone(),
             taken_at: Time(self.snapshot.taken_at),
             schema_version: self.facts.schema_version.version,
             schema_compat_version: self.facts.schema_version.compat_version,
@@ -205,44 +226,13 @@ impl<'a> Backup<'a> {
         }
     }
 
-    fn tags(&self, more: &[&str]) -> Vec<String> {
+    fn tags(&self, more: &[String]) -> Vec<String> {
         let application = &self.target.application;
         let attempt =
             format!("{}.{}.{}", application.operation.replace(',', "-"), application.run, application.attempt);
-        let own = [TAG.to_owned(), manifest::origin_tag(&self.arguments.origin), manifest::attempt_tag(&attempt)];
-        own.into_iter().chain(more.iter().map(|tag| (*tag).to_owned())).collect()
-    }
-}
-
-impl Facts {
-    /// Also makes sure that the database is Synapse's, and of the homeserver that it should be.
-    async fn read(session: &mut Session, server_name: &str) -> Result<Self> {
-        let tables = relations::tables(session).await?;
-        let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
-        let Some(schema_version) = database::schema_version(session, &names).await? else {
-            return Err(TaskError::terminal(
-                "NoSynapseSchema",
-                "There is no schema of Synapse in this database: is postgres.database right?",
-            ));
-        };
-        match database::server_name(session, &names).await? {
-            Some(found) if found != server_name => {
-                return Err(TaskError::terminal(
-                    "ServerNameDiffers",
-                    format!(
-                        "The users in this database are of {found}, not of {server_name}: is postgres.database right?"
-                    ),
-                ));
-            }
-            _ => {}
-        }
-        let locale = relations::locale(session).await?;
-        Ok(Self {
-            schema_version,
-            postgres_version: session.version,
-            locale,
-            bytes: relations::database_bytes(session).await?,
-        })
+        let own =
+            [TAG.to_owned(), manifest::origin_tag(&self.arguments.destination.origin), manifest::attempt_tag(&attempt)];
+        own.into_iter().chain(more.iter().cloned()).collect()
     }
 }
 
@@ -270,6 +260,8 @@ struct Done {
     /// Bytes that came new into the repository.
     added: u64,
     is_new: bool,
+    /// All backups of the origin, read back from the repository.
+    listed: Vec<BackupSnapshot>,
 }
 
 impl Done {
@@ -288,6 +280,7 @@ impl Done {
                 bytes::human(added.cast_signed()),
             ),
             seconds: Some(manifest.seconds),
+            backups: Some(ListedBackups::new(self.listed.clone())),
             ..StepResult::default()
         }
     }

@@ -250,6 +250,7 @@ impl Work<'_> {
             skipped: self.skipped.iter().map(|(reason, tables)| skipped_text(reason, tables)).collect(),
             warnings: self.warnings,
             cursor: plan::cursor(&self.left),
+            ..StepResult::default()
         }
     }
 }

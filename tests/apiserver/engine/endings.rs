@@ -11,6 +11,7 @@ use kube::{
 use serde_json::json;
 use synapse_keeper::{
     api::{Synapse, SynapseMaintenance, conditions::Type, operation::Outcome},
+    recipes::Operation,
     task::report::Report,
 };
 
@@ -217,7 +218,7 @@ async fn delete(world: &World, how: DeleteParams) {
 }
 
 /// Takes the finalizer off, as a person does who has lost patience.
-pub async fn strip_finalizers(world: &World, name: &str) {
+pub async fn strip_finalizers<K: Operation>(world: &World, name: &str) {
     let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-    world.api::<SynapseMaintenance>().patch(name, &PatchParams::default(), &patch).await.expect("it is there");
+    world.api::<K>().patch(name, &PatchParams::default(), &patch).await.expect("it is there");
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, ResourceExt, api::DeleteParams, runtime::wait::await_condition};
+use synapse_keeper::api::SynapseMaintenance;
 
 use super::endings::strip_finalizers;
 use crate::stage::{
@@ -42,7 +43,7 @@ async fn deleted_under_an_operator_that_is_dead(stage: &Arc<Stage>, test: &str) 
     world.kill_operator().await;
     delete_crds(stage).await;
     world.until_maintenance("m", "is being deleted", |object| object.metadata.deletion_timestamp.is_some()).await;
-    strip_finalizers(&world, "m").await;
+    strip_finalizers::<SynapseMaintenance>(&world, "m").await;
     crds_are_gone(stage).await;
     assert!(world.lease().await.is_some(), "the Lease outlives the CRD");
     let _operator = world.operator();

@@ -118,7 +118,7 @@ async fn counts_of_an_object_that_is_gone_come_back(stage: Arc<Stage>, test: &'s
     let mut world = in_the_downtime(&stage, test).await;
     world.kill_operator().await;
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
-    strip_finalizers(&world, "m").await;
+    strip_finalizers::<SynapseMaintenance>(&world, "m").await;
     world.until_gone::<SynapseMaintenance>("m").await;
     assert!(world.lease().await.is_some(), "the Lease outlives its holder");
     let _operator = world.operator();
@@ -129,7 +129,7 @@ async fn counts_of_an_object_that_was_made_anew_come_back_before_it_begins(stage
     let mut world = in_the_downtime(&stage, test).await;
     world.kill_operator().await;
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
-    strip_finalizers(&world, "m").await;
+    strip_finalizers::<SynapseMaintenance>(&world, "m").await;
     world.until_gone::<SynapseMaintenance>("m").await;
     world.play(Script::default());
     world.maintain("m", FULL).await;
@@ -158,7 +158,7 @@ async fn a_lease_that_cannot_be_read_is_left_to_a_person(stage: Arc<Stage>, test
     let garbled = json!({"metadata": {"annotations": {"synapse-keeper.dev/counts": "[{]"}}});
     world.api::<Lease>().patch(LEASE, &PatchParams::default(), &Patch::Merge(garbled)).await.expect("it is there");
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
-    strip_finalizers(&world, "m").await;
+    strip_finalizers::<SynapseMaintenance>(&world, "m").await;
     world.until_gone::<SynapseMaintenance>("m").await;
     world.play(Script::default());
     world.maintain("n", FULL).await;
@@ -231,7 +231,7 @@ async fn the_metrics_say_who_is_down_after_a_restart_until_the_lease_is_gone(sta
     // Nobody is left to write a status when the counts come back.
     operator.kill().await;
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
-    strip_finalizers(&world, "m").await;
+    strip_finalizers::<SynapseMaintenance>(&world, "m").await;
     world.until_gone::<SynapseMaintenance>("m").await;
     let operator = world.operator();
     until_metrics_say(&world, &operator, true).await;

@@ -1,5 +1,6 @@
 //! The engine: an operation from its Lease to its end.
 
+mod backup;
 mod crash;
 mod endings;
 mod inspection;
@@ -24,6 +25,7 @@ use crate::stage::{Play, world::World};
 pub fn tests() -> Vec<(&'static str, Play)> {
     [
         crash::tests(),
+        backup::tests(),
         endings::tests(),
         schedule::tests(),
         shutdown::tests(),

@@ -29,7 +29,7 @@ impl Task {
 
     /// Nobody may write to the database meanwhile.
     pub fn is_offline(&self) -> bool {
-        self.flag("--mode") == Some("Full")
+        self.flag("--until").is_some()
     }
 
     /// What must not happen twice: the work of a step in a run.

@@ -68,7 +68,7 @@ impl Stage {
             .output();
         let names = namespaces.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         for namespace in names.lines().filter_map(|line| line.strip_prefix("namespace/")) {
-            let kinds = "synapses,synapsemaintenances,leases,deployments,statefulsets,jobs,pods,events";
+            let kinds = "synapses,synapsemaintenances,synapsebackups,leases,deployments,statefulsets,jobs,pods,events";
             let objects =
                 self.control_plane.program("kubectl").args(["get", kinds, "-o", "yaml", "-n", namespace]).output();
             let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failed-{namespace}.yaml"));

@@ -2,7 +2,10 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use synapse_keeper::{
-    api::operation::StepPlan,
+    api::{
+        backup::{BackupSnapshot, ListedBackups},
+        operation::StepPlan,
+    },
     task::report::{
         ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TableResult, TaskError,
     },
@@ -87,6 +90,7 @@ pub fn success(task: &Task) -> Report {
     match task.name() {
         "preflight" => findings = Some(Findings::Preflight(preflight(task))),
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
+        "backup" => result = Some(backup(task)),
         _ => {
             let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };
             result = Some(StepResult {
@@ -117,6 +121,18 @@ fn preflight(task: &Task) -> PreflightFindings {
         ..Default::default()
     });
     PreflightFindings { plan: plan.collect(), ..Default::default() }
+}
+
+/// As many backups as runs.
+fn backup(task: &Task) -> StepResult {
+    let number: i64 = task.flag("--run").and_then(|run| run.parse().ok()).expect("it belongs to a run");
+    let taken_at = |n: i64| Some(Time(jiff::Timestamp::from_second(1_800_000_000 + n).expect("a time")));
+    let all = (1..=number).map(|n| BackupSnapshot::new(format!("snapshot-{n}"), taken_at(n), n << 30, 1 << 20));
+    StepResult {
+        summary: "backed up".to_owned(),
+        backups: Some(ListedBackups::new(all.collect())),
+        ..Default::default()
+    }
 }
 
 fn inspection() -> InspectionFindings {

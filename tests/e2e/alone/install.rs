@@ -33,7 +33,7 @@ fn crds_outlive_their_release_and_serve_the_next() {
     let _alone = Alone::new();
 
     install("first", VALUES);
-    kubectl(&["wait", "--for=condition=Established", "crd", CRDS[0], CRDS[1], "--timeout=1m"]);
+    kubectl(&["wait", "--for=condition=Established", "crd", CRDS[0], CRDS[1], CRDS[2], "--timeout=1m"]);
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/synapse.yaml");
     in_release(&["apply", "-f", example]);
 

@@ -9,7 +9,8 @@ use crate::kubectl::{kubectl, run};
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/synapse-keeper");
 /// Where the chart is installed.
 const NAMESPACE: &str = "install-test";
-const CRDS: [&str; 2] = ["synapses.synapse-keeper.dev", "synapsemaintenances.synapse-keeper.dev"];
+const CRDS: [&str; 3] =
+    ["synapses.synapse-keeper.dev", "synapsemaintenances.synapse-keeper.dev", "synapsebackups.synapse-keeper.dev"];
 
 /// A cluster without our CRDs. What a test brings into it goes with the value, however the test ends.
 struct Alone;

@@ -1,0 +1,142 @@
+//! `SynapseBackup`: what a homeserver can be brought back from.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    downtime::Downtime, jobs::JobSettings, operation::OperationStatus, references::SynapseRef, repository::Repository,
+    schedule::Schedule,
+};
+use crate::bytes;
+
+/// As many snapshots are listed in a status.
+const LISTED: usize = 20;
+
+/// Backups of a homeserver, once or on a schedule.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "synapse-keeper.dev",
+    version = "v1alpha1",
+    kind = "SynapseBackup",
+    plural = "synapsebackups",
+    shortname = "synbk",
+    namespaced,
+    status = "BackupStatus",
+    category = "synapse-keeper",
+    derive = "PartialEq",
+    doc = "Backups of a Synapse homeserver in a restic repository, once or on a schedule.",
+    validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of Jobs are made from it"),
+    printcolumn(name = "Synapse", type_ = "string", json_path = ".spec.synapseRef.name"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Last-Success", type_ = "date", json_path = ".status.lastSuccessAt"),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.snapshots[0].size"),
+    printcolumn(name = "Snapshots", type_ = "integer", json_path = ".status.snapshotCount"),
+    printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule.cron", priority = 1),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextRunAt", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.schedule) == has(oldSelf.schedule)").message("a schedule can be neither added nor removed: make a new object").field_path(".schedule"))]
+#[x_kube(validation = Rule::new("has(self.schedule) || (self.synapseRef == oldSelf.synapseRef && self.repository == oldSelf.repository && self.quiesce == oldSelf.quiesce && self.downtime == oldSelf.downtime)").message("a backup without a schedule runs once and is immutable: make a new object"))]
+#[x_kube(validation = Rule::new("self.downtime.allowed || !self.quiesce").message("quiesce takes the homeserver down: set downtime.allowed to true or quiesce to false"))]
+pub struct SynapseBackupSpec {
+    /// The homeserver.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("synapseRef is immutable"))]
+    pub synapse_ref: SynapseRef,
+    /// Where to. Several homeservers may share one.
+    pub repository: Repository,
+    /// When to run. Without it: once, at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Starts no new run. One that is under way goes on to its end.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Takes the homeserver down meanwhile. It need not be: the backup is of one moment either way.
+    #[serde(default)]
+    pub quiesce: bool,
+    /// How long users may be locked out, with `quiesce`.
+    #[serde(default)]
+    pub downtime: Downtime,
+    /// How the Jobs look, where it differs from the `Synapse` object.
+    #[serde(default)]
+    pub jobs: JobSettings,
+}
+
+/// What every operation has, and the backups that there are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackupStatus {
+    #[serde(flatten)]
+    pub operation: OperationStatus,
+    /// The moment of the newest backup, by PostgreSQL's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_success_at: Option<Time>,
+    /// How many backups of this object the repository holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_count: Option<i64>,
+    /// The newest of them first; the rest is left out behind the first twenty. As the repository had them at the end of the
+    /// last run that succeeded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub snapshots: Vec<BackupSnapshot>,
+}
+
+/// A backup that is whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackupSnapshot {
+    /// restic's id of the snapshot that holds the manifest: the backup's name.
+    pub id: String,
+    /// The moment that it shows, by PostgreSQL's clock.
+    pub taken_at: Option<Time>,
+    /// For people, such as `1.2 GiB`: what a restore would read.
+    pub size: String,
+    /// The same in bytes.
+    pub bytes: i64,
+    /// Bytes that came new into the repository with it.
+    pub added_bytes: i64,
+}
+
+impl BackupStatus {
+    /// Takes the engine's memory, and from a step that listed the repository what it saw.
+    pub fn absorb(&mut self, mut operation: OperationStatus) {
+        let steps = operation.run.iter_mut().flat_map(|run| &mut run.steps);
+        for listed in steps.filter_map(|step| step.result.as_mut()?.backups.take()) {
+            self.last_success_at = listed.newest.first().and_then(|newest| newest.taken_at.clone());
+            self.snapshot_count = Some(listed.count);
+            self.snapshots = listed.newest;
+        }
+        self.operation = operation;
+    }
+}
+
+/// The backups of an object in its repository.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListedBackups {
+    pub count: i64,
+    /// The newest first, at most twenty.
+    #[schemars(length(max = 20))]
+    pub newest: Vec<BackupSnapshot>,
+}
+
+impl ListedBackups {
+    /// Of all that are whole, in any order.
+    pub fn new(mut all: Vec<BackupSnapshot>) -> Self {
+        all.sort_by(|one, other| other.taken_at.cmp(&one.taken_at));
+        let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
+        all.truncate(LISTED);
+        Self { count, newest: all }
+    }
+}
+
+impl BackupSnapshot {
+    pub fn new(id: String, taken_at: Option<Time>, bytes: i64, added_bytes: i64) -> Self {
+        Self { id, taken_at, size: bytes::human(bytes), bytes, added_bytes }
+    }
+}

@@ -1,0 +1,109 @@
+//! All kinds of operations, for who does not care of which kind one is.
+
+use kube::{Api, ResourceExt, api::ListParams};
+
+use super::lease::Holder;
+use crate::{
+    api::{SynapseBackup, SynapseMaintenance, operation::OperationStatus},
+    context::Context,
+    recipes::Operation,
+    requests::{find, is_not_there},
+};
+
+/// Their names.
+pub const NAMES: [&str; 2] = ["SynapseMaintenance", "SynapseBackup"];
+
+/// How many operations are looked at at once.
+const PAGE: u32 = 50;
+
+/// An operation of any kind.
+pub struct AnyOperation {
+    pub name: String,
+    pub uid: String,
+    /// Name of the `Synapse` object.
+    pub synapse: String,
+    pub status: OperationStatus,
+    kind: &'static str,
+}
+
+impl std::fmt::Display for AnyOperation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// The name of a kind.
+pub fn name<K: Operation>() -> &'static str {
+    match K::kind(&()) {
+        std::borrow::Cow::Borrowed(kind) => kind,
+        std::borrow::Cow::Owned(_) => "Operation",
+    }
+}
+
+/// Looks at every operation of a namespace.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn each(context: &Context, namespace: &str, mut look: impl FnMut(AnyOperation)) -> kube::Result<()> {
+    each_of::<SynapseMaintenance>(context, namespace, &mut look).await?;
+    each_of::<SynapseBackup>(context, namespace, &mut look).await
+}
+
+/// Page after page: finished ones pile up, and a thousand of them at once would cost more memory than all the rest.
+async fn each_of<K: Operation>(
+    context: &Context,
+    namespace: &str,
+    look: &mut impl FnMut(AnyOperation),
+) -> kube::Result<()> {
+    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list = match api.list(&page).await {
+            // Of a kind without its CRD there is none.
+            Err(error) if is_not_there(&error) => return Ok(()),
+            answer => answer?,
+        };
+        list.items.iter().map(any).for_each(&mut *look);
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn any<K: Operation>(object: &K) -> AnyOperation {
+    AnyOperation {
+        kind: name::<K>(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        synapse: object.synapse().to_owned(),
+        status: object.status().cloned().unwrap_or_default(),
+    }
+}
+
+/// The status of who holds a Lease. `None`: it is gone, replaced by another of its name, or of a kind that is not known
+/// here, such as one of a newer release before a downgrade: its objects cannot be driven any more.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn status_of(
+    context: &Context,
+    namespace: &str,
+    holder: &Holder<'_>,
+) -> kube::Result<Option<OperationStatus>> {
+    match holder.kind {
+        kind if kind == name::<SynapseMaintenance>() => of::<SynapseMaintenance>(context, namespace, holder).await,
+        kind if kind == name::<SynapseBackup>() => of::<SynapseBackup>(context, namespace, holder).await,
+        _ => Ok(None),
+    }
+}
+
+async fn of<K: Operation>(
+    context: &Context,
+    namespace: &str,
+    holder: &Holder<'_>,
+) -> kube::Result<Option<OperationStatus>> {
+    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+    let object = find(&api, holder.name).await?.filter(|object| object.uid().as_deref() == Some(holder.uid));
+    Ok(object.map(|object| object.status().cloned().unwrap_or_default()))
+}

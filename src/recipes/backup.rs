@@ -1,0 +1,165 @@
+//! The recipe of `SynapseBackup`.
+
+use kube::ResourceExt;
+
+use super::{Operation, RecipeStep, Request};
+use crate::{
+    api::{
+        SynapseBackup, SynapseSpec,
+        mounts::{Mount, Source},
+        operation::OperationStatus,
+        repository::Repository,
+    },
+    task::{backup::Destination, preflight::Check},
+};
+
+/// Where the Secret of the repository is mounted.
+const SECRET: &str = "/var/run/synapse-keeper/repository";
+/// Where a volume with the repository is mounted.
+const VOLUME: &str = "/var/run/synapse-keeper/backups";
+/// restic keeps an index of the repository in memory: about 1 GiB for each 4 TiB of data (measured by its authors, restic
+/// manual, "Tuning backup parameters").
+const MEMORY_LIMIT: &str = "1Gi";
+
+impl Operation for SynapseBackup {
+    fn request(&self) -> Request {
+        let spec = &self.spec;
+        Request {
+            synapse: spec.synapse_ref.name.clone(),
+            schedule: spec.schedule.clone(),
+            suspend: spec.suspend,
+            dry_run: false,
+            downtime: spec.downtime.clone(),
+            jobs: spec.jobs.clone(),
+        }
+    }
+
+    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
+        let destination = Destination {
+            repository_dir: SECRET.into(),
+            repository: location(&self.spec.repository),
+            // A repository that had a backup and is not there is a mistyped name, or a loss: no new one hides that.
+            init: self.status.as_ref().is_none_or(|status| status.last_success_at.is_none()),
+            server_name: homeserver.server_name.clone(),
+            origin: self.uid().unwrap_or_default(),
+        };
+        let mut args = vec!["backup".to_owned()];
+        args.extend(destination.to_args());
+        vec![RecipeStep {
+            name: "database".to_owned(),
+            offline: self.spec.quiesce,
+            args,
+            preflight: Check::Backup(destination).to_json(),
+            looks_at_disk: false,
+            mounts: mounts(&self.spec.repository),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+        }]
+    }
+
+    fn synapse(&self) -> &str {
+        &self.spec.synapse_ref.name
+    }
+
+    fn status(&self) -> Option<&OperationStatus> {
+        self.status.as_ref().map(|status| &status.operation)
+    }
+
+    fn set_status(&mut self, status: OperationStatus) {
+        self.status.get_or_insert_default().absorb(status);
+    }
+}
+
+/// Where the repository is, if its Secret does not say it.
+fn location(repository: &Repository) -> Option<String> {
+    repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path))
+}
+
+/// What a task needs to reach the repository.
+fn mounts(repository: &Repository) -> Vec<Mount> {
+    let password = repository.password_secret.as_ref().map(|password| Mount {
+        path: SECRET.to_owned(),
+        source: Source::SecretKey {
+            name: password.name.clone(),
+            key: password.key.clone(),
+            file: "RESTIC_PASSWORD".to_owned(),
+        },
+    });
+    let secret = repository.secret_name.iter().map(|name| Mount::secret(SECRET, name));
+    let volume = repository.volume.iter().map(|volume| Mount::writable_claim(VOLUME, &volume.claim_name));
+    secret.chain(password).chain(volume).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{
+            SynapseBackupSpec,
+            backup::{BackupSnapshot, ListedBackups},
+            operation::{OperationStatus, Run},
+        },
+        recipes::tests::homeserver,
+        task::report::StepResult,
+    };
+
+    fn object(spec: &str) -> SynapseBackup {
+        let spec: SynapseBackupSpec = serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: a}}, {spec}}}")).unwrap();
+        let mut object = SynapseBackup::new("nightly", spec);
+        object.metadata.uid = Some("uid-1".to_owned());
+        object
+    }
+
+    fn step(object: &SynapseBackup) -> RecipeStep {
+        let steps = object.steps(&homeserver(""));
+        assert_eq!(steps.len(), 1, "{steps:?}");
+        steps.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_all_that_restic_needs() {
+        let step = step(&object("repository: {secretName: s3}"));
+        assert_eq!(step.mounts, [Mount::secret(SECRET, "s3")]);
+        let args = [
+            "backup",
+            "--repository-dir=/var/run/synapse-keeper/repository",
+            "--init",
+            "--server-name=example.org",
+            "--origin=uid-1",
+        ];
+        assert_eq!(step.args, args);
+        assert!(!step.offline && step.preflight.contains(r#""init":true"#), "{step:?}");
+    }
+
+    #[test]
+    fn a_volume_has_its_password_elsewhere() {
+        let step = step(&object(
+            "quiesce: true, repository: {volume: {claimName: backups, path: a/b}, passwordSecret: {name: p, key: restic}}",
+        ));
+        let [password, volume] = &step.mounts[..] else { panic!("{step:?}") };
+        let Source::SecretKey { name, key, file } = &password.source else { panic!("{step:?}") };
+        assert_eq!([name, key, file], ["p", "restic", "RESTIC_PASSWORD"]);
+        assert_eq!(*volume, Mount::writable_claim(VOLUME, "backups"));
+        assert!(step.args.contains(&"--repository=/var/run/synapse-keeper/backups/a/b".to_owned()), "{step:?}");
+        assert!(step.offline);
+    }
+
+    #[test]
+    fn a_repository_that_had_a_backup_is_not_made_again() {
+        let mut object = object("repository: {secretName: s3}");
+        let taken_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        let listed = ListedBackups::new(vec![BackupSnapshot::new("a".to_owned(), taken_at, 10, 5)]);
+        let result = StepResult { backups: Some(listed), ..StepResult::default() };
+        let run: Run = serde_json::from_value(serde_json::json!({
+            "number": 1, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T02:00:00Z",
+            "downtime": {}, "steps": [{"name": "database", "state": "Succeeded", "result": result}],
+        }))
+        .unwrap();
+        object.set_status(OperationStatus { run: Some(Box::new(run)), ..OperationStatus::default() });
+        assert!(!step(&object).args.contains(&"--init".to_owned()));
+        // Nor after the run's own record is gone.
+        object.set_status(OperationStatus::default());
+        let status = object.status.as_ref().unwrap();
+        assert_eq!((status.snapshot_count, status.snapshots[0].size.as_str()), (Some(1), "10 B"));
+        assert!(!step(&object).args.contains(&"--init".to_owned()));
+    }
+}

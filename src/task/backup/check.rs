@@ -1,0 +1,31 @@
+//! What would make a backup fail, found out before it begins. Changes nothing.
+
+use super::{Destination, facts::Facts};
+use crate::{
+    api::operation::StepPlan,
+    bytes,
+    postgres::{Session, programs::Programs},
+    restic::MISSING,
+    task::report::{Result, TaskError},
+};
+
+/// Looks at the database and at the repository; says what a backup would do.
+///
+/// # Errors
+/// The first thing that a backup would fail for.
+pub async fn check(session: &mut Session, step: &str, destination: &Destination) -> Result<StepPlan> {
+    let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+    let facts = Facts::read(session, &destination.server_name).await?;
+    Programs::of(facts.postgres_version).await?;
+    let repository = destination.repository(scratch.path())?;
+    let made = match repository.open(false).await {
+        Ok(_) => "",
+        Err(error) if destination.init && error.reason == MISSING => ", which would be made",
+        Err(error) => return Err(error),
+    };
+    Ok(StepPlan {
+        step: step.to_owned(),
+        summary: format!("would back up a database of {} into the repository{made}", bytes::human(facts.bytes)),
+        ..StepPlan::default()
+    })
+}
