@@ -74,9 +74,7 @@ async fn until_runs(world: &World, runs: usize) -> SynapseBackup {
 async fn a_backup_says_what_there_is(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     let operator = world.operator();
-    world.apply(&backup("")).await;
-    run_now(&world, "1").await;
-    let first = until_runs(&world, 1).await;
+    let first = once(&world, "").await;
     run_now(&world, "2").await;
     let second = until_runs(&world, 2).await;
     assert_eq!(outcomes(&second), [Outcome::Succeeded; 2]);
@@ -108,12 +106,17 @@ async fn a_backup_says_what_there_is(stage: Arc<Stage>, test: &'static str) {
     }
 }
 
+/// A backup with these fields, to its end.
+pub async fn once(world: &World, fields: &str) -> SynapseBackup {
+    world.apply(&backup(fields)).await;
+    run_now(world, "1").await;
+    until_runs(world, 1).await
+}
+
 async fn a_quiesced_backup_takes_the_homeserver_down_and_brings_it_back(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     let _operator = world.operator();
-    world.apply(&backup("quiesce: true")).await;
-    run_now(&world, "1").await;
-    let done = until_runs(&world, 1).await;
+    let done = once(&world, "quiesce: true").await;
     let last = done.status.unwrap().operation.last.unwrap();
     assert!(last.downtime_seconds.is_some(), "{last:?}");
     world.assert_homeserver_is_back().await;

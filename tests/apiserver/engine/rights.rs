@@ -25,6 +25,7 @@ use synapse_keeper::{
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::backup;
 use crate::stage::{
     Stage,
     ledger::{Entry, Task},
@@ -147,6 +148,7 @@ async fn use_everything(world: &World) {
     world.play(Script::default());
     world.maintain("n", ANALYZE_AND_FULL).await;
     world.until_complete("n").await;
+    backup::once(world, "quiesce: true").await;
     world.until_synapse_is_ready().await;
 }
 
