@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 34] = [
+const NO_REASONS: [&str; 35] = [
     "AccessDenied",
     "ContainerCreating",
     "Credentials",
@@ -42,6 +42,7 @@ const NO_REASONS: [&str; 34] = [
     "RuntimeDefault",
     "SignatureDoesNotMatch",
     "Synapse",
+    "SynapseBackup",
     "SynapseMaintenance",
     "Ti",
     "TiB",

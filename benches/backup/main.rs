@@ -76,7 +76,7 @@ async fn play(database: &Database, table: &mut Table) {
 /// Seconds, and bytes that came new into the repository.
 async fn back_up(database: &Database, repository: &Repository) -> (f64, f64) {
     let began = Instant::now();
-    let finished = database.task("backup").backup(repository).run().await;
+    let finished = database.task("backup").repository(repository).run().await;
     let took = began.elapsed().as_secs_f64();
     (took, finished.backup().added as f64)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     downtime::Downtime, jobs::JobSettings, operation::OperationStatus, references::SynapseRef, repository::Repository,
-    schedule::Schedule,
+    retention::Retention, schedule::Schedule,
 };
 use crate::bytes;
 
@@ -56,6 +56,10 @@ pub struct SynapseBackupSpec {
     /// Starts no new run. One that is under way goes on to its end.
     #[serde(default)]
     pub suspend: bool,
+    /// Which backups are kept; without it all of them. Days and weeks are those of `schedule.timeZone`. Old ones go only after
+    /// a new one has succeeded, and the newest one never goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// Takes the homeserver down meanwhile. It need not be: the backup is of one moment either way.
     #[serde(default)]
     pub quiesce: bool,

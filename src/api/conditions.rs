@@ -22,6 +22,8 @@ pub enum Type {
     Failed,
     /// The homeserver's workloads are at zero by our hand.
     Quiesced,
+    /// A backup: the last run could not take old backups away. It has succeeded all the same.
+    RetentionFailed,
     /// Synapse: PostgreSQL can be reached and read.
     DatabaseReachable,
     /// Synapse: the database is UTF8, C, C.
@@ -41,13 +43,14 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
         Self::Complete,
         Self::Failed,
         Self::Quiesced,
+        Self::RetentionFailed,
         Self::DatabaseReachable,
         Self::LocaleSafe,
         Self::SequencesConsistent,
@@ -67,6 +70,7 @@ impl Type {
             Self::Complete => "Complete",
             Self::Failed => "Failed",
             Self::Quiesced => "Quiesced",
+            Self::RetentionFailed => "RetentionFailed",
             Self::DatabaseReachable => "DatabaseReachable",
             Self::LocaleSafe => "LocaleSafe",
             Self::SequencesConsistent => "SequencesConsistent",

@@ -16,6 +16,7 @@ pub mod operation;
 pub mod postgres;
 pub mod references;
 pub mod repository;
+pub mod retention;
 pub mod schedule;
 pub mod synapse;
 

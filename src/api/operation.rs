@@ -157,9 +157,12 @@ pub struct StepStatus {
     /// The task and its arguments, as the recipe made them when the run began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// Its Pod has `postgres.dataVolume` mounted.
+    /// It runs when the homeserver's Lease has been given back. That it fails is told, and changes nothing else.
     #[serde(default)]
-    pub looks_at_disk: bool,
+    pub afterwards: bool,
+    /// What its Pod is told of the database.
+    #[serde(default)]
+    pub database: DatabaseAccess,
     /// What its Pod has mounted besides the credentials of PostgreSQL.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
@@ -187,6 +190,17 @@ pub struct StepStatus {
     /// What the task reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<StepResult>,
+}
+
+/// What a step needs of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DatabaseAccess {
+    /// Nothing: not even its password is mounted.
+    None,
+    #[default]
+    Connection,
+    /// Also how much disk is free: `postgres.dataVolume` is mounted, on the node that has it.
+    WithDisk,
 }
 
 /// Where a step is.
@@ -357,6 +371,11 @@ impl Run {
         let window = self.window.as_ref()?;
         let end = window.ready_at.as_ref().or(window.returned_at.as_ref())?;
         Some(SignedDuration::from_secs(end.0.duration_since(window.recorded_at.0).as_secs()))
+    }
+
+    /// The place of the first step that has not succeeded, of those that want the homeserver's Lease.
+    pub fn next_step(&self) -> Option<usize> {
+        self.steps.iter().position(|step| !step.afterwards && step.state != StepState::Succeeded)
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

@@ -150,7 +150,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         spec: &object.spec,
         image: object.spec.jobs.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
-        data_volume: job::DataVolume::No,
+        database: job::Database::Connection,
         step: STEP,
         run: number,
         attempt: 1,

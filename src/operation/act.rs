@@ -15,7 +15,7 @@ use super::{
     scale,
 };
 use crate::{
-    api::{FINALIZER, MANAGER},
+    api::{FINALIZER, MANAGER, operation::DatabaseAccess},
     context::{Context, in_our_name},
     recipes::Operation,
     requests::remove,
@@ -163,9 +163,10 @@ fn build_job<K: Operation>(
         spec: &pinned.spec,
         image: run.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
-        data_volume: match step.looks_at_disk {
-            true => job::DataVolume::Yes { node: run.node.as_deref() },
-            false => job::DataVolume::No,
+        database: match step.database {
+            DatabaseAccess::None => job::Database::Untold,
+            DatabaseAccess::Connection => job::Database::Connection,
+            DatabaseAccess::WithDisk => job::Database::WithVolume { node: run.node.as_deref() },
         },
         step: &step.name,
         run: run.number,

@@ -42,12 +42,14 @@ const CREDENTIALS: &str = "/var/run/synapse-keeper/postgres";
 const CA: &str = "/var/run/synapse-keeper/postgres-ca";
 const DATA_VOLUME: &str = "/var/run/synapse-keeper/postgres-data";
 
-/// Whether a Job mounts PostgreSQL's volume, to read how much disk is free.
+/// What a Job is told of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DataVolume<'a> {
-    No,
-    /// On the node of PostgreSQL's Pod: elsewhere a ReadWriteOnce volume would not attach.
-    Yes {
+pub enum Database<'a> {
+    Untold,
+    Connection,
+    /// Also `postgres.dataVolume`, where there is one, on the node of PostgreSQL's Pod: elsewhere a ReadWriteOnce volume
+    /// would not attach.
+    WithVolume {
         node: Option<&'a str>,
     },
 }
@@ -63,8 +65,7 @@ pub struct Blueprint<'a> {
     pub spec: &'a SynapseSpec,
     pub image: &'a str,
     pub image_pull_policy: &'a str,
-    /// Mount `postgres.dataVolume`, on this node where it is known.
-    pub data_volume: DataVolume<'a>,
+    pub database: Database<'a>,
     /// `preflight`, `inspect` or the step's name; part of the Job's name.
     pub step: &'a str,
     pub run: i64,
@@ -136,7 +137,7 @@ fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
     let settings = &blueprint.spec.jobs;
-    let (mut volumes, mut volume_mounts) = volumes(&blueprint.spec.postgres, blueprint.data_volume);
+    let (mut volumes, mut volume_mounts) = volumes(&blueprint.spec.postgres, blueprint.database);
     for (index, mount) in blueprint.mounts.iter().enumerate() {
         let name = format!("mount-{index}");
         volume_mounts.push(mounted(&name, mount));
@@ -170,7 +171,7 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         containers: vec![container],
         volumes: Some(volumes),
         image_pull_secrets: Some(list(&settings.image_pull_secrets)).filter(|secrets: &Vec<_>| !secrets.is_empty()),
-        affinity: node_affinity(blueprint.data_volume),
+        affinity: node_affinity(blueprint.database),
         node_selector: Some(settings.node_selector.clone()).filter(|selector| !selector.is_empty()),
         tolerations: Some(settings.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
         priority_class_name: settings.priority_class_name.clone(),
@@ -192,6 +193,9 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     let postgres = &blueprint.spec.postgres;
     let tls = serde_json::to_value(postgres.tls.mode).expect("an enum of plain names");
     let mut args = blueprint.args.clone();
+    if blueprint.database == Database::Untold {
+        return args;
+    }
     args.extend([
         format!("--host={}", postgres.host),
         format!("--port={}", postgres.port),
@@ -205,7 +209,7 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     if let Some(ca) = &postgres.tls.ca_secret {
         args.push(format!("--ca-file={CA}/{}", ca.key));
     }
-    if postgres.data_volume.is_some() && blueprint.data_volume != DataVolume::No {
+    if postgres.data_volume.is_some() && blueprint.database != Database::Connection {
         args.push(format!("--data-volume={DATA_VOLUME}"));
     }
     for session in &postgres.ignore_sessions {
@@ -250,31 +254,28 @@ fn mounted(volume: &str, mount: &Mount) -> VolumeMount {
     }
 }
 
-/// What the connection needs.
-fn volumes(postgres: &Postgres, data_volume: DataVolume<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
+/// A place for scratch files, and what the connection needs.
+fn volumes(postgres: &Postgres, database: Database<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mount = |name: &str, path: &str| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
         read_only: Some(true),
         ..Default::default()
     };
-    let mut volumes = vec![
-        Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() },
-        secret_volume(
-            "postgres",
-            &postgres.credentials.secret_name,
-            Some(&[("username", "username"), ("password", "password")]),
-        ),
-    ];
-    let mut mounts = vec![
-        VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() },
-        mount("postgres", CREDENTIALS),
-    ];
+    let mut volumes =
+        vec![Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
+    let mut mounts = vec![VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() }];
+    if database == Database::Untold {
+        return (volumes, mounts);
+    }
+    let keys = [("username", "username"), ("password", "password")];
+    volumes.push(secret_volume("postgres", &postgres.credentials.secret_name, Some(&keys)));
+    mounts.push(mount("postgres", CREDENTIALS));
     if let Some(ca) = &postgres.tls.ca_secret {
         volumes.push(secret_volume("postgres-ca", &ca.name, Some(&[(&ca.key, &ca.key)])));
         mounts.push(mount("postgres-ca", CA));
     }
-    if let (Some(data), DataVolume::Yes { .. }) = (&postgres.data_volume, data_volume) {
+    if let (Some(data), Database::WithVolume { .. }) = (&postgres.data_volume, database) {
         let claim = PersistentVolumeClaimVolumeSource { claim_name: data.claim_name.clone(), read_only: Some(true) };
         volumes.push(Volume {
             name: "postgres-data".to_owned(),
@@ -286,8 +287,8 @@ fn volumes(postgres: &Postgres, data_volume: DataVolume<'_>) -> (Vec<Volume>, Ve
     (volumes, mounts)
 }
 
-fn node_affinity(data_volume: DataVolume<'_>) -> Option<Affinity> {
-    let DataVolume::Yes { node: Some(node) } = data_volume else { return None };
+fn node_affinity(database: Database<'_>) -> Option<Affinity> {
+    let Database::WithVolume { node: Some(node) } = database else { return None };
     let this_node = NodeSelectorRequirement {
         key: "metadata.name".to_owned(),
         operator: "In".to_owned(),

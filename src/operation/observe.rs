@@ -123,14 +123,14 @@ pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str) -> k
 
 /// The run is about to pin the `Synapse` object, or about to begin a step: whoever deletes it does not want that.
 fn asks_for_synapse(run: &Run) -> bool {
-    let next = run.steps.iter().find(|step| step.state != StepState::Succeeded);
-    run.synapse.is_none() || (run.failure.is_none() && next.is_some_and(|step| step.state != StepState::Running))
+    let begins = run.next_step().is_some_and(|index| run.steps[index].state != StepState::Running);
+    run.synapse.is_none() || (run.failure.is_none() && begins)
 }
 
 /// The next thing is preflight, or the record of the counts: both want to know the workloads. The finalizer comes before
 /// the record, and wants to know nothing.
 fn takes_stock(subject: &Subject, run: &Run) -> bool {
-    let next = run.steps.iter().find(|step| step.state != StepState::Succeeded);
+    let next = run.next_step().map(|index| &run.steps[index]);
     next.filter(|step| step.state == StepState::Pending).is_some_and(|step| {
         if step.offline { subject.has_finalizer } else { step.name == pinned::PREFLIGHT && step.attempt == 0 }
     })

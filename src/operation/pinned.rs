@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         mounts::Mount,
-        operation::{Cursor, StepState, StepStatus},
+        operation::{Cursor, DatabaseAccess, StepState, StepStatus},
     },
     recipes::{RecipeStep, Request},
 };
@@ -13,19 +13,22 @@ use crate::{
 /// Name of the first step of every run.
 pub const PREFLIGHT: &str = "preflight";
 
-/// Preflight, the online steps, the offline steps: these stand together in one downtime. A dry run has preflight alone.
+/// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards. A
+/// dry run has preflight alone.
 /// What was stated in the object is as old as the object, or younger.
 pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
     let mut steps = vec![preflight(wanted, request, cursors, created)];
     if !request.dry_run {
-        let (offline, online): (Vec<_>, Vec<_>) = wanted.iter().partition(|step| step.offline);
-        steps.extend(online.into_iter().chain(offline).map(|step| {
+        let mut in_order: Vec<&RecipeStep> = wanted.iter().collect();
+        in_order.sort_by_key(|step| (step.afterwards, step.offline));
+        steps.extend(in_order.into_iter().map(|step| {
             let mut args = step.args.clone();
             let cursor = cursors.iter().find(|cursor| cursor.step == step.name);
             args.extend(cursor.map(|cursor| format!("--cursor={}", cursor.position)));
             StepStatus {
                 offline: step.offline,
-                looks_at_disk: step.looks_at_disk,
+                afterwards: step.afterwards,
+                database: step.database,
                 mounts: step.mounts.clone(),
                 memory_limit: step.memory_limit.clone(),
                 ..pending(&step.name, args)
@@ -38,7 +41,8 @@ pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
 /// It runs as the steps will: with all that they have mounted.
 fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> StepStatus {
     let mut args = vec![PREFLIGHT.to_owned()];
-    args.extend(wanted.iter().map(|step| format!("--step={}={}", step.name, step.preflight)));
+    let checks = wanted.iter().filter_map(|step| step.preflight.as_ref().map(|check| (&step.name, check)));
+    args.extend(checks.map(|(name, check)| format!("--step={name}={check}")));
     args.push(format!("--downtime-at-most={}", request.downtime.at_most.as_secs()));
     args.push(format!("--stated-at={created}"));
     args.extend(cursors.iter().map(|cursor| format!("--cursor={}={}", cursor.step, cursor.position)));
@@ -52,8 +56,9 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
         }
     }
     let memory_limit = wanted.iter().find_map(|step| step.memory_limit.clone());
-    let looks_at_disk = wanted.iter().any(|step| step.looks_at_disk);
-    StepStatus { looks_at_disk, mounts, memory_limit, ..pending(PREFLIGHT, args) }
+    let with_disk = wanted.iter().any(|step| step.database == DatabaseAccess::WithDisk);
+    let database = if with_disk { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection };
+    StepStatus { database, mounts, memory_limit, ..pending(PREFLIGHT, args) }
 }
 
 fn pending(name: &str, args: Vec<String>) -> StepStatus {
@@ -61,7 +66,8 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         name: name.to_owned(),
         offline: false,
         args,
-        looks_at_disk: false,
+        afterwards: false,
+        database: DatabaseAccess::default(),
         mounts: Vec::new(),
         memory_limit: None,
         state: StepState::Pending,

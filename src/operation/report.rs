@@ -22,6 +22,7 @@ pub fn write(status: &mut OperationStatus, subject: &Subject, headline: &Headlin
     status.step = step_of(status);
     let quiesced = quiesced(status);
     let last = status.history.iter().find(|entry| entry.outcome != Outcome::Skipped).map(|entry| entry.outcome);
+    let retention = retention(status);
     let (reason, message) = (headline.reason.as_str(), headline.message.as_str());
 
     let mut conditions = Conditions::new(&mut status.conditions, subject.generation, now);
@@ -56,10 +57,26 @@ pub fn write(status: &mut OperationStatus, subject: &Subject, headline: &Headlin
             conditions.clear(Type::Stalled);
         }
     }
+    match retention {
+        Some(Err(message)) => drop(conditions.set(Type::RetentionFailed, true, "StepFailed", &message)),
+        Some(Ok(())) => drop(conditions.clear(Type::RetentionFailed)),
+        None => {}
+    }
     match quiesced {
         Some(counts) => conditions.set(Type::Quiesced, true, "Downtime", &counts),
         None => conditions.clear(Type::Quiesced),
     };
+}
+
+/// How the step that comes afterwards ended. `None`: there is none, or it has not got there: what the last run left stays
+/// true.
+fn retention(status: &OperationStatus) -> Option<Result<(), String>> {
+    let step = status.run.as_ref()?.steps.iter().find(|step| step.afterwards)?;
+    match step.state {
+        StepState::Succeeded => Some(Ok(())),
+        StepState::Failed => Some(Err(step.message.clone().unwrap_or_default())),
+        StepState::Pending | StepState::Running => None,
+    }
 }
 
 /// `vacuum-1 (2/3)` while it is under way.

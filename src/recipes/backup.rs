@@ -7,10 +7,13 @@ use crate::{
     api::{
         SynapseBackup, SynapseSpec,
         mounts::{Mount, Source},
-        operation::OperationStatus,
+        operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
     },
-    task::{backup::Destination, preflight::Check},
+    task::{
+        backup::{Destination, retain::Keep},
+        preflight::Check,
+    },
 };
 
 /// Where the Secret of the repository is mounted.
@@ -45,15 +48,17 @@ impl Operation for SynapseBackup {
         };
         let mut args = vec!["backup".to_owned()];
         args.extend(destination.to_args());
-        vec![RecipeStep {
+        let database = RecipeStep {
             name: "database".to_owned(),
             offline: self.spec.quiesce,
             args,
-            preflight: Check::Backup(destination).to_json(),
-            looks_at_disk: false,
+            preflight: Some(Check::Backup(destination.clone()).to_json()),
+            afterwards: false,
+            database: DatabaseAccess::Connection,
             mounts: mounts(&self.spec.repository),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
-        }]
+        };
+        vec![database, self.retention(destination)]
     }
 
     fn synapse(&self) -> &str {
@@ -66,6 +71,27 @@ impl Operation for SynapseBackup {
 
     fn set_status(&mut self, status: OperationStatus) {
         self.status.get_or_insert_default().absorb(status);
+    }
+}
+
+impl SynapseBackup {
+    /// Also without a retention: what failed attempts left behind goes.
+    fn retention(&self, destination: Destination) -> RecipeStep {
+        let mut args = vec!["retain".to_owned()];
+        args.extend(Destination { init: false, ..destination }.to_args());
+        args.extend(self.spec.retention.iter().flat_map(Keep::to_args));
+        let zone = self.spec.schedule.as_ref().and_then(|schedule| schedule.time_zone.as_ref());
+        args.extend(zone.map(|zone| format!("--time-zone={zone}")));
+        RecipeStep {
+            name: "retention".to_owned(),
+            offline: false,
+            args,
+            preflight: None,
+            afterwards: true,
+            database: DatabaseAccess::None,
+            mounts: mounts(&self.spec.repository),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+        }
     }
 }
 
@@ -111,8 +137,21 @@ mod tests {
 
     fn step(object: &SynapseBackup) -> RecipeStep {
         let steps = object.steps(&homeserver(""));
-        assert_eq!(steps.len(), 1, "{steps:?}");
+        let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names, ["database", "retention"]);
         steps.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn old_backups_go_when_the_homeserver_is_free_again() {
+        let object = object(
+            "repository: {secretName: s3}, retention: {keepDaily: 7, keepYearly: 2}, schedule: {cron: '@daily', timeZone: Europe/Berlin}",
+        );
+        let retention = object.steps(&homeserver("")).pop().unwrap();
+        assert!(retention.afterwards && retention.database == DatabaseAccess::None, "{retention:?}");
+        let own = ["--keep-daily=7", "--keep-yearly=2", "--time-zone=Europe/Berlin"];
+        assert_eq!(retention.args[4..], own, "{:?}", retention.args);
+        assert!(!retention.args.contains(&"--init".to_owned()));
     }
 
     #[test]
@@ -127,7 +166,7 @@ mod tests {
             "--origin=uid-1",
         ];
         assert_eq!(step.args, args);
-        assert!(!step.offline && step.preflight.contains(r#""init":true"#), "{step:?}");
+        assert!(!step.offline && step.preflight.is_some_and(|check| check.contains(r#""init":true"#)));
     }
 
     #[test]

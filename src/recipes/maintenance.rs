@@ -5,7 +5,7 @@ use crate::{
     api::{
         SynapseMaintenance, SynapseSpec,
         maintenance::{Step, Vacuum, VacuumMode},
-        operation::OperationStatus,
+        operation::{DatabaseAccess, OperationStatus},
     },
     task::preflight::Check,
 };
@@ -49,8 +49,9 @@ fn recipe_step(place: usize, step: &Step) -> Option<RecipeStep> {
         name: format!("vacuum-{place}"),
         offline: vacuum.mode == VacuumMode::Full,
         args: vacuum_args(vacuum),
-        preflight: Check::Vacuum(vacuum.clone()).to_json(),
-        looks_at_disk: vacuum.mode == VacuumMode::Full,
+        preflight: Some(Check::Vacuum(vacuum.clone()).to_json()),
+        afterwards: false,
+        database: DatabaseAccess::WithDisk,
         mounts: Vec::new(),
         memory_limit: None,
     })
@@ -87,7 +88,9 @@ mod tests {
         assert_eq!(analyze.args, ["vacuum", "--mode=Analyze"]);
         assert_eq!((full.offline, full.name.as_str()), (true, "vacuum-2"));
         assert_eq!(full.args, ["vacuum", "--mode=Full", "--table=events", "--minimum-gain=16Mi", "--free-space=20Gi"]);
-        let Ok(Check::Vacuum(vacuum)) = serde_json::from_str(&full.preflight) else { panic!("{}", full.preflight) };
+        let Ok(Check::Vacuum(vacuum)) = serde_json::from_str(full.preflight.as_ref().unwrap()) else {
+            panic!("{full:?}")
+        };
         assert_eq!(vacuum.tables, ["events"]);
     }
 

@@ -10,7 +10,12 @@ use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::api::{
-    SynapseSpec, downtime::Downtime, jobs::JobSettings, mounts::Mount, operation::OperationStatus, schedule::Schedule,
+    SynapseSpec,
+    downtime::Downtime,
+    jobs::JobSettings,
+    mounts::Mount,
+    operation::{DatabaseAccess, OperationStatus},
+    schedule::Schedule,
 };
 
 /// A kind whose objects are operations.
@@ -61,10 +66,14 @@ pub struct RecipeStep {
     pub offline: bool,
     /// The task and its own arguments. The engine adds those of the connection and of the budget.
     pub args: Vec<String>,
-    /// The step as `task preflight --step` reads it: JSON of [`crate::task::preflight::Check`].
-    pub preflight: String,
-    /// It looks how much disk is free for PostgreSQL: its Pod has `postgres.dataVolume` mounted, and runs where that is.
-    pub looks_at_disk: bool,
+    /// The step as `task preflight --step` reads it: JSON of [`crate::task::preflight::Check`]. `None`: the other steps'
+    /// checks are its own.
+    pub preflight: Option<String>,
+    /// It begins when the homeserver's Lease has been given back: it does not touch the homeserver, and takes as long as it
+    /// takes. That it fails is told, but the run has succeeded by then.
+    pub afterwards: bool,
+    /// What it needs of the database.
+    pub database: DatabaseAccess,
     /// What its Pod has mounted besides the credentials of PostgreSQL.
     pub mounts: Vec<Mount>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.

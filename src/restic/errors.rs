@@ -53,6 +53,17 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
     }
 }
 
+/// Somebody works on the repository.
+pub fn locked(host: &str, waited: Duration) -> TaskError {
+    let minutes = waited.as_secs() / 60;
+    TaskError::transient(
+        "RepositoryLocked",
+        format!(
+            "{host} has held a lock on the repository for more than {minutes} min: a prune, or a long backup. Try later."
+        ),
+    )
+}
+
 /// restic is not there.
 pub fn not_started(error: &io::Error) -> TaskError {
     TaskError::terminal(

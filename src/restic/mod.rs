@@ -4,9 +4,11 @@
 //! restic, and how its answers are understood, stands here; what a backup is does not.
 
 mod errors;
+mod locks;
 mod repository;
 mod upload;
 
 pub use errors::MISSING;
+pub use locks::Wants;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::{
+    Wants,
     errors::{self, explain},
     upload::Upload,
 };
@@ -27,8 +28,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// A list reads every snapshot's file once; the cache is new with each task.
 const LIST_WITHIN: Duration = Duration::from_secs(600);
 
-/// Wait for another's exclusive lock, that of a prune. restic takes a lock that is not renewed for half an hour for dead.
-const RETRY_LOCK: &str = "35m";
+/// With the wait for another's lock.
+const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
+
+/// A prune reads every index and writes what it repacks.
+const PRUNE_WITHIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Wait for a lock that has come since [`Repository::wait_for_locks`].
+const RETRY_LOCK: &str = "5m";
 
 /// Where the repository is.
 const LOCATION: &str = "RESTIC_REPOSITORY";
@@ -190,9 +197,42 @@ impl Repository {
         Ok(listed.into_iter().map(Listed::from).collect())
     }
 
+    /// Takes snapshots out of the list. Their data stays until a [`Repository::prune`].
+    ///
+    /// # Errors
+    /// What restic answers. Some may be gone by then.
+    pub async fn forget(&self, ids: &[String]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.wait_for_locks(Wants::ToTakeAway).await?;
+        // A command line has its limits.
+        for some in ids.chunks(500) {
+            let mut arguments = vec!["forget", "--quiet", "--retry-lock", RETRY_LOCK];
+            arguments.extend(some.iter().map(String::as_str));
+            self.run(&arguments, LOCKED_WITHIN).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the space back that no snapshot needs.
+    ///
+    /// # Errors
+    /// What restic answers. A prune that is cut off hurts nothing.
+    pub async fn prune(&self) -> Result<()> {
+        self.wait_for_locks(Wants::ToTakeAway).await?;
+        self.run(&["prune", "--quiet", "--retry-lock", RETRY_LOCK], PRUNE_WITHIN).await.map(drop)
+    }
+
+    /// A short question.
+    pub(super) async fn ask(&self, arguments: &[&str]) -> Result<String> {
+        self.run(arguments, ANSWER_WITHIN).await
+    }
+
     /// A command that says nothing of interest but whether it succeeded; what it printed.
     async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
-        let doing = format!("running restic {}", arguments.join(" "));
+        // Not the names of hundreds of snapshots.
+        let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
         let output = self.command().args(arguments).stdin(Stdio::null()).output();
         match tokio::time::timeout(within, output).await {
             Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),

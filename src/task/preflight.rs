@@ -52,7 +52,7 @@ impl Check {
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
-    /// A step: `<name>=<JSON>`, such as `vacuum-1={"vacuum":{"mode":"Analyze"}}`; may be given several times.
+    /// A step: `<name>=<JSON>`, as the recipes write it; may be given several times.
     #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
     steps: Vec<(String, Check)>,
     /// How many seconds Synapse may be down, with stop and start.

@@ -9,11 +9,11 @@ use tokio::time::timeout;
 use crate::support::{Database, Program, Repository, eventually, execute};
 
 /// The tags of restic's snapshots.
-const ALL: &str = "synapse-keeper";
-const MANIFEST: &str = "manifest";
+pub const ALL: &str = "synapse-keeper";
+pub const MANIFEST: &str = "manifest";
 
-fn back_up(database: &Database, repository: &Repository) -> Program {
-    database.task("backup").backup(repository)
+pub fn back_up(database: &Database, repository: &Repository) -> Program {
+    database.task("backup").repository(repository)
 }
 
 /// Restores a backup with PostgreSQL's own programs and nothing of ours, into a new database.
@@ -239,7 +239,7 @@ async fn each_mistake_about_the_database_has_an_answer_of_its_own() {
 }
 
 /// Waits until the streams are read.
-async fn until_dumping(database: &Database) {
+pub async fn until_dumping(database: &Database) {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name LIKE 'synapse-keeper/%' AND query LIKE 'COPY %'";
     eventually("pg_dump copies", Duration::from_secs(60), || async { database.sql(sql) != "0" }).await;

@@ -10,5 +10,6 @@ mod inspect;
 mod interrupted;
 mod others;
 mod preflight;
+mod retain;
 mod support;
 mod vacuum;

@@ -22,7 +22,7 @@ jobs:
   fsGroup: 1000
 ";
 
-fn built(data_volume: DataVolume<'_>) -> Job {
+fn built(database: Database<'_>) -> Job {
     let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
     build(&Blueprint {
         namespace: "matrix",
@@ -31,7 +31,7 @@ fn built(data_volume: DataVolume<'_>) -> Job {
         spec: &spec,
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
-        data_volume,
+        database,
         step: "vacuum-1",
         run: 3,
         attempt: 2,
@@ -52,7 +52,7 @@ fn built_with(mounts: &[Mount]) -> PodSpec {
         spec: &spec,
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
-        data_volume: DataVolume::No,
+        database: Database::Untold,
         step: "database",
         run: 1,
         attempt: 1,
@@ -85,6 +85,8 @@ fn a_step_s_own_mounts_are_added() {
     let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
     let read_only = |path: &str| mounts.iter().find(|mount| mount.mount_path == path).unwrap().read_only;
     assert_eq!(["/repository", "/backups", "/all"].map(read_only), [Some(true), Some(false), Some(true)]);
+    assert!(!volumes.iter().any(|volume| volume.name == "postgres"), "it needs no database and has no password");
+    assert_eq!(pod.containers[0].args, Some(vec!["backup".to_owned()]));
     let limits = pod.containers[0].resources.clone().unwrap().limits.unwrap();
     assert_eq!(limits["memory"].0, "2Gi", "what the step wants, where the user wants nothing");
 }
@@ -108,7 +110,7 @@ fn names_fit_a_label_and_differ_by_everything_that_matters() {
 
 #[test]
 fn its_pod_is_restricted_and_has_no_rights() {
-    let pod = pod_of(&built(DataVolume::No));
+    let pod = pod_of(&built(Database::Connection));
     let security = pod.security_context.unwrap();
     assert_eq!(
         (security.run_as_non_root, security.run_as_user, security.fs_group),
@@ -123,7 +125,7 @@ fn its_pod_is_restricted_and_has_no_rights() {
 
 #[test]
 fn its_pod_has_every_setting() {
-    let job = built(DataVolume::No);
+    let job = built(Database::Connection);
     let annotations = job.spec.as_ref().unwrap().template.metadata.clone().unwrap().annotations.unwrap();
     assert_eq!(annotations, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
     let pod = pod_of(&job);
@@ -146,7 +148,7 @@ fn its_pod_has_every_setting() {
 
 #[test]
 fn a_missing_secret_must_not_keep_the_pod_from_starting() {
-    let pod = pod_of(&built(DataVolume::No));
+    let pod = pod_of(&built(Database::Connection));
     let secrets: Vec<_> = pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret).collect();
     assert_eq!(secrets.len(), 2);
     assert!(secrets.iter().all(|secret| secret.optional == Some(true)));
@@ -155,7 +157,7 @@ fn a_missing_secret_must_not_keep_the_pod_from_starting() {
 
 #[test]
 fn the_engine_s_labels_win_over_the_user_s() {
-    let job = built(DataVolume::No);
+    let job = built(Database::Connection);
     let labels = job.spec.unwrap().template.metadata.unwrap().labels.unwrap();
     assert_eq!(labels["sidecar.istio.io/inject"], "false");
     assert_eq!(labels[MANAGED_BY], MANAGER);
@@ -164,7 +166,7 @@ fn the_engine_s_labels_win_over_the_user_s() {
 
 #[test]
 fn the_data_volume_is_mounted_to_read_on_its_node() {
-    let pod = pod_of(&built(DataVolume::Yes { node: Some("node1") }));
+    let pod = pod_of(&built(Database::WithVolume { node: Some("node1") }));
     let mount = pod.containers[0].volume_mounts.iter().flatten().find(|mount| mount.name == "postgres-data").unwrap();
     assert_eq!(mount.read_only, Some(true));
     let args = pod.containers[0].args.clone().unwrap();
@@ -177,7 +179,7 @@ fn the_data_volume_is_mounted_to_read_on_its_node() {
 
 #[test]
 fn the_task_is_told_everything_but_the_password() {
-    let args = pod_of(&built(DataVolume::No)).containers[0].args.clone().unwrap();
+    let args = pod_of(&built(Database::Connection)).containers[0].args.clone().unwrap();
     for wanted in [
         "vacuum",
         "--host=postgres",

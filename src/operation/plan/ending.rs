@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, Phase, Planner};
 use crate::{
-    api::operation::{Figures, HistoryEntry, Outcome, Run},
+    api::operation::{Figures, HistoryEntry, Outcome, Run, StepState},
     bytes,
     operation::{observed::LeaseState, pinned::PREFLIGHT, report},
 };
@@ -109,6 +109,9 @@ fn message(run: &Run) -> String {
 fn summary(run: &Run) -> String {
     let done = run.steps.iter().filter(|step| step.name != PREFLIGHT);
     let said: Vec<&str> = done.filter_map(|step| step.result.as_ref()).map(|result| result.summary.as_str()).collect();
+    let failed = run.steps.iter().filter(|step| step.afterwards && step.state == StepState::Failed);
+    let failed = failed.map(|step| step.message.as_deref().unwrap_or_default());
+    let said: Vec<&str> = said.into_iter().chain(failed).collect();
     match said.is_empty() {
         true => "nothing was changed: status.plan says what a run would do".to_owned(),
         false => said.join("; "),

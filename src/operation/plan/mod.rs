@@ -121,7 +121,8 @@ impl Planner<'_> {
         if self.status.active_run().is_some() { self.drive() } else { self.idle() }
     }
 
-    /// One run, from its Lease to its end. The way back is the same for success and failure.
+    /// One run, from its Lease to its end. The way back is the same for success and failure. What comes afterwards does not
+    /// touch the homeserver.
     fn drive(&mut self) -> Next {
         if let Some(next) = self.skip_if_late() {
             return next;
@@ -132,13 +133,16 @@ impl Planner<'_> {
         {
             return next;
         }
-        self.stop_job().or_else(|| self.resume()).or_else(|| self.release()).unwrap_or_else(|| self.finish())
+        self.stop_job()
+            .or_else(|| self.resume())
+            .or_else(|| self.release())
+            .or_else(|| self.afterwards())
+            .unwrap_or_else(|| self.finish())
     }
 
     fn work_is_left(&self) -> bool {
-        use crate::api::operation::StepState::Succeeded;
         let run = self.run();
-        run.failure.is_none() && (run.steps.is_empty() || run.steps.iter().any(|step| step.state != Succeeded))
+        run.failure.is_none() && (run.steps.is_empty() || run.next_step().is_some())
     }
 
     /// The homeserver's Lease, before anything is done to the homeserver and until all is done.

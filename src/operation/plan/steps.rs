@@ -61,12 +61,24 @@ impl Planner<'_> {
         if let Some(refusal) = self.observed.refusal.clone().filter(|_| self.run().window.is_none()) {
             return self.failing(refusal.reason, Terminal, refusal.message);
         }
-        let index = self.run().steps.iter().position(|step| step.state != StepState::Succeeded)?;
+        let index = self.run().next_step()?;
         if self.run().steps[index].offline
             && let Some(next) = self.take_down()
         {
             return Some(next);
         }
+        self.go_on(index)
+    }
+
+    /// The first step of those that come afterwards and has not ended, where all before it has succeeded.
+    pub(super) fn afterwards(&mut self) -> Option<Next> {
+        let run = self.run();
+        let ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
+        let index = run.steps.iter().position(|step| step.afterwards && !ended(step.state))?;
+        if run.failure.is_some() || self.subject.deleting { None } else { self.go_on(index) }
+    }
+
+    fn go_on(&mut self, index: usize) -> Option<Next> {
         match self.run().steps[index].state {
             StepState::Pending | StepState::Failed => self.begin(index),
             StepState::Running => self.follow(index),
@@ -113,11 +125,8 @@ impl Planner<'_> {
             };
         };
         if !job.ours {
-            return self.failing(
-                "JobNameTaken",
-                Terminal,
-                "a Job with the name of ours belongs to another object: delete that Job",
-            );
+            let message = "a Job with the name of ours belongs to another object: delete that Job".to_owned();
+            return self.give_up(index, "JobNameTaken", Terminal, message);
         }
         self.run_mut().steps[index].job_uid = Some(job.uid.clone());
         match &job.state {
@@ -158,7 +167,7 @@ impl Planner<'_> {
             .unwrap_or_else(|| format!("no Pod was made for its Job. See why with: {}", self.describe_job(step)));
         if elapsed(&since, self.now) > allowed {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
-            return self.failing("PodDoesNotStart", Terminal, message);
+            return self.give_up(index, "PodDoesNotStart", Terminal, message);
         }
         Some((Action::Wait(LOOK_AT_POD), self.step_headline(index, &why)))
     }
@@ -210,10 +219,26 @@ impl Planner<'_> {
             let message = format!("{message}. Attempt {} follows", step.attempt + 1);
             return Some((Action::Continue, self.step_headline(index, &message)));
         }
+        let message = format!("step {}: {message}", step.name);
+        if !step.afterwards {
+            step.state = StepState::Failed;
+            step.finished_at = Some(Time(now));
+        }
+        self.give_up(index, reason, class, message)
+    }
+
+    /// The end of the run; of a step that comes afterwards, no more than of that step.
+    fn give_up(&mut self, index: usize, reason: &str, class: ErrorClass, message: String) -> Option<Next> {
+        let now = self.now;
+        let step = &mut self.run_mut().steps[index];
+        if !step.afterwards {
+            return self.failing(reason, class, message);
+        }
         step.state = StepState::Failed;
         step.finished_at = Some(Time(now));
-        let message = format!("step {}: {message}", step.name);
-        self.failing(reason, class, message)
+        step.message = Some(format!("{reason}: {message}"));
+        // It may wait for a Pod that never starts.
+        Some((Action::DeleteJob(index), self.step_headline(index, &message)))
     }
 
     fn succeed(&mut self, index: usize, report: Report) -> Option<Next> {

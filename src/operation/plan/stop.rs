@@ -52,7 +52,7 @@ impl Planner<'_> {
         use crate::api::operation::StepState::Running;
         let run = self.run();
         let pinned = run.synapse.as_ref()?;
-        if run.steps.iter().any(|step| step.state == Running) {
+        if run.next_step().is_some_and(|index| run.steps[index].state == Running) {
             return None;
         }
         match &self.observed.synapse {

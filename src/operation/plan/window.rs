@@ -156,12 +156,12 @@ impl Planner<'_> {
 
     /// `None`: no Job of this run is left, and no Pod of one.
     pub(super) fn stop_job(&mut self) -> Option<Next> {
-        use crate::api::operation::StepState::{Failed, Running, Succeeded};
+        use crate::api::operation::StepState::{Failed, Running};
 
-        let Some(index) = self.run().steps.iter().position(|step| step.state == Running) else {
-            let index = self.run().steps.iter().position(|step| step.state != Succeeded)?;
+        let index = self.run().next_step()?;
+        if self.run().steps[index].state != Running {
             return self.wait_for_task_pods(index);
-        };
+        }
         // From the deletion on, not from the failure: the operator may have been away in between.
         let is_lost = |deleted_at: &Timestamp| self.now.duration_since(*deleted_at) > TASK_STOPS_WITHIN;
         match &self.observed.job {

@@ -2,56 +2,86 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::manifest::{MANIFEST_TAG, TAG, origin_tag};
 use crate::{
-    api::backup::BackupSnapshot,
+    api::backup::{BackupSnapshot, ListedBackups},
     restic::{Listed, Repository},
     task::report::Result,
 };
 
-/// The whole backups of an origin.
-///
-/// # Errors
-/// What restic answers.
-pub async fn of_origin(repository: &Repository, origin: &str) -> Result<Vec<BackupSnapshot>> {
-    let listed = repository.list(&[TAG.to_owned(), origin_tag(origin)]).await?;
-    Ok(whole(&listed))
+/// What a repository has of an origin.
+#[derive(Debug, Default, PartialEq)]
+pub struct Inventory {
+    /// The newest first.
+    pub backups: Vec<Backup>,
+    /// Snapshots that belong to no whole backup, by attempt.
+    pub leftovers: BTreeMap<String, Vec<String>>,
 }
 
-/// What of a backup is in the repository.
-#[derive(Default)]
-struct Found<'a> {
-    manifest: Option<&'a Listed>,
-    streams: usize,
-    bytes: u64,
-    added: u64,
+/// A whole backup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backup {
+    pub shown: BackupSnapshot,
+    /// The moment that it shows, by PostgreSQL's clock.
+    pub taken_at: Timestamp,
+    /// restic's snapshots of its streams.
+    pub streams: Vec<String>,
 }
 
-/// The backups among these snapshots, in no order.
-fn whole(listed: &[Listed]) -> Vec<BackupSnapshot> {
-    let mut attempts: BTreeMap<&str, Found<'_>> = BTreeMap::new();
-    for snapshot in listed {
-        let Some(attempt) = tag(snapshot, "attempt=") else { continue };
-        let found = attempts.entry(attempt).or_default();
-        found.added += snapshot.added;
-        if snapshot.tags.iter().any(|tag| tag == MANIFEST_TAG) {
-            found.manifest = Some(snapshot);
-        } else {
-            found.streams += 1;
-            found.bytes += snapshot.bytes;
-        }
+impl Inventory {
+    /// Looks.
+    ///
+    /// # Errors
+    /// What restic answers.
+    pub async fn of_origin(repository: &Repository, origin: &str) -> Result<Self> {
+        Ok(Self::new(&repository.list(&[TAG.to_owned(), origin_tag(origin)]).await?))
     }
-    attempts.values().filter_map(backup).collect()
+
+    fn new(listed: &[Listed]) -> Self {
+        let mut attempts: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
+        for snapshot in listed {
+            attempts.entry(tag(snapshot, "attempt=").unwrap_or_default()).or_default().push(snapshot);
+        }
+        let mut inventory = Self::default();
+        for (attempt, snapshots) in attempts {
+            match whole(&snapshots) {
+                Some(backup) => inventory.backups.push(backup),
+                None => {
+                    let ids = snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
+                    inventory.leftovers.insert(attempt.to_owned(), ids);
+                }
+            }
+        }
+        inventory.backups.sort_by_key(|backup| std::cmp::Reverse(backup.taken_at));
+        inventory
+    }
+
+    /// For a status.
+    pub fn listed(&self) -> ListedBackups {
+        ListedBackups::new(self.backups.iter().map(|backup| backup.shown.clone()).collect())
+    }
 }
 
-fn backup(found: &Found<'_>) -> Option<BackupSnapshot> {
-    let manifest = found.manifest?;
+/// The backup that these snapshots of an attempt make, if they do.
+fn whole(snapshots: &[&Listed]) -> Option<Backup> {
+    let is_manifest = |snapshot: &&&Listed| snapshot.tags.iter().any(|tag| tag == MANIFEST_TAG);
+    let manifest = snapshots.iter().find(is_manifest)?;
+    let streams: Vec<&&Listed> = snapshots.iter().filter(|snapshot| !is_manifest(snapshot)).collect();
     let parts: usize = tag(manifest, "parts=")?.parse().ok()?;
-    let taken_at = tag(manifest, "taken-at=")?.parse().ok().map(Time);
-    (found.streams == parts).then(|| {
-        BackupSnapshot::new(manifest.id.clone(), taken_at, found.bytes.cast_signed(), found.added.cast_signed())
+    let taken_at: Timestamp = tag(manifest, "taken-at=")?.parse().ok()?;
+    if streams.len() != parts {
+        return None;
+    }
+    let bytes: u64 = streams.iter().map(|stream| stream.bytes).sum();
+    let added: u64 = snapshots.iter().map(|snapshot| snapshot.added).sum();
+    let (bytes, added) = (bytes.cast_signed(), added.cast_signed());
+    Some(Backup {
+        shown: BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added),
+        taken_at,
+        streams: streams.iter().map(|stream| stream.id.clone()).collect(),
     })
 }
 
@@ -75,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_backup_is_whole_or_it_does_not_exist() {
-        let listed = [
+        let inventory = Inventory::new(&[
             stored("a", "u.1.1", &[]),
             stored("b", "u.1.1", &[]),
             manifest("whole", "u.1.1", "parts=2"),
@@ -84,12 +114,12 @@ mod tests {
             // Somebody took a stream away.
             stored("d", "u.2.2", &[]),
             manifest("torn", "u.2.2", "parts=2"),
-            // Of somebody else's making.
-            stored("e", "", &["manifest"]),
-        ];
-        let found = whole(&listed);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!((found[0].id.as_str(), found[0].bytes, found[0].added_bytes), ("whole", 200, 21));
-        assert_eq!(found[0].taken_at, Some(Time("2026-11-22T02:00:00Z".parse().unwrap())));
+        ]);
+        let [backup] = &inventory.backups[..] else { panic!("{inventory:?}") };
+        assert_eq!(backup.streams, ["a", "b"]);
+        assert_eq!((backup.shown.id.as_str(), backup.shown.bytes, backup.shown.added_bytes), ("whole", 200, 21));
+        assert_eq!(backup.shown.taken_at, Some(Time("2026-11-22T02:00:00Z".parse().unwrap())));
+        assert_eq!(inventory.leftovers["u.2.1"], ["c"]);
+        assert_eq!(inventory.leftovers["u.2.2"], ["d", "torn"]);
     }
 }

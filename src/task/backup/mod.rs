@@ -14,6 +14,7 @@ mod facts;
 mod list;
 pub mod manifest;
 pub mod parts;
+pub mod retain;
 mod run;
 mod snapshot;
 mod stream;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Arguments,
     facts::Facts,
-    list,
+    list::Inventory,
     manifest::{self, FORMAT, MANIFEST_TAG, Manifest, SCHEMA_FILE, StoredPart, TAG},
     out_of_time,
     parts::{self, Part},
@@ -25,10 +25,9 @@ use super::{
     stream::{Rows, carry, carry_bytes},
 };
 use crate::{
-    api::backup::{BackupSnapshot, ListedBackups},
     bytes,
     postgres::{Session, Target, lock, programs::Programs, sessions},
-    restic::{Opened, Repository, Stored},
+    restic::{Opened, Repository, Stored, Wants},
     task::{
         output::progress,
         report::{BackupFindings, Findings, Report, Result, StepResult, TaskError},
@@ -74,14 +73,20 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     ];
     let upload = backup.repository.store_stream(manifest::FILE, &backup.tags(&tags))?;
     let stored = carry_bytes(&json, upload).await?;
-    let listed = list::of_origin(&backup.repository, &arguments.destination.origin).await?;
-    if !listed.iter().any(|one| one.id == stored.snapshot) {
+    let inventory = Inventory::of_origin(&backup.repository, &arguments.destination.origin).await?;
+    if !inventory.backups.iter().any(|backup| backup.shown.id == stored.snapshot) {
         return Err(TaskError::transient(
             "BackupNotListed",
             format!("The repository does not list the backup that was just stored ({:.8}).", stored.snapshot),
         ));
     }
-    Ok(Done { manifest, snapshot: stored.snapshot, added: added + stored.added, is_new: backup.opened.is_new, listed })
+    Ok(Done {
+        manifest,
+        snapshot: stored.snapshot,
+        added: added + stored.added,
+        is_new: backup.opened.is_new,
+        inventory,
+    })
 }
 
 /// A backup under way.
@@ -105,6 +110,8 @@ impl<'a> Backup<'a> {
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let repository = arguments.destination.repository(scratch.path())?;
         let opened = repository.open(arguments.destination.init).await?;
+        // Before the snapshot: while it is held PostgreSQL keeps every row that is deleted.
+        repository.wait_for_locks(Wants::ToAdd).await?;
         progress("the repository is open");
 
         let target = arguments.connection.target()?;
@@ -260,8 +267,8 @@ struct Done {
     /// Bytes that came new into the repository.
     added: u64,
     is_new: bool,
-    /// All backups of the origin, read back from the repository.
-    listed: Vec<BackupSnapshot>,
+    /// All of the origin, read back from the repository.
+    inventory: Inventory,
 }
 
 impl Done {
@@ -280,7 +287,7 @@ impl Done {
                 bytes::human(added.cast_signed()),
             ),
             seconds: Some(manifest.seconds),
-            backups: Some(ListedBackups::new(self.listed.clone())),
+            backups: Some(self.inventory.listed()),
             ..StepResult::default()
         }
     }

@@ -8,17 +8,20 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
-use synapse_keeper::api::{
-    SynapseBackup, SynapseMaintenance,
-    conditions::{self, Type},
-    operation::Outcome,
+use synapse_keeper::{
+    api::{
+        SynapseBackup, SynapseMaintenance,
+        conditions::{self, Type},
+        operation::Outcome,
+    },
+    task::report::ErrorClass,
 };
 
 use super::endings::strip_finalizers;
 use crate::stage::{
     Stage,
     ledger::{Entry, Task},
-    script::{Fate, Script, success},
+    script::{Fate, Script, failure, success},
     tests,
     world::{FULL, World},
 };
@@ -28,6 +31,9 @@ tests![
     a_quiesced_backup_takes_the_homeserver_down_and_brings_it_back,
     a_backup_and_a_maintenance_take_turns,
     a_dead_backup_s_replicas_come_back,
+    old_backups_go_when_the_homeserver_is_free_again,
+    old_backups_that_do_not_go_are_told_and_are_no_failure,
+    a_backup_that_fails_takes_nothing_away,
 ];
 
 /// On a schedule that does not come up while the test runs.
@@ -176,4 +182,63 @@ async fn a_dead_backup_s_replicas_come_back(stage: Arc<Stage>, test: &'static st
     world.assert_all_is_back().await;
     let done = world.api::<SynapseMaintenance>().get("m").await.expect("it is there");
     assert!(done.finalizers().is_empty());
+}
+
+/// What becomes of a task with this name.
+fn only(name: &'static str, fate: impl Fn(&Task) -> Fate + Send + Sync + 'static) -> Script {
+    Script::default().tasks(move |task| (task.name() == name).then(|| fate(task)))
+}
+
+async fn old_backups_go_when_the_homeserver_is_free_again(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let operator = world.operator();
+    world.play(only("retain", |task| Fate::Held(Fate::Reports(success(task)).into())));
+    world.apply(&backup("retention: {keepDaily: 7}")).await;
+    run_now(&world, "1").await;
+    let began = |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.name() == "retain");
+    world.place.ledger.until("the retention runs", began).await;
+    // It may take hours: nobody waits for it.
+    world.maintain("m", FULL).await;
+    world.until_complete("m").await;
+    assert_eq!(outcomes(&world.api::<SynapseBackup>().get("nightly").await.expect("it is there")), []);
+    operator.kill().await;
+    let _operator = world.operator();
+    world.place.release();
+    until_runs(&world, 1).await;
+    assert_eq!(world.place.ledger.begun().iter().filter(|work| work.contains("retain")).count(), 1);
+    world.assert_homeserver_is_back().await;
+}
+
+async fn old_backups_that_do_not_go_are_told_and_are_no_failure(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    world.play(only("retain", |_| {
+        Fate::Reports(failure(ErrorClass::Terminal, "RepositoryFull", "the storage is full"))
+    }));
+    let done = once(&world, "retention: {keepDaily: 7}").await;
+    assert_eq!(outcomes(&done), [Outcome::Succeeded]);
+    let status = done.status.unwrap();
+    let told = conditions::find(&status.operation.conditions, Type::RetentionFailed).expect("it is told");
+    assert!(told.status == "True" && told.message.contains("RepositoryFull"), "{told:?}");
+    assert!(told.message.contains("the storage is full"), "{told:?}");
+    assert_eq!(status.snapshot_count, Some(1), "the backup is there");
+    let (type_, note) = super::told(&world, "nightly", "StepFailed").await;
+    assert_eq!(type_, "Warning");
+    assert!(note.contains("the storage is full"), "{note}");
+
+    world.play(Script::default());
+    run_now(&world, "2").await;
+    let status = until_runs(&world, 2).await.status.unwrap();
+    assert_eq!(conditions::find(&status.operation.conditions, Type::RetentionFailed), None);
+}
+
+async fn a_backup_that_fails_takes_nothing_away(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    world.play(only("backup", |_| Fate::Reports(failure(ErrorClass::Terminal, "DumpFailed", "pg_dump: error"))));
+    world.apply(&backup("retention: {keepLast: 1}")).await;
+    run_now(&world, "1").await;
+    let failed = until_backup(&world, "has failed", |object| outcomes(object) == [Outcome::Failed]).await;
+    assert_eq!(failed.status.unwrap().operation.history[0].reason.as_deref(), Some("DumpFailed"));
+    assert!(!world.place.ledger.begun().iter().any(|work| work.contains("retain")), "{}", world.place.ledger);
 }

@@ -120,12 +120,12 @@ impl Ledger {
         bad
     }
 
-    /// Tasks of operations that began while another ran: their Pods.
+    /// Tasks of operations on the homeserver that began while another ran: their Pods.
     pub fn tasks_beside_tasks(&self) -> Vec<String> {
         let (mut running, mut bad) = (BTreeSet::new(), Vec::new());
         for entry in self.entries() {
             match entry {
-                Entry::TaskBegan { pod, task, .. } if task.name() != "inspect" => {
+                Entry::TaskBegan { pod, task, .. } if !matches!(task.name(), "inspect" | "retain") => {
                     if !running.is_empty() {
                         bad.push(pod.clone());
                     }

@@ -91,6 +91,7 @@ pub fn success(task: &Task) -> Report {
         "preflight" => findings = Some(Findings::Preflight(preflight(task))),
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
         "backup" => result = Some(backup(task)),
+        "retain" => result = Some(StepResult { summary: "took none away".to_owned(), ..Default::default() }),
         _ => {
             let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };
             result = Some(StepResult {

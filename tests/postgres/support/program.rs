@@ -89,10 +89,13 @@ impl Program {
         if let Some(folder) = self.path {
             command.env("PATH", folder);
         }
+        // Not every task is told of a database.
+        if self.arguments.iter().any(|argument| argument == "--host") {
+            command.arg("task").arg(&self.arguments[1]).arg("--credentials-dir").arg(secret).args(&self.arguments[2..]);
+        } else {
+            command.args(&self.arguments);
+        }
         let child = command
-            .args(&self.arguments)
-            .arg("--credentials-dir")
-            .arg(secret)
             .env("SYNAPSE_KEEPER_TERMINATION_LOG", termination_log(&self.mounts))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -108,6 +108,26 @@ impl Repository {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// Ends a prune by SIGKILL while it has the exclusive lock; the locks that are left.
+    pub fn prune_that_is_killed(&self) -> String {
+        let mut prune = Command::new(PROGRAMS.join("restic"))
+            .args(["--no-cache", "--repo"])
+            .arg(self.path())
+            .arg("prune")
+            .env("RESTIC_PASSWORD", REPOSITORY_PASSWORD)
+            .spawn()
+            .expect("restic");
+        let locks = self.path().join("locks");
+        let is_whole = |file: fs::DirEntry| file.file_name().len() == 64;
+        while !fs::read_dir(&locks).is_ok_and(|mut files| files.any(|file| file.is_ok_and(is_whole))) {
+            let ended = prune.try_wait().expect("its state");
+            assert!(ended.is_none(), "it was faster");
+        }
+        prune.kill().expect("it runs");
+        prune.wait().expect("it ends");
+        self.restic(&["list", "locks", "--no-lock"])
+    }
+
     /// Writes a file of a snapshot to the folder of the test.
     pub fn fetch(&self, snapshot: &str, file: &str) -> PathBuf {
         let path = self.folder.path().join(format!("{snapshot:.8}-{file}"));
@@ -124,10 +144,14 @@ impl Repository {
 }
 
 impl Program {
-    /// `task backup` into a repository.
-    pub fn backup(self, repository: &Repository) -> Self {
+    /// The task is told of a repository and of whose backups it is about.
+    pub fn repository(self, repository: &Repository) -> Self {
+        self.repository_of(repository, "6e7a")
+    }
+
+    pub fn repository_of(self, repository: &Repository, origin: &str) -> Self {
         let secret = repository.secret().display().to_string();
-        self.with(&["--repository-dir", &secret, "--server-name", "example.org", "--origin", "6e7a"])
+        self.with(&["--repository-dir", &secret, "--server-name", "example.org", "--origin", origin])
             .programs(&repository.programs())
     }
 }

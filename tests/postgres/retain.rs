@@ -1,0 +1,91 @@
+//! `task retain` on a real restic repository: what is kept stays whole, and what others have is left alone.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    backup::{ALL, MANIFEST, back_up, until_dumping},
+    support::{Database, Program, Repository},
+};
+
+fn retain(repository: &Repository) -> Program {
+    Program::task("retain").repository(repository)
+}
+
+#[tokio::test]
+async fn old_backups_go_and_the_rest_is_whole() {
+    let database = Database::of_synapse("retain_old");
+    let repository = Repository::new();
+    let of_other = database.task("backup").repository_of(&repository, "other").with(&["--init"]);
+    let other = of_other.run().await.backup().snapshot.clone();
+    repository.restic(&["backup", "--tag", "mine", "/etc/hostname"]);
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made.push(back_up(&database, &repository).run().await.backup().snapshot.clone());
+    }
+
+    let all = retain(&repository).run().await;
+    assert!(all.result().summary.contains("took 0 old backups away, 3 are left"), "{all:?}");
+    let kept = retain(&repository).with(&["--keep-last=2", "--keep-daily=1"]).run().await;
+    let listed = kept.result().backups.clone().unwrap();
+    let ids: Vec<&str> = listed.newest.iter().map(|backup| backup.id.as_str()).collect();
+    assert_eq!(ids, [made[2].as_str(), made[1].as_str()], "the newest first");
+
+    let mut manifests = repository.snapshots(MANIFEST);
+    let mut expected = vec![other, made[1].clone(), made[2].clone()];
+    manifests.sort();
+    expected.sort();
+    assert_eq!(manifests, expected);
+    assert_eq!(repository.snapshots(ALL).len(), 18, "each is a schema, four streams of rows and a manifest");
+    assert_eq!(repository.snapshots("mine").len(), 1);
+    let checked = repository.restic(&["check", "--read-data"]);
+    assert!(checked.contains("no errors were found"), "{checked}");
+    repository.fetch(&made[2], "manifest.json");
+}
+
+#[tokio::test]
+async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
+    let database = Database::of_synapse("retain_killed");
+    let repository = Repository::new();
+    let whole = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let held = repository.hold_streams();
+    let running = back_up(&database, &repository).start();
+    until_dumping(&database).await;
+    kill_process(Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap(), Signal::KILL).unwrap();
+    running.finish().await;
+    fs::remove_file(held).unwrap();
+    // What a killed attempt had stored before.
+    let tags = "synapse-keeper,origin=6e7a,attempt=dead.1.1";
+    repository.restic(&["backup", "--tag", tags, "/etc/hostname"]);
+
+    let cleared = retain(&repository).with(&["--keep-last=7"]).run().await;
+    assert!(cleared.result().summary.contains("of attempts that had failed"), "{cleared:?}");
+    assert_eq!(repository.snapshots("attempt=dead.1.1"), Vec::<String>::new());
+    assert_eq!(repository.snapshots(MANIFEST), [whole]);
+    assert_eq!(repository.restic(&["list", "locks"]).trim(), "");
+}
+
+#[tokio::test]
+async fn a_prune_that_was_killed_does_not_stop_the_next_backup() {
+    let database = Database::of_synapse("retain_lock");
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    let pruning = repository.prune_that_is_killed();
+    assert!(!pruning.is_empty(), "it left a lock");
+    let finished = back_up(&database, &repository).run().await;
+    assert!(finished.backup().rows > 0);
+}
+
+#[tokio::test]
+async fn a_wrong_password_takes_nothing_away() {
+    let database = Database::of_synapse("retain_wrong");
+    let repository = Repository::new();
+    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    repository.mount("RESTIC_PASSWORD", "wrong");
+    let refused = retain(&repository).with(&["--keep-last=1"]).run().await;
+    refused.refused("RepositoryPasswordRefused", &["not a password of this repository"]);
+    let unknown = retain(&repository).with(&["--keep-daily=1", "--time-zone=Europe/Berlim"]).run().await;
+    unknown.refused("UnknownTimeZone", &["Europe/Berlim"]);
+    assert_eq!(repository.snapshots(MANIFEST).len(), 1);
+}
