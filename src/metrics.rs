@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64},
 };
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -14,7 +14,10 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::operation::{OperationStatus, Outcome},
+    api::{
+        SynapseBackup,
+        operation::{OperationStatus, Outcome},
+    },
     operation::{
         kinds,
         lease::{self, SYNAPSE_LABEL},
@@ -25,6 +28,13 @@ use crate::{
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct HomeserverLabels {
     namespace: String,
+    synapse: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BackupLabels {
+    namespace: String,
+    backup: String,
     synapse: String,
 }
 
@@ -45,6 +55,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     quiesced: Family<HomeserverLabels, Gauge>,
     downtime: Family<HomeserverLabels, Gauge<f64, AtomicU64>>,
+    newest_backup: Family<BackupLabels, Gauge<i64, AtomicI64>>,
     runs: Family<OutcomeLabels, Counter>,
     reconciles: Family<OutcomeLabels, Counter>,
     watch_last_event: Family<KindLabels, Gauge<i64, AtomicI64>>,
@@ -56,6 +67,7 @@ impl Default for Metrics {
             registry: Arc::default(),
             quiesced: Family::default(),
             downtime: Family::default(),
+            newest_backup: Family::default(),
             runs: Family::default(),
             reconciles: Family::default(),
             watch_last_event: Family::default(),
@@ -77,6 +89,8 @@ impl Metrics {
         registry.register("homeserver_quiesced", quiesced, self.quiesced.clone());
         let downtime = "Downtime of the last run that had one";
         registry.register_with_unit("homeserver_last_downtime", downtime, Unit::Seconds, self.downtime.clone());
+        let newest = "Unix time of the newest backup of a schedule, of the object's creation where there is none";
+        registry.register_with_unit("backup_newest", newest, Unit::Seconds, self.newest_backup.clone());
         registry.register("runs", "Finished runs of operations", self.runs.clone());
         registry.register("reconciles", "Reconciles by what came of them", self.reconciles.clone());
         let event = "Unix time of the last event of a watch";
@@ -93,6 +107,21 @@ impl Metrics {
             let synapse = lease.labels().get(SYNAPSE_LABEL).cloned().unwrap_or_default();
             let labels = HomeserverLabels { namespace: lease.namespace().unwrap_or_default(), synapse };
             self.quiesced.get_or_create(&labels).set(1);
+        }
+    }
+
+    /// Notes how old the newest backups are. Of those that run once nobody expects a newer one.
+    pub fn backups<'a>(&self, backups: impl Iterator<Item = &'a SynapseBackup>) {
+        self.newest_backup.clear();
+        for backup in backups.filter(|backup| backup.spec.schedule.is_some()) {
+            let newest = backup.status.as_ref().and_then(|status| status.last_success_at.clone());
+            let Some(Time(since)) = newest.or(backup.creation_timestamp()) else { continue };
+            let labels = BackupLabels {
+                namespace: backup.namespace().unwrap_or_default(),
+                backup: backup.name_any(),
+                synapse: backup.spec.synapse_ref.name.clone(),
+            };
+            self.newest_backup.get_or_create(&labels).set(since.as_second());
         }
     }
 
@@ -169,17 +198,46 @@ mod tests {
         assert!(!down("down") && !down("garbled"), "{}", metrics.render());
     }
 
+    fn backup(schedule: Option<&str>, newest: Option<&str>) -> SynapseBackup {
+        let schedule = schedule.map(|cron| serde_json::json!({"cron": cron}));
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "synapse-keeper.dev/v1alpha1", "kind": "SynapseBackup",
+            "metadata": {"namespace": "matrix", "name": "nightly", "creationTimestamp": "1970-01-01T00:00:07Z"},
+            "spec": {"synapseRef": {"name": "example"}, "repository": {"secretName": "s3"}, "schedule": schedule},
+            "status": {"lastSuccessAt": newest},
+        }))
+        .expect("a backup")
+    }
+
+    #[test]
+    fn a_schedule_s_newest_backup_has_its_time_and_before_it_the_schedule_s_own() {
+        for (schedule, newest, shown) in [
+            (Some("@daily"), Some("1970-01-01T00:01:00Z"), Some(60)),
+            (Some("@daily"), None, Some(7)),
+            (None, Some("1970-01-01T00:01:00Z"), None),
+        ] {
+            let metrics = Metrics::default();
+            metrics.backups([backup(schedule, newest)].iter());
+            let labels = "{namespace=\"matrix\",backup=\"nightly\",synapse=\"example\"}";
+            let line = shown.map(|time| format!("synapse_keeper_backup_newest_seconds{labels} {time}\n"));
+            let text = metrics.render();
+            assert_eq!(line.as_ref().is_some_and(|line| text.contains(line)), line.is_some(), "{text}");
+            assert_eq!(text.contains(labels), line.is_some(), "{text}");
+        }
+    }
+
     #[test]
     fn what_the_alerts_and_the_documentation_name_is_there() {
         let metrics = Metrics::default();
         metrics.homeservers_leases([lease("down", Some("[]"))].iter());
         let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
         metrics.downtime.get_or_create(&labels).set(1.0);
+        metrics.backups([backup(Some("@daily"), None)].iter());
         metrics.reconciled("Synapse", "ok");
         metrics.watch_event("Synapse");
         let text = metrics.render();
         let alerts: Vec<&str> = RULES.lines().filter(|line| line.contains("expr:")).flat_map(names).collect();
-        assert!(alerts.len() >= 2, "{alerts:?}");
+        assert!(alerts.len() >= 3, "{alerts:?}");
         for name in alerts.into_iter().chain(names(DOCUMENTED)) {
             assert!(text.contains(&format!("\n{name}{{")), "{name} is not in:\n{text}");
         }

@@ -151,6 +151,7 @@ async fn controllers_of_kinds(
     let (backups, backup_controller) = operations(watches, &watches.backups);
     let (synapses, synapse_controller) = watches.synapse_controller();
 
+    let newest = backups.clone();
     let stores = (maintenances.clone(), backups.clone(), synapses);
     let ready = readiness.clone();
     tokio::spawn(async move {
@@ -168,11 +169,22 @@ async fn controllers_of_kinds(
         .watches_stream(heard(&watches.leases), watches::synapse_of_lease())
         .watches_stream(heard(&watches.maintenances), watches::synapse_of_operation(maintenances))
         .watches_stream(heard(&watches.backups), watches::synapse_of_operation(backups));
-    tokio::join!(
-        drive_operations(maintenance_controller, context, shutdown),
-        drive_operations(backup_controller, context, shutdown),
-        drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
-    );
+    // The store has heard of it first.
+    let ages = watches.backups.listen().for_each(|_| {
+        context.metrics.backups(newest.state().iter().map(AsRef::as_ref));
+        std::future::ready(())
+    });
+    let work = async {
+        tokio::join!(
+            drive_operations(maintenance_controller, context, shutdown),
+            drive_operations(backup_controller, context, shutdown),
+            drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
+        )
+    };
+    tokio::select! {
+        _ = work => {}
+        () = ages => {}
+    }
 }
 
 /// The controller of a kind of operations, with all that wakes one.
