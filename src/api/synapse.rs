@@ -33,6 +33,7 @@ use crate::task::report::ErrorClass;
     printcolumn(name = "Dead-Rows", type_ = "integer", json_path = ".status.deadRows", priority = 1),
     printcolumn(name = "Schema", type_ = "integer", json_path = ".status.schemaVersion", priority = 1),
     printcolumn(name = "Unused-Rooms", type_ = "integer", json_path = ".status.unusedRooms", priority = 1),
+    printcolumn(name = "Backup", type_ = "date", json_path = ".status.lastBackup"),
     printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation"),
     printcolumn(name = "Inspected", type_ = "date", json_path = ".status.inspectedAt"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
@@ -206,6 +207,9 @@ pub struct SynapseStatus {
     /// The operation that holds the homeserver now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
+    /// The moment of the newest backup that any SynapseBackup of the namespace has of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_backup: Option<Time>,
     /// The inspection under way, or the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inspection: Option<Inspection>,

@@ -36,8 +36,10 @@ pub struct Seen {
     pub holder: Option<String>,
     /// An operation has the homeserver down.
     pub is_down: bool,
-    /// When the last operation on it ended.
+    /// When the last operation that changed something ended.
     pub last_operation: Option<Timestamp>,
+    /// The moment of its newest backup.
+    pub last_backup: Option<Time>,
     /// The Job of the inspection under way.
     pub job: Option<ObservedJob>,
 }
@@ -56,6 +58,7 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
     let mut status = before.clone();
     status.observed_generation = Some(seen.generation);
     status.operation = seen.holder.clone();
+    status.last_backup = seen.last_backup.clone();
     let under_way = status.inspection.clone().filter(|inspection| inspection.finished_at.is_none());
     let action = match under_way {
         Some(inspection) => follow(&mut status, inspection, seen, now),

@@ -17,7 +17,7 @@ use crate::{
     api::{
         Synapse,
         conditions::{self, Type, truncate},
-        operation::StepStatus,
+        operation::{Run, StepStatus},
         synapse::SynapseStatus,
     },
     context::{Context, in_our_name},
@@ -117,10 +117,12 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
             return;
         }
         let status = operation.status;
-        seen.is_down |= status.active_run().is_some_and(crate::api::operation::Run::holds_counts);
+        seen.is_down |= status.active_run().is_some_and(Run::holds_counts);
         // Only what changed the database makes the old facts old. Preflight's result is what it found.
         let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
-        let worked = status.run.as_ref().filter(|run| run.is_finished() && run.steps.iter().any(did));
+        let changed = |run: &&Run| operation.changes_database && run.is_finished() && run.steps.iter().any(did);
+        let worked = status.run.as_deref().filter(changed);
+        seen.last_backup = seen.last_backup.take().max(operation.newest_backup.clone());
         seen.last_operation =
             seen.last_operation.max(worked.and_then(|run| run.finished_at.as_ref()).map(|time| time.0));
     })

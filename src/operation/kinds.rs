@@ -1,5 +1,6 @@
 //! All kinds of operations, for who does not care of which kind one is.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, ResourceExt, api::ListParams};
 
 use super::lease::Holder;
@@ -23,6 +24,9 @@ pub struct AnyOperation {
     /// Name of the `Synapse` object.
     pub synapse: String,
     pub status: OperationStatus,
+    /// A run of it makes old what was known of the database.
+    pub changes_database: bool,
+    pub newest_backup: Option<Time>,
     kind: &'static str,
 }
 
@@ -78,6 +82,8 @@ fn any<K: Operation>(object: &K) -> AnyOperation {
         uid: object.uid().unwrap_or_default(),
         synapse: object.synapse().to_owned(),
         status: object.status().cloned().unwrap_or_default(),
+        changes_database: K::CHANGES_DATABASE,
+        newest_backup: object.newest_backup().cloned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The recipe of `SynapseBackup`.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{Operation, RecipeStep, Request};
@@ -25,6 +26,8 @@ const VOLUME: &str = "/var/run/synapse-keeper/backups";
 const MEMORY_LIMIT: &str = "1Gi";
 
 impl Operation for SynapseBackup {
+    const CHANGES_DATABASE: bool = false;
+
     fn request(&self) -> Request {
         let spec = &self.spec;
         Request {
@@ -67,6 +70,10 @@ impl Operation for SynapseBackup {
 
     fn status(&self) -> Option<&OperationStatus> {
         self.status.as_ref().map(|status| &status.operation)
+    }
+
+    fn newest_backup(&self) -> Option<&Time> {
+        self.status.as_ref()?.last_success_at.as_ref()
     }
 
     fn set_status(&mut self, status: OperationStatus) {

@@ -11,6 +11,8 @@ use crate::{
 };
 
 impl Operation for SynapseMaintenance {
+    const CHANGES_DATABASE: bool = true;
+
     fn request(&self) -> Request {
         let spec = &self.spec;
         Request {

@@ -6,6 +6,7 @@
 mod backup;
 mod maintenance;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -29,6 +30,9 @@ pub trait Operation:
     + Sync
     + 'static
 {
+    /// Whether a run of it makes old what was known of the database.
+    const CHANGES_DATABASE: bool;
+
     /// What the object asks for, but for the steps.
     fn request(&self) -> Request;
 
@@ -40,6 +44,11 @@ pub trait Operation:
 
     /// What the engine remembers of it.
     fn status(&self) -> Option<&OperationStatus>;
+
+    /// The moment of the newest backup that it knows of.
+    fn newest_backup(&self) -> Option<&Time> {
+        None
+    }
 
     /// Puts the engine's memory into the object.
     fn set_status(&mut self, status: OperationStatus);

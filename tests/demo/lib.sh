@@ -106,7 +106,7 @@ follow_log() {
 	return 1
 }
 
-# Prints a line whenever a maintenance moves on, until it ends.
+# Prints a line whenever an operation moves on, until it ends.
 follow() {
 	local phase='' step='' before='' watch began=$SECONDS
 	while IFS='|' read -r phase step; do
@@ -121,7 +121,7 @@ follow() {
 	watch=$!
 	kill "$watch" 2>/dev/null || true
 	if [[ $phase != Succeeded ]]; then
-		kn describe synmt "$1" >&2
+		kn describe "$1" >&2
 		return 1
 	fi
 }
@@ -154,7 +154,7 @@ wait_for_inspection_after() {
 show_end() {
 	local done='{range .status.run.steps[*]}{range .result.tables[*]}{.name}{"|"}{.bytesBefore}{"|"}{.bytesAfter}{"|"}{.rows}{"|"}{.seconds}{"\n"}{end}{end}'
 	echo
-	kn get synapse,synmt -o wide
+	kn get synapse,synbk,synmt -o wide
 	echo
 	kn get events --field-selector "involvedObject.name=$1" --sort-by=.metadata.creationTimestamp \
 		-o custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message

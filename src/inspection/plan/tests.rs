@@ -54,6 +54,15 @@ fn inspected(before: &SynapseStatus, job: ObservedJob, now: Timestamp) -> Synaps
     ended
 }
 
+#[test]
+fn the_newest_backup_is_shown_and_is_no_reason_to_look_again() {
+    let newest = Some(Time(at(NOON)));
+    let healthy = inspected(&SynapseStatus::default(), found(healthy()), at(NOON));
+    let (status, action) = plan(&healthy, &Seen { last_backup: newest.clone(), ..seen() }, at("2026-11-22T13:00:00Z"));
+    assert_eq!(status.last_backup, newest);
+    assert!(matches!(action, Action::Wait(_)), "{action:?}");
+}
+
 fn ready(status: &SynapseStatus) -> (&str, &str) {
     let condition = conditions::find(&status.conditions, Type::Ready).unwrap();
     (condition.status.as_str(), condition.reason.as_str())
