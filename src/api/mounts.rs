@@ -21,6 +21,8 @@ pub enum Source {
     Secret { name: String },
     /// One key of a Secret, as a file of another name.
     SecretKey { name: String, key: String, file: String },
+    /// All keys of a ConfigMap, each as a file.
+    ConfigMap { name: String },
     /// A PersistentVolumeClaim.
     Claim { name: String, writable: bool },
 }
@@ -29,6 +31,11 @@ impl Mount {
     /// All keys of a Secret.
     pub fn secret(path: &str, name: &str) -> Self {
         Self { path: path.to_owned(), source: Source::Secret { name: name.to_owned() } }
+    }
+
+    /// All keys of a ConfigMap.
+    pub fn config_map(path: &str, name: &str) -> Self {
+        Self { path: path.to_owned(), source: Source::ConfigMap { name: name.to_owned() } }
     }
 
     /// A claim that the task writes to.

@@ -55,12 +55,30 @@ pub struct SynapseSpec {
     /// The Matrix Authentication Service, where there is one. It stops with Synapse and starts before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matrix_authentication_service: Option<MatrixAuthenticationService>,
+    /// What else a homeserver is made of, for backups: Jobs mount it, the operator does not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigSources>,
     /// How the Jobs for this homeserver look.
     #[serde(default)]
     pub jobs: JobSettings,
     /// Stops everything new for this homeserver. A run that is under way goes on to its end.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// Objects of the homeserver's namespace that hold its configuration, its signing keys and other secrets.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigSources {
+    /// Names of Secrets. The one with the signing key should be among them: without it a restored homeserver is another one
+    /// to the rest of the federation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
+    pub secrets: Vec<String>,
+    /// Names of ConfigMaps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
+    pub config_maps: Vec<String>,
 }
 
 /// Deployments and StatefulSets, by the labels of the objects themselves (not of their Pods) or one by one.

@@ -6,10 +6,10 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Affinity, Capabilities, Container, EmptyDirVolumeSource, KeyToPath, LocalObjectReference, NodeAffinity,
-            NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource,
-            PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-            SecurityContext, Volume, VolumeMount,
+            Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, KeyToPath,
+            LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+            PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements,
+            SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -237,6 +237,10 @@ fn volume(volume: String, source: &Source) -> Volume {
     match source {
         Source::Secret { name } => secret_volume(&volume, name, None),
         Source::SecretKey { name, key, file } => secret_volume(&volume, name, Some(&[(key, file)])),
+        Source::ConfigMap { name } => {
+            let config_map = ConfigMapVolumeSource { name: name.clone(), optional: Some(true), ..Default::default() };
+            Volume { name: volume, config_map: Some(config_map), ..Default::default() }
+        }
         Source::Claim { name, writable } => {
             let claim = PersistentVolumeClaimVolumeSource { claim_name: name.clone(), read_only: Some(!writable) };
             Volume { name: volume, persistent_volume_claim: Some(claim), ..Default::default() }

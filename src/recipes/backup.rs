@@ -10,15 +10,18 @@ use crate::{
         mounts::{Mount, Source},
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
+        synapse::ConfigSources,
     },
     task::{
-        backup::{Destination, retain::Keep},
+        backup::{ConfigObjects, Destination, retain::Keep},
         preflight::Check,
     },
 };
 
 /// Where the Secret of the repository is mounted.
 const SECRET: &str = "/var/run/synapse-keeper/repository";
+/// Where the homeserver's configuration is mounted.
+const CONFIG: &str = "/var/run/synapse-keeper/config";
 /// Where a volume with the repository is mounted.
 const VOLUME: &str = "/var/run/synapse-keeper/backups";
 /// restic keeps an index of the repository in memory: about 1 GiB for each 4 TiB of data (measured by its authors, restic
@@ -49,16 +52,18 @@ impl Operation for SynapseBackup {
             server_name: homeserver.server_name.clone(),
             origin: self.uid().unwrap_or_default(),
         };
+        let (config, config_mounts) = config(homeserver);
         let mut args = vec!["backup".to_owned()];
         args.extend(destination.to_args());
+        args.extend(config.to_args());
         let database = RecipeStep {
             name: "database".to_owned(),
             offline: self.spec.quiesce,
             args,
-            preflight: Some(Check::Backup(destination.clone()).to_json()),
+            preflight: Some(Check::Backup { destination: destination.clone(), config }.to_json()),
             afterwards: false,
             database: DatabaseAccess::Connection,
-            mounts: mounts(&self.spec.repository),
+            mounts: [mounts(&self.spec.repository), config_mounts].concat(),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
         };
         vec![database, self.retention(destination)]
@@ -105,6 +110,20 @@ impl SynapseBackup {
 /// Where the repository is, if its Secret does not say it.
 fn location(repository: &Repository) -> Option<String> {
     repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path))
+}
+
+/// The homeserver's configuration, and its mounts.
+fn config(homeserver: &SynapseSpec) -> (ConfigObjects, Vec<Mount>) {
+    let sources = homeserver.config.clone().unwrap_or_default();
+    let config = ConfigObjects {
+        config_dir: (sources != ConfigSources::default()).then(|| CONFIG.into()),
+        config_secrets: sources.secrets,
+        config_maps: sources.config_maps,
+    };
+    let secrets = config.config_secrets.iter().map(|name| Mount::secret(&format!("{CONFIG}/secrets/{name}"), name));
+    let maps = config.config_maps.iter().map(|name| Mount::config_map(&format!("{CONFIG}/configmaps/{name}"), name));
+    let mounts = secrets.chain(maps).collect();
+    (config, mounts)
 }
 
 /// What a task needs to reach the repository.
@@ -187,6 +206,24 @@ mod tests {
         assert_eq!(*volume, Mount::writable_claim(VOLUME, "backups"));
         assert!(step.args.contains(&"--repository=/var/run/synapse-keeper/backups/a/b".to_owned()), "{step:?}");
         assert!(step.offline);
+    }
+
+    #[test]
+    fn the_configuration_is_mounted_object_by_object() {
+        let step = object("repository: {secretName: s3}")
+            .steps(&homeserver(", config: {secrets: [signing-key], configMaps: [homeserver]}"))
+            .remove(0);
+        let mounts = [
+            Mount::secret(SECRET, "s3"),
+            Mount::secret("/var/run/synapse-keeper/config/secrets/signing-key", "signing-key"),
+            Mount::config_map("/var/run/synapse-keeper/config/configmaps/homeserver", "homeserver"),
+        ];
+        assert_eq!(step.mounts, mounts);
+        for wanted in
+            ["--config-dir=/var/run/synapse-keeper/config", "--config-secret=signing-key", "--config-map=homeserver"]
+        {
+            assert!(step.args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", step.args);
+        }
     }
 
     #[test]

@@ -197,6 +197,14 @@ impl Repository {
         Ok(listed.into_iter().map(Listed::from).collect())
     }
 
+    /// A small file of a snapshot, whole.
+    ///
+    /// # Errors
+    /// What restic answers. Content that does not have its checksum any more is one of them.
+    pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
+        self.run(&["dump", "--no-lock", "--quiet", snapshot, &format!("/{file}")], LIST_WITHIN).await
+    }
+
     /// Takes snapshots out of the list. Their data stays until a [`Repository::prune`].
     ///
     /// # Errors

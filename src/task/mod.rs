@@ -39,6 +39,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Check that steps can be done, and say what they would do. Changes nothing.
     Preflight(preflight::Arguments),
+    /// Write a backup's Secrets and ConfigMaps to a file, as manifests.
+    RestoreConfig(backup::restore_config::Arguments),
     /// Take old backups out of a restic repository, and what failed attempts left there.
     Retain(backup::retain::Arguments),
     /// Vacuum tables.
@@ -60,6 +62,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
             Command::Backup(arguments) => backup::run(arguments, &stop).await,
+            Command::RestoreConfig(arguments) => backup::restore_config::run(arguments).await,
             Command::Retain(arguments) => {
                 // restic is killed with it, and leaves a lock that the next one waits for.
                 let done = stop.run_until_cancelled(backup::retain::run(arguments)).await;

@@ -46,6 +46,7 @@ fn shortened(report: &Report, limit: usize) -> String {
         result.tables.clear();
         result.skipped.clear();
         result.warnings.clear();
+        result.backups = None;
         // Names of up to all tables. A cut cursor would name half of one.
         result.cursor.take_if(|cursor| cursor.len() > limit / 4);
     }

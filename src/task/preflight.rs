@@ -38,7 +38,7 @@ const OLD_TRANSACTION: u64 = 300;
 #[serde(rename_all = "camelCase")]
 pub enum Check {
     Vacuum(Vacuum),
-    Backup(backup::Destination),
+    Backup { destination: backup::Destination, config: backup::ConfigObjects },
 }
 
 impl Check {
@@ -111,7 +111,7 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
             Check::Vacuum(vacuum) => {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
-            Check::Backup(destination) => backup::check(&mut session, name, destination).await?,
+            Check::Backup { destination, config } => backup::check(&mut session, name, destination, config).await?,
         };
         // The offline steps stand in one downtime, one after the other.
         let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();

@@ -38,6 +38,8 @@ fn a_volume_holds_backups_that_restic_finds_whole() {
     let done = world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
     let status = &done["status"];
     assert_eq!(status["snapshotCount"], 1, "{status:#}");
+    let synapse = world.wait("synapse/example", "told of it", |synapse| !synapse["status"]["lastBackup"].is_null());
+    assert_eq!(synapse["status"]["lastBackup"], status["lastSuccessAt"]);
     let snapshot = &status["snapshots"][0];
     assert!(snapshot["bytes"].as_i64() > Some(1 << 20), "{snapshot:#}");
     assert_eq!(snapshot["takenAt"], status["lastSuccessAt"]);

@@ -23,6 +23,7 @@ spec:
     database: synapse
     credentials: {secretName: synapse-postgres}
     dataVolume: {claimName: data-postgres-0}
+  config: {secrets: [synapse-signing-key]}
 ";
 
 /// A namespace with an operator and a homeserver.

@@ -244,3 +244,79 @@ pub async fn until_dumping(database: &Database) {
         AND application_name LIKE 'synapse-keeper/%' AND query LIKE 'COPY %'";
     eventually("pg_dump copies", Duration::from_secs(60), || async { database.sql(sql) != "0" }).await;
 }
+
+/// A folder as a Job has it: a Secret and a ConfigMap.
+fn mounted_config() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |path: &str, value: &[u8]| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, value).unwrap();
+    };
+    put("secrets/signing-key/signing.key", b"ed25519 a_test 0123\n");
+    put("secrets/signing-key/binary", &[0, 255, 10]);
+    put("configmaps/homeserver/homeserver.yaml", b"server_name: example.org\n");
+    folder
+}
+
+#[tokio::test]
+async fn the_configuration_comes_back_as_manifests() {
+    let database = Database::of_synapse("backup_config");
+    let repository = Repository::new();
+    let config = mounted_config();
+    let directory = config.path().display().to_string();
+    let with_config = |secret: &str| {
+        let program = back_up(&database, &repository).with(&["--init", "--config-dir", &directory]);
+        program.with(&["--config-secret", secret, "--config-map", "homeserver"])
+    };
+    with_config("missing").run().await.refused("ConfigMissing", &["Secret missing", "spec.config.secrets"]);
+    assert!(!repository.path().exists(), "it was refused before anything was stored");
+    let snapshot = with_config("signing-key").run().await.backup().snapshot.clone();
+    // The newest has none.
+    let newest = back_up(&database, &repository).run().await.backup().snapshot.clone();
+
+    let output = config.path().join("config.yaml");
+    let restored = |name: &str| {
+        let path = output.display().to_string();
+        Program::task("restore-config").of_server(&repository).with(&["--snapshot", name, "--output", &path])
+    };
+    restored("latest").run().await.refused("NoConfigInBackup", &[&newest[..8]]);
+    restored("ffff").run().await.refused("SnapshotNotFound", &[&snapshot[..8], &newest[..8]]);
+    let done = restored(&snapshot[..8]).run().await;
+    assert!(done.result().summary.starts_with("wrote 2 objects"), "{done:?}");
+    let documents: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&fs::read_to_string(&output).unwrap())
+        .map(|document| serde::Deserialize::deserialize(document).unwrap())
+        .collect();
+    let [secret, config_map] = &documents[..] else { panic!("{documents:?}") };
+    assert_eq!((&secret["kind"], &secret["metadata"]["name"]), (&"Secret".into(), &"signing-key".into()));
+    assert_eq!(secret["data"]["binary"], "AP8K");
+    assert_eq!(secret["data"]["signing.key"], "ZWQyNTUxOSBhX3Rlc3QgMDEyMwo=");
+    assert_eq!(config_map["data"]["homeserver.yaml"], "server_name: example.org\n");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&output).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "Secrets are in it");
+    // What is there is not overwritten.
+    restored(&snapshot).run().await.refused("OutputNotWritten", &["config.yaml"]);
+}
+
+#[tokio::test]
+async fn preflight_finds_what_a_backup_would_fail_for() {
+    let database = Database::of_synapse("backup_preflight");
+    let repository = Repository::new();
+    let preflight = |init: bool, server_name: &str, config: Value| {
+        let mut destination = repository.destination();
+        destination["init"] = init.into();
+        destination["serverName"] = server_name.into();
+        let check = serde_json::json!({"backup": {"destination": destination, "config": config}});
+        let program = database.task("preflight").repository_programs(&repository);
+        program.with(&["--step", &format!("database={check}")]).run()
+    };
+    let nothing = || serde_json::json!({});
+    let missing = serde_json::json!({"configDir": "/nowhere", "configSecrets": ["signing-key"]});
+    preflight(true, "example.org", missing).await.refused("ConfigMissing", &["signing-key"]);
+    preflight(false, "example.org", nothing()).await.refused("RepositoryMissing", &["RESTIC_REPOSITORY"]);
+    preflight(true, "example.com", nothing()).await.refused("ServerNameDiffers", &["example.org"]);
+    let finished = preflight(true, "example.org", nothing()).await;
+    let plan = &finished.preflight().plan[0];
+    assert!(plan.summary.contains("into the repository, which would be made"), "{plan:?}");
+    assert!(!repository.path().exists(), "a preflight changes nothing");
+}

@@ -1,6 +1,6 @@
 //! What would make a backup fail, found out before it begins. Changes nothing.
 
-use super::{Destination, facts::Facts};
+use super::{ConfigObjects, Destination, facts::Facts};
 use crate::{
     api::operation::StepPlan,
     bytes,
@@ -13,7 +13,13 @@ use crate::{
 ///
 /// # Errors
 /// The first thing that a backup would fail for.
-pub async fn check(session: &mut Session, step: &str, destination: &Destination) -> Result<StepPlan> {
+pub async fn check(
+    session: &mut Session,
+    step: &str,
+    destination: &Destination,
+    config: &ConfigObjects,
+) -> Result<StepPlan> {
+    config.manifests()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let facts = Facts::read(session, &destination.server_name).await?;
     Programs::of(facts.postgres_version).await?;

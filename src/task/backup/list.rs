@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::manifest::{MANIFEST_TAG, TAG, origin_tag};
+use super::manifest::{MANIFEST_TAG, TAG, origin_tag, server_tag};
 use crate::{
     api::backup::{BackupSnapshot, ListedBackups},
     restic::{Listed, Repository},
-    task::report::Result,
+    task::report::{Result, TaskError},
 };
 
 /// What a repository has of an origin.
@@ -38,6 +38,32 @@ impl Inventory {
     /// What restic answers.
     pub async fn of_origin(repository: &Repository, origin: &str) -> Result<Self> {
         Ok(Self::new(&repository.list(&[TAG.to_owned(), origin_tag(origin)]).await?))
+    }
+
+    /// What there is of a homeserver, whoever made it.
+    ///
+    /// # Errors
+    /// What restic answers.
+    pub async fn of_server(repository: &Repository, server_name: &str) -> Result<Self> {
+        Ok(Self::new(&repository.list(&[TAG.to_owned(), server_tag(server_name)]).await?))
+    }
+
+    /// A backup by the beginning of its name, or the newest one: `latest`.
+    ///
+    /// # Errors
+    /// Terminal, `SnapshotNotFound`, with those that there are.
+    pub fn find(&self, name: &str) -> Result<&Backup> {
+        let found = match name {
+            "latest" => self.backups.first(),
+            id => self.backups.iter().find(|backup| backup.shown.id.starts_with(id)),
+        };
+        found.ok_or_else(|| {
+            let listed = self.backups.iter().take(10);
+            let listed: Vec<String> =
+                listed.map(|backup| format!("{:.8} of {}", backup.shown.id, backup.taken_at)).collect();
+            let there_is = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
+            TaskError::terminal("SnapshotNotFound", format!("There is no whole backup {name}. There is: {there_is}."))
+        })
     }
 
     fn new(listed: &[Listed]) -> Self {
@@ -119,6 +145,10 @@ mod tests {
         assert_eq!(backup.streams, ["a", "b"]);
         assert_eq!((backup.shown.id.as_str(), backup.shown.bytes, backup.shown.added_bytes), ("whole", 200, 21));
         assert_eq!(backup.shown.taken_at, Some(Time("2026-11-22T02:00:00Z".parse().unwrap())));
+        assert_eq!(inventory.find("latest").map(|backup| backup.shown.id.as_str()), Ok("whole"));
+        assert_eq!(inventory.find("who").map(|backup| backup.shown.id.as_str()), Ok("whole"));
+        let missing = inventory.find("torn").unwrap_err();
+        assert!(missing.message.contains("whole of 2026-11-22T02:00:00Z"), "{missing}");
         assert_eq!(inventory.leftovers["u.2.1"], ["c"]);
         assert_eq!(inventory.leftovers["u.2.2"], ["d", "torn"]);
     }

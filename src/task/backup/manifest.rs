@@ -10,6 +10,9 @@ pub const FILE: &str = "manifest.json";
 /// The schema's part (`pg_dump -Fc --schema-only`).
 pub const SCHEMA_FILE: &str = "schema.dump";
 
+/// The homeserver's configuration: manifests of Secrets and ConfigMaps.
+pub const CONFIG_FILE: &str = "config.yaml";
+
 /// The version of this format. A reader refuses a higher one.
 pub const FORMAT: u32 = 1;
 
@@ -21,6 +24,11 @@ pub const MANIFEST_TAG: &str = "manifest";
 /// The tag of an owner's snapshots.
 pub fn origin_tag(origin: &str) -> String {
     format!("origin={origin}")
+}
+
+/// The tag of a homeserver's snapshots, whoever made them: the cluster that did may be gone.
+pub fn server_tag(server_name: &str) -> String {
+    format!("server={server_name}")
 }
 
 /// The tag of the snapshots of one attempt.

@@ -9,17 +9,20 @@
 //! compresses. Stock `psql` and `pg_restore` can read everything.
 
 mod check;
+mod config;
 mod destination;
 mod facts;
 mod list;
 pub mod manifest;
 pub mod parts;
+pub mod restore_config;
 pub mod retain;
 mod run;
 mod snapshot;
 mod stream;
 
 pub use check::check;
+pub use config::ConfigObjects;
 pub use destination::Destination;
 pub use run::run;
 
@@ -34,6 +37,8 @@ pub struct Arguments {
     pub connection: Connection,
     #[command(flatten)]
     pub destination: Destination,
+    #[command(flatten)]
+    pub config: ConfigObjects,
     /// When it must be over, such as 2026-01-31T03:30:00Z: users are waiting.
     #[arg(long)]
     pub until: Option<Timestamp>,

@@ -14,10 +14,10 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arguments,
+    Arguments, Destination,
     facts::Facts,
     list::Inventory,
-    manifest::{self, FORMAT, MANIFEST_TAG, Manifest, SCHEMA_FILE, StoredPart, TAG},
+    manifest::{self, CONFIG_FILE, FORMAT, MANIFEST_TAG, Manifest, SCHEMA_FILE, StoredPart, TAG},
     out_of_time,
     parts::{self, Part},
     snapshot::{self, Snapshot},
@@ -62,8 +62,14 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     // Until something is stored there is nothing to clear up.
     let begun = stop.run_until_cancelled(Backup::begin(arguments)).await;
     let (mut backup, mut session) = begun.unwrap_or_else(|| Err(stopped()))?;
-    let (parts, added) = backup.store(&mut session, stop).await?;
+    let (mut parts, mut added) = backup.store(&mut session, stop).await?;
     backup.snapshot.still_held().await?;
+    if let Some(config) = &backup.config {
+        let stored = carry_bytes(config, backup.repository.store_stream(CONFIG_FILE, &backup.tags(&[]))?).await?;
+        added += stored.added;
+        let Stored { snapshot, bytes, .. } = stored;
+        parts.insert(CONFIG_FILE.to_owned(), StoredPart { snapshot, bytes, rows: BTreeMap::new() });
+    }
     let manifest = backup.manifest(parts, began.elapsed());
     let json = serde_json::to_vec_pretty(&manifest).expect("plain data");
     let tags = [
@@ -100,6 +106,8 @@ struct Backup<'a> {
     programs: Programs,
     snapshot: Snapshot,
     facts: Facts,
+    /// The homeserver's configuration, as manifests.
+    config: Option<Vec<u8>>,
 }
 
 type StoredParts = BTreeMap<String, StoredPart>;
@@ -107,6 +115,7 @@ type StoredParts = BTreeMap<String, StoredPart>;
 impl<'a> Backup<'a> {
     /// All that can be refused, and the snapshot. The session has the task's lock.
     async fn begin(arguments: &'a Arguments) -> Result<(Self, Session)> {
+        let config = arguments.config.manifests()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let repository = arguments.destination.repository(scratch.path())?;
         let opened = repository.open(arguments.destination.init).await?;
@@ -122,7 +131,10 @@ impl<'a> Backup<'a> {
         let mut snapshot = Snapshot::take(&target).await?;
         let facts = Facts::read(&mut snapshot.session, &arguments.destination.server_name).await?;
         progress(&format!("the database is held as it was at {}", snapshot.taken_at));
-        Ok((Self { arguments, _scratch: scratch, repository, opened, target, programs, snapshot, facts }, session))
+        Ok((
+            Self { arguments, _scratch: scratch, repository, opened, target, programs, snapshot, facts, config },
+            session,
+        ))
     }
 
     /// Everything but the manifest, and how many bytes came new into the repository. A schema's upgrade that waits for a
@@ -237,8 +249,13 @@ impl<'a> Backup<'a> {
         let application = &self.target.application;
         let attempt =
             format!("{}.{}.{}", application.operation.replace(',', "-"), application.run, application.attempt);
-        let own =
-            [TAG.to_owned(), manifest::origin_tag(&self.arguments.destination.origin), manifest::attempt_tag(&attempt)];
+        let Destination { origin, server_name, .. } = &self.arguments.destination;
+        let own = [
+            TAG.to_owned(),
+            manifest::origin_tag(origin),
+            manifest::server_tag(server_name),
+            manifest::attempt_tag(&attempt),
+        ];
         own.into_iter().chain(more.iter().cloned()).collect()
     }
 }

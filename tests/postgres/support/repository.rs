@@ -65,6 +65,11 @@ impl Repository {
         self.folder.path().join("bin")
     }
 
+    /// As preflight is told of it.
+    pub fn destination(&self) -> serde_json::Value {
+        serde_json::json!({"repositoryDir": self.secret(), "origin": "6e7a"})
+    }
+
     /// Puts a key into the mounted Secret.
     pub fn mount(&self, key: &str, value: &str) {
         fs::write(self.secret().join(key), value).expect("a mounted key");
@@ -147,6 +152,17 @@ impl Program {
     /// The task is told of a repository and of whose backups it is about.
     pub fn repository(self, repository: &Repository) -> Self {
         self.repository_of(repository, "6e7a")
+    }
+
+    /// The task finds restic.
+    pub fn repository_programs(self, repository: &Repository) -> Self {
+        self.programs(&repository.programs())
+    }
+
+    /// The task is told of a repository and of a homeserver.
+    pub fn of_server(self, repository: &Repository) -> Self {
+        let secret = repository.secret().display().to_string();
+        self.with(&["--repository-dir", &secret, "--server-name", "example.org"]).programs(&repository.programs())
     }
 
     pub fn repository_of(self, repository: &Repository, origin: &str) -> Self {

@@ -1,0 +1,102 @@
+//! `task restore-config`: gives a backup's Secrets and ConfigMaps back, as manifests in a file.
+//!
+//! An admin runs it, looks at the file and applies it: the operator reads no Secret, and its Jobs may write none.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    list::Inventory,
+    manifest::{self, CONFIG_FILE, FORMAT, Manifest},
+};
+use crate::{
+    restic::Repository,
+    task::report::{Report, Result, StepResult, TaskError},
+};
+
+/// Which backup, and where to.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Directory with what restic reads from its environment: RESTIC_REPOSITORY, RESTIC_PASSWORD, …
+    #[arg(long)]
+    pub repository_dir: PathBuf,
+    /// The repository, where RESTIC_REPOSITORY does not name it.
+    #[arg(long)]
+    pub repository: Option<String>,
+    /// The homeserver's name.
+    #[arg(long)]
+    pub server_name: String,
+    /// A backup's name as `status.snapshots` has it, or the beginning of it.
+    #[arg(long, default_value = "latest")]
+    pub snapshot: String,
+    /// A new file for the manifests; only its owner may read it.
+    #[arg(long)]
+    pub output: PathBuf,
+}
+
+/// Runs the task.
+pub async fn run(arguments: Arguments) -> Report {
+    match restore(&arguments).await {
+        Ok(result) => Report { result: Some(result), ..Report::default() },
+        Err(error) => Report { error: Some(error), ..Report::default() },
+    }
+}
+
+async fn restore(arguments: &Arguments) -> Result<StepResult> {
+    let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+    let location = arguments.repository.as_deref();
+    let repository = Repository::from_directory(&arguments.repository_dir, location, scratch.path())?;
+    let inventory = Inventory::of_server(&repository, &arguments.server_name).await?;
+    let backup = inventory.find(&arguments.snapshot)?;
+    let manifest = read_manifest(&repository, &backup.shown.id).await?;
+    let Some(part) = manifest.parts.get(CONFIG_FILE) else {
+        return Err(TaskError::terminal(
+            "NoConfigInBackup",
+            format!("Backup {:.8} has no configuration: the Synapse object named none (spec.config).", backup.shown.id),
+        ));
+    };
+    let text = repository.fetch(&part.snapshot, CONFIG_FILE).await?;
+    write_new(&arguments.output, &text).map_err(|error| {
+        TaskError::terminal("OutputNotWritten", format!("{}: {error}.", arguments.output.display()))
+    })?;
+    let objects = text.lines().filter(|line| *line == "---").count();
+    let summary = format!(
+        "wrote {objects} objects of {} to {}: look at them, then kubectl apply -f",
+        backup.taken_at,
+        arguments.output.display()
+    );
+    Ok(StepResult { summary, ..StepResult::default() })
+}
+
+/// Reads a backup's manifest.
+///
+/// # Errors
+/// What restic answers; terminal, `ManifestUnreadable`, where it is damaged or of a newer release.
+pub async fn read_manifest(repository: &Repository, snapshot: &str) -> Result<Manifest> {
+    let unreadable = |why: String| {
+        TaskError::terminal(
+            "ManifestUnreadable",
+            format!("The manifest of backup {snapshot:.8} cannot be read: {why}."),
+        )
+    };
+    let json = repository.fetch(snapshot, manifest::FILE).await?;
+    let manifest: Manifest = serde_json::from_str(&json).map_err(|error| unreadable(error.to_string()))?;
+    if manifest.format > FORMAT {
+        return Err(unreadable(format!(
+            "its format is {}, and this release knows {FORMAT}: use a newer one",
+            manifest.format
+        )));
+    }
+    Ok(manifest)
+}
+
+/// Secrets are in it: nobody else may read it, and nothing that is there is overwritten.
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
