@@ -20,7 +20,7 @@ use crate::{
         observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
         scale::Change,
     },
-    recipes::Operation,
+    recipes::{Operation, RecipeStep},
     task::report::{ErrorClass, Report, StepResult, TaskError},
 };
 
@@ -92,6 +92,8 @@ pub(super) struct SimWorkload {
 pub(super) struct World {
     pub(super) subject: Subject,
     maintenance: SynapseMaintenance,
+    /// There is also a step that comes afterwards.
+    afterwards: bool,
     exists: bool,
     synapse: Option<ObservedSynapse>,
     /// Holder and whether counts are on it.
@@ -143,6 +145,7 @@ impl World {
                 status: OperationStatus::default(),
             },
             maintenance,
+            afterwards: false,
             exists: true,
             synapse: Some(ObservedSynapse {
                 uid: "s".to_owned(),
@@ -166,6 +169,21 @@ impl World {
         }
     }
 
+    fn with_a_step_afterwards(self) -> Self {
+        Self { afterwards: true, ..self }
+    }
+
+    /// What the recipe wants.
+    fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
+        let mut steps = self.maintenance.steps(homeserver);
+        if self.afterwards {
+            let name = AFTERWARDS.to_owned();
+            // The first in the list: it comes last all the same.
+            steps.insert(0, RecipeStep { name, offline: false, afterwards: true, ..steps[0].clone() });
+        }
+        steps
+    }
+
     fn recorded(&self) -> Option<&[RecordedWorkload]> {
         Some(&self.subject.status.active_run()?.window.as_ref()?.workloads)
     }
@@ -181,7 +199,7 @@ impl World {
         let Some(run) = self.subject.status.active_run() else { return observed };
         observed.synapse = self.synapse.clone();
         if let Some(synapse) = &self.synapse {
-            observed.steps = self.maintenance.steps(&synapse.spec);
+            observed.steps = self.recipe(&synapse.spec);
         }
         observed.lease = match &self.lease {
             None => LeaseState::Free,
@@ -334,10 +352,13 @@ impl World {
         let run = self.subject.status.run.as_ref().unwrap();
         let step = &run.steps[index];
         assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
-        assert!(
-            self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity()),
-            "no Job without Lease"
-        );
+        let holds_lease = self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity());
+        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for {AFTERWARDS}, which nobody waits for");
+        if step.afterwards {
+            self.assert_nothing_is_out();
+            let run = self.subject.status.run.as_ref().unwrap();
+            assert!(run.failure.is_none() && run.next_step().is_none(), "it comes when all else has succeeded");
+        }
         let offline = step.offline;
         let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
         assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
@@ -461,7 +482,10 @@ impl World {
         assert_eq!(history.len(), 1, "{history:?}");
         if history[0].outcome == Outcome::Succeeded {
             let run = self.subject.status.run.as_ref().unwrap();
-            assert!(run.steps.iter().all(|step| step.state == StepState::Succeeded));
+            let mut steps = run.steps.iter();
+            assert!(steps.all(|step| {
+                step.state == StepState::Succeeded || step.afterwards && step.state == StepState::Failed
+            }));
         }
     }
 }
@@ -489,6 +513,8 @@ fn blow() -> impl Strategy<Value = Blow> {
     ]
 }
 
+const AFTERWARDS: &str = "afterwards";
+
 const STEPS: &str = "[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}]";
 
 #[test]
@@ -496,7 +522,7 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
     for moment in [Moment::BeforeStatus, Moment::BeforeAct, Moment::AfterAct] {
         // Killed at each turn of each of its lives.
         for lives in 1..6 {
-            let mut world = World::new(STEPS);
+            let mut world = World::new(STEPS).with_a_step_afterwards();
             for _ in 0..400 {
                 world.reconcile(lives, Some(moment));
                 world.reconcile(1, Some(Moment::AfterAct));
@@ -505,7 +531,8 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
             world.leave_in_peace();
             world.assert_all_is_back();
             assert_eq!(world.subject.status.history[0].outcome, Outcome::Succeeded, "{moment:?}");
-            let once = BTreeMap::from(["preflight", "vacuum-2", "vacuum-1"].map(|step| (step.to_owned(), 1)));
+            let once =
+                BTreeMap::from(["preflight", "vacuum-2", "vacuum-1", AFTERWARDS].map(|step| (step.to_owned(), 1)));
             assert_eq!(world.successes, once, "no Job twice to effect");
         }
     }
@@ -515,8 +542,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn whatever_happens_the_replicas_come_back(blows in prop::collection::vec(blow(), 1..120)) {
+    fn whatever_happens_the_replicas_come_back(afterwards: bool, blows in prop::collection::vec(blow(), 1..120)) {
         let mut world = World::new(STEPS);
+        world.afterwards = afterwards;
         for blow in &blows {
             world.strike(blow);
         }

@@ -75,7 +75,14 @@ impl Planner<'_> {
         let run = self.run();
         let ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
         let index = run.steps.iter().position(|step| step.afterwards && !ended(step.state))?;
-        if run.failure.is_some() || self.subject.deleting { None } else { self.go_on(index) }
+        if run.failure.is_some() || self.subject.deleting {
+            return None;
+        }
+        if self.observed.uninstalling && run.steps[index].state == StepState::Pending {
+            let message = "the operator is being uninstalled: waits for the next one";
+            return Some((Action::Wait(SAFETY), self.step_headline(index, message)));
+        }
+        self.go_on(index)
     }
 
     fn go_on(&mut self, index: usize) -> Option<Next> {
