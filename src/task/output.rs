@@ -69,7 +69,10 @@ fn shortened(report: &Report, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::report::{StepResult, TableResult, TaskError};
+    use crate::{
+        api::backup::{BackupSnapshot, ListedBackups},
+        task::report::{StepResult, TableResult, TaskError},
+    };
 
     fn table(number: usize) -> TableResult {
         TableResult { name: format!("a_table_with_a_rather_long_name_{number}"), ..TableResult::default() }
@@ -91,12 +94,20 @@ mod tests {
             cursor: Some("events".to_owned()),
             ..StepResult::default()
         };
-        let report = Report { result: Some(result.clone()), ..Report::default() };
-        let text = shortened(&report, 4096);
-        assert!(text.len() <= 4096);
-        let read: Report = serde_json::from_str(&text).unwrap();
-        assert!(read.details_in_log);
-        assert_eq!(read.result.unwrap(), StepResult { tables: vec![], ..result });
+        let backup = |number| BackupSnapshot::new(format!("{number:064}"), None, number, 0);
+        let listed = StepResult {
+            tables: vec![],
+            backups: Some(ListedBackups::new((0..40).map(backup).collect())),
+            ..result.clone()
+        };
+        for full in [result.clone(), listed] {
+            let report = Report { result: Some(full), ..Report::default() };
+            let text = shortened(&report, 2048);
+            assert!(text.len() <= 2048);
+            let read: Report = serde_json::from_str(&text).unwrap();
+            assert!(read.details_in_log);
+            assert_eq!(read.result.unwrap(), StepResult { tables: vec![], ..result.clone() });
+        }
     }
 
     #[test]

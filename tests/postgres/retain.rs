@@ -56,7 +56,7 @@ async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
     running.finish().await;
     fs::remove_file(held).unwrap();
     // What a killed attempt had stored before.
-    let tags = "synapse-keeper,origin=6e7a,attempt=dead.1.1";
+    let tags = "synapse-keeper,origin=6e7a,format=1,attempt=dead.1.1";
     repository.restic(&["backup", "--tag", tags, "/etc/hostname"]);
 
     let cleared = retain(&repository).with(&["--keep-last=7"]).run().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::manifest::{MANIFEST_TAG, TAG, origin_tag, server_tag};
+use super::manifest::{MANIFEST_TAG, TAG, format_tag, origin_tag, server_tag};
 use crate::{
     api::backup::{BackupSnapshot, ListedBackups},
     restic::{Listed, Repository},
@@ -17,7 +17,7 @@ use crate::{
 pub struct Inventory {
     /// The newest first.
     pub backups: Vec<Backup>,
-    /// Snapshots that belong to no whole backup, by attempt.
+    /// Snapshots of our format that belong to no whole backup, by attempt.
     pub leftovers: BTreeMap<String, Vec<String>>,
 }
 
@@ -68,8 +68,12 @@ impl Inventory {
 
     fn new(listed: &[Listed]) -> Self {
         let mut attempts: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
-        for snapshot in listed {
-            attempts.entry(tag(snapshot, "attempt=").unwrap_or_default()).or_default().push(snapshot);
+        // What a newer release has stored may be whole in its own way.
+        let of_our_format = |snapshot: &&Listed| snapshot.tags.contains(&format_tag());
+        for snapshot in listed.iter().filter(of_our_format) {
+            if let Some(attempt) = tag(snapshot, "attempt=") {
+                attempts.entry(attempt).or_default().push(snapshot);
+            }
         }
         let mut inventory = Self::default();
         for (attempt, snapshots) in attempts {
@@ -121,7 +125,8 @@ mod tests {
     use super::*;
 
     fn stored(id: &str, attempt: &str, more: &[&str]) -> Listed {
-        let tags = [format!("attempt={attempt}")].into_iter().chain(more.iter().map(|tag| (*tag).to_owned()));
+        let tags =
+            [format_tag(), format!("attempt={attempt}")].into_iter().chain(more.iter().map(|tag| (*tag).to_owned()));
         Listed { id: id.to_owned(), tags: tags.collect(), bytes: 100, added: 7 }
     }
 
@@ -140,7 +145,11 @@ mod tests {
             // Somebody took a stream away.
             stored("d", "u.2.2", &[]),
             manifest("torn", "u.2.2", "parts=2"),
+            // Of a newer release, and of somebody who has borrowed our tag.
+            Listed { tags: vec!["format=2".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
+            Listed { tags: vec![format_tag()], ..stored("f", "", &[]) },
         ]);
+        assert_eq!(inventory.leftovers.len(), 2, "{inventory:?}");
         let [backup] = &inventory.backups[..] else { panic!("{inventory:?}") };
         assert_eq!(backup.streams, ["a", "b"]);
         assert_eq!((backup.shown.id.as_str(), backup.shown.bytes, backup.shown.added_bytes), ("whole", 200, 21));

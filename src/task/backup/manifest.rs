@@ -26,6 +26,11 @@ pub fn origin_tag(origin: &str) -> String {
     format!("origin={origin}")
 }
 
+/// The tag of all that is stored in this format: another release's leftovers may be none.
+pub fn format_tag() -> String {
+    format!("format={FORMAT}")
+}
+
 /// The tag of a homeserver's snapshots, whoever made them: the cluster that did may be gone.
 pub fn server_tag(server_name: &str) -> String {
     format!("server={server_name}")

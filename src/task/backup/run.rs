@@ -254,6 +254,7 @@ impl<'a> Backup<'a> {
             TAG.to_owned(),
             manifest::origin_tag(origin),
             manifest::server_tag(server_name),
+            manifest::format_tag(),
             manifest::attempt_tag(&attempt),
         ];
         own.into_iter().chain(more.iter().cloned()).collect()
