@@ -184,6 +184,18 @@ async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
 }
 
 #[tokio::test]
+async fn users_do_not_wait_for_it_longer_than_they_should() {
+    let database = Database::of_synapse("backup_until");
+    let repository = Repository::new();
+    repository.restic(&["init"]);
+    let _held = repository.hold_streams();
+    let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8)).to_string();
+    let finished = back_up(&database, &repository).with(&["--until", &until]).run().await;
+    finished.refused("DowntimeTooShort", &[&until, "downtime.atMost", "quiesce"]);
+    assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_lost_connection_leaves_no_backup() {
     let database = Database::of_synapse("backup_lost");
     let repository = Repository::new();
