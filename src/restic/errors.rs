@@ -8,6 +8,9 @@ use crate::task::report::{ErrorClass, TaskError};
 /// There is no repository.
 pub const MISSING: &str = "RepositoryMissing";
 
+const NO_REPOSITORY: &str = "There is no repository: is RESTIC_REPOSITORY right? It is made by the first backup of an \
+                             object, and never where that object has had one.";
+
 /// As much of restic's own words is repeated.
 const WORDS: usize = 1500;
 
@@ -16,41 +19,61 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
     use ErrorClass::{Terminal, Transient};
     let said = words(&repository.without_secrets(stderr));
     let (class, reason, advice) = match status.code() {
-        Some(10) => (
-            Terminal,
-            MISSING,
-            "There is no repository: is RESTIC_REPOSITORY right? It is made by the first backup of an object, and never \
-             where that object has had one.",
-        ),
+        Some(10) => (Terminal, MISSING, NO_REPOSITORY),
         Some(11) => (Transient, "RepositoryLocked", "Another restic holds the lock of the repository."),
         Some(12) => (
             Terminal,
             "RepositoryPasswordRefused",
             "RESTIC_PASSWORD is not a password of this repository. Without it nobody can read the backups.",
         ),
-        _ if is_about_access(&said) => (
-            Terminal,
-            "RepositoryAccessDenied",
-            "The storage refuses the access: look at the credentials in the repository's Secret and at their rights.",
-        ),
-        _ if said.contains("certificate") => (
-            Terminal,
-            "RepositoryCertificateRefused",
-            "Put the certificate authority of the storage into the repository's Secret as ca.crt.",
-        ),
-        _ if is_full(&said) => (
-            Terminal,
-            "RepositoryFull",
-            "The storage is full, or its quota is. The backups that are there are not hurt.",
-        ),
-        None => (Transient, "ResticKilled", "Somebody ended restic, or it had too little memory."),
-        _ => (Transient, "ResticFailed", ""),
+        code => match known(&said) {
+            Some((reason, advice)) => (Terminal, reason, advice),
+            None if code.is_none() => {
+                (Transient, "ResticKilled", "Somebody ended restic, or it had too little memory.")
+            }
+            None => (Transient, "ResticFailed", ""),
+        },
     };
     TaskError {
         class,
         reason: reason.to_owned(),
         message: format!("While {doing}: {said} {advice}").trim_end().to_owned(),
     }
+}
+
+/// What restic says while it goes on trying: an error, where that does not go away by itself.
+///
+/// Of an object storage it asks for the file `config` before anything else, and for a quarter of an hour, also where the
+/// answer is that there is no such bucket. Later errors are left to it: by then it has shown that it can get in, and may hold
+/// a lock.
+pub fn in_vain(repository: &Repository, doing: &str, line: &str) -> Option<TaskError> {
+    let line = message(line);
+    let said = words(&repository.without_secrets(retried(&line).filter(|_| line.contains("(<config/"))?));
+    let (reason, advice) = known(&said)?;
+    Some(TaskError::terminal(reason, format!("While {doing}: {said} {advice}")))
+}
+
+/// The reason and the advice for what does not go away by itself.
+fn known(said: &str) -> Option<(&'static str, &'static str)> {
+    if is_about_access(said) {
+        return Some((
+            "RepositoryAccessDenied",
+            "The storage refuses the access: look at the credentials in the repository's Secret and at their rights.",
+        ));
+    }
+    if said.contains("certificate") {
+        return Some((
+            "RepositoryCertificateRefused",
+            "Put the certificate authority of the storage into the repository's Secret as ca.crt.",
+        ));
+    }
+    if is_full(said) {
+        return Some((
+            "RepositoryFull",
+            "The storage is full, or its quota is. The backups that are there are not hurt.",
+        ));
+    }
+    said.contains("specified bucket does not exist").then_some((MISSING, NO_REPOSITORY))
 }
 
 /// Somebody works on the repository.
@@ -72,13 +95,14 @@ pub fn not_started(error: &io::Error) -> TaskError {
     )
 }
 
-/// Nobody answers.
-pub fn no_answer(doing: &str, within: Duration) -> TaskError {
+/// Nobody answers, or nothing that helps.
+pub fn no_answer(repository: &Repository, doing: &str, within: Duration, stderr: &str) -> TaskError {
+    let seconds = within.as_secs();
+    let said = if stderr.trim().is_empty() { String::new() } else { words(&repository.without_secrets(stderr)) + " " };
     TaskError::transient(
         "RepositoryUnreachable",
         format!(
-            "While {doing}: no answer within {} s. Is the host in RESTIC_REPOSITORY right, and is it up?",
-            within.as_secs()
+            "While {doing}: no answer within {seconds} s. {said}Is the host in RESTIC_REPOSITORY right, and is it up?"
         ),
     )
 }
@@ -104,6 +128,10 @@ fn is_about_access(said: &str) -> bool {
         "AccessDenied",
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
+        // What S3 says with these codes; restic leaves the codes out. Not all servers use the same words.
+        "request signature we calculated does not match",
+        "does not exist in our records",
+        "No user exists with the provided access key",
         "403 Forbidden",
         "permission denied",
     ]
@@ -119,7 +147,14 @@ fn is_full(said: &str) -> bool {
 
 /// The end of what was said, on one line: there restic says why.
 fn words(said: &str) -> String {
-    let lines: Vec<String> = said.lines().map(message).filter(|line| !line.is_empty()).collect();
+    let mut lines: Vec<String> = said.lines().map(message).filter(|line| !line.is_empty()).collect();
+    for line in &mut lines {
+        if let Some(why) = retried(line) {
+            *line = why.to_owned();
+        }
+    }
+    // Of many tries, all for the same reason.
+    lines.dedup();
     let text = lines.join("; ");
     let from = text.ceil_char_boundary(text.len().saturating_sub(WORDS));
     if text.is_empty() { "it said nothing.".to_owned() } else { format!("{}.", text[from..].trim_end_matches('.')) }
@@ -133,9 +168,70 @@ fn message(line: &str) -> String {
     message.unwrap_or(line).trim().to_owned()
 }
 
+/// Why restic tries something once more, if that is what the line tells.
+fn retried(line: &str) -> Option<&str> {
+    let (_, tells) = line.split_once(" returned error, retrying after ")?;
+    tells.split_once(": ").map(|(_, why)| why)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DOING: &str = "running restic cat config";
+
+    fn repository() -> Repository {
+        let mounted = tempfile::tempdir().unwrap();
+        std::fs::write(mounted.path().join("RESTIC_PASSWORD"), "a").unwrap();
+        Repository::from_directory(mounted.path(), Some("s3:https://s3/backups"), mounted.path()).unwrap()
+    }
+
+    /// What restic 0.18 says of its look at `config`.
+    fn looked(why: &str) -> String {
+        format!("Stat(<config/>) returned error, retrying after 1.080247773s: Stat: {why}")
+    }
+
+    #[test]
+    fn what_does_not_go_away_is_told_at_once() {
+        let reason = |line: &str| in_vain(&repository(), DOING, line).map(|error| error.reason);
+        for (why, expected) in [
+            ("The specified bucket does not exist.", MISSING),
+            (
+                "Get \"https://s3/backups/?location=\": tls: failed to verify certificate: x509: certificate signed by \
+                 unknown authority",
+                "RepositoryCertificateRefused",
+            ),
+            (
+                "The request signature we calculated does not match the signature you provided. Check your key and \
+                 signing method.",
+                "RepositoryAccessDenied",
+            ),
+            ("The AWS Access Key Id you provided does not exist in our records.", "RepositoryAccessDenied"),
+            ("No user exists with the provided access key ID.", "RepositoryAccessDenied"),
+            ("Access Denied.", "RepositoryAccessDenied"),
+        ] {
+            assert_eq!(reason(&looked(why)).as_deref(), Some(expected), "{why}");
+        }
+        assert_eq!(reason(&looked("dial tcp 10.0.0.1:7070: connect: connection refused")), None, "it may come back");
+        let later = looked("Access Denied.").replace("<config/>", "<data/0123456789>");
+        assert_eq!(reason(&later), None, "restic is inside and may hold a lock");
+        let error = in_vain(&repository(), DOING, &looked("Access Denied.")).unwrap();
+        assert!(
+            error.message.starts_with("While running restic cat config: Stat: Access Denied. The storage"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn who_does_not_answer_is_told_with_the_reason_once() {
+        let refused = looked("dial tcp: lookup s3: no such host");
+        let error = no_answer(&repository(), DOING, Duration::from_secs(60), &format!("{refused}\n{refused}\n"));
+        assert_eq!(error.reason, "RepositoryUnreachable");
+        let expected = "no answer within 60 s. Stat: dial tcp: lookup s3: no such host. Is the host";
+        assert!(error.message.contains(expected), "{}", error.message);
+        let error = no_answer(&repository(), DOING, Duration::from_secs(60), "");
+        assert!(error.message.contains("60 s. Is the host"), "{}", error.message);
+    }
 
     #[test]
     fn only_the_password_of_a_url_is_secret() {

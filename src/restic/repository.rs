@@ -9,7 +9,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Command,
+};
 
 use super::{
     Wants,
@@ -21,8 +24,8 @@ use crate::task::report::{Result, TaskError};
 /// The program, on the PATH.
 const PROGRAM: &str = "restic";
 
-/// An endpoint that does not answer is asked by restic for a quarter of an hour, without a word. The first question has
-/// less time than that.
+/// An endpoint that does not answer is asked by restic for a quarter of an hour. The first question has less time than
+/// that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A list reads every snapshot's file once; the cache is new with each task.
@@ -241,12 +244,39 @@ impl Repository {
     async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
         // Not the names of hundreds of snapshots.
         let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
-        let output = self.command().args(arguments).stdin(Stdio::null()).output();
-        match tokio::time::timeout(within, output).await {
-            Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            Ok(Ok(output)) => Err(explain(self, &doing, output.status, &String::from_utf8_lossy(&output.stderr))),
-            Ok(Err(error)) => Err(errors::not_started(&error)),
-            Err(_) => Err(errors::no_answer(&doing, within)),
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (mut said, mut complained) = (Vec::new(), String::new());
+        let reading = async {
+            if let Some(mut stdout) = stdout {
+                stdout.read_to_end(&mut said).await.map_err(|error| errors::not_started(&error))?;
+            }
+            Ok(())
+        };
+        let listening = async {
+            let mut lines = stderr.map(|stderr| BufReader::new(stderr).split(b'\n'));
+            while let Some(lines) = &mut lines
+                && let Ok(Some(line)) = lines.next_segment().await
+            {
+                let line = String::from_utf8_lossy(&line);
+                if let Some(error) = errors::in_vain(self, &doing, &line) {
+                    return Err(error);
+                }
+                complained.extend([&line, "\n"]);
+            }
+            Ok(())
+        };
+        let running = async {
+            tokio::try_join!(reading, listening)?;
+            child.wait().await.map_err(|error| errors::not_started(&error))
+        };
+        match tokio::time::timeout(within, running).await {
+            Ok(Ok(status)) if status.success() => Ok(String::from_utf8_lossy(&said).into_owned()),
+            Ok(Ok(status)) => Err(explain(self, &doing, status, &complained)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(errors::no_answer(self, &doing, within, &complained)),
         }
     }
 

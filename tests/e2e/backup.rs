@@ -1,8 +1,11 @@
 //! A backup of a homeserver whose Synapse goes on serving, and what there is to say when it cannot be made.
 
+use serde_json::{Value, json};
+
 use crate::{
     audit,
     homeserver::world,
+    s3,
     world::{World, condition, text},
 };
 
@@ -75,4 +78,87 @@ fn a_wrong_password_is_told_and_no_second_repository_is_made(world: &World) {
     let failed = world.wait_phase_of("synbk/missing", "Failed");
     let ready = condition(&failed, "Ready");
     assert_eq!(ready["reason"], "SecretKeyMissing", "{ready:#}");
+}
+
+/// A backup on a schedule that does not come up while the test runs.
+const NIGHTLY: &str = "
+apiVersion: synapse-keeper.dev/v1alpha1
+kind: SynapseBackup
+metadata: {name: nightly}
+spec:
+  synapseRef: {name: example}
+  repository: {secretName: repository}
+  schedule: {cron: '@yearly'}
+  retention: {keepLast: 1}
+";
+
+#[test]
+fn s3_behind_a_private_authority_holds_backups_and_what_is_wrong_with_it_is_told() {
+    let world = world("backup-s3");
+    s3::start(&world);
+    world.apply(NIGHTLY);
+
+    // There was no bucket.
+    ask(&world, 1, json!({}));
+    let first = newest(&ended(&world, 1, "Succeeded"));
+    refused(&world, 2, "no-authority", "RepositoryCertificateRefused", "ca.crt");
+    refused(&world, 3, "wrong-key", "RepositoryAccessDenied", "signature");
+    assert_eq!(newest(&world.get("synbk/nightly")), first, "what failed took something away");
+
+    let done = a_server_that_comes_back_is_waited_for(&world, 4);
+    let status = &done["status"];
+    assert_ne!(newest(&done), first);
+    assert_eq!(status["snapshotCount"], 1, "{status:#}");
+    // The first one was still there, until now.
+    let message = text(&status["history"][0]["message"]);
+    assert!(message.contains("took 1 old backups away, 1 are left"), "{message}");
+    assert_eq!(condition(&done, "RetentionFailed"), Value::Null);
+    world.assert_untouched_or_restored();
+    audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
+}
+
+fn refused(world: &World, run: u32, secret: &str, reason: &str, words: &str) {
+    ask(world, run, json!({"repository": {"secretName": secret}}));
+    let failed = ended(world, run, "Failed");
+    assert_eq!(failed["status"]["history"][0]["reason"], reason, "{:#}", failed["status"]);
+    let ready = condition(&failed, "Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!(reason)), "{ready:#}");
+    assert!(text(&ready["message"]).contains(words), "{ready:#}");
+    // Another try would not help.
+    assert_eq!(failed["status"]["run"]["steps"][0]["attempt"], 1, "{:#}", failed["status"]);
+}
+
+fn a_server_that_comes_back_is_waited_for(world: &World, run: u32) -> Value {
+    s3::stop(world);
+    ask(world, run, json!({"repository": {"secretName": "repository"}}));
+    let told = world.wait("synbk/nightly", "told that the server does not answer", |object| {
+        let now = &object["status"]["run"];
+        now["number"] == run && now["steps"][0]["message"].is_string()
+    });
+    let message = text(&told["status"]["run"]["steps"][0]["message"]);
+    assert!(message.contains("no answer within 60 s") && message.contains("connection refused"), "{message}");
+    s3::bring_back(world);
+    ended(world, run, "Succeeded")
+}
+
+/// Asks for a run, with these fields of the spec.
+fn ask(world: &World, run: u32, spec: Value) {
+    let annotations = json!({"synapse-keeper.dev/run-now": run.to_string()});
+    let patch = json!({"metadata": {"annotations": annotations}, "spec": spec});
+    world.kubectl(&["patch", "synbk", "nightly", "--type=merge", "-p", &patch.to_string()]);
+}
+
+/// Waits until the run is over, and ended in this way.
+fn ended(world: &World, run: u32, outcome: &str) -> Value {
+    let object = world.wait("synbk/nightly", &format!("through with run {run}"), |object| {
+        let status = &object["status"];
+        status["history"][0]["number"] == run && status["phase"] == "Scheduled"
+    });
+    assert_eq!(object["status"]["history"][0]["outcome"], outcome, "{:#}", object["status"]);
+    object
+}
+
+/// The newest backup that the repository has.
+fn newest(backup: &Value) -> String {
+    text(&backup["status"]["snapshots"][0]["id"])
 }

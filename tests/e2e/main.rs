@@ -4,6 +4,8 @@
 //! switch), so that tests run side by side and none depends on another; those in `alone` do not. A test reads as what a user types and sees:
 //! YAML in, status and replicas out.
 
+#[path = "../support/authority.rs"]
+mod authority;
 #[path = "../support/kubectl.rs"]
 mod kubectl;
 
@@ -15,4 +17,5 @@ mod examples;
 mod homeserver;
 mod interruptions;
 mod objects;
+mod s3;
 mod world;

@@ -17,7 +17,7 @@ import (
 )
 
 // images in the order in which they are put into the cluster. `base` is no image, only a layer.
-var images = []string{"pause", "postgres", "redis", "synapse"}
+var images = []string{"pause", "postgres", "redis", "synapse", "s3"}
 
 // recipe is a folder below tests/cluster/images: image.json, and what its own script `build` needs.
 type recipe struct {
@@ -25,6 +25,7 @@ type recipe struct {
 	Name    string     // of the image
 	From    string     // the recipe whose layers lie below
 	Program string     // instead of a script: one of the cluster's programs, and nothing else
+	Storage string     // one of the programs of tests/storage, on top of what lies below if anything does
 	Config  oci.Config // how containers run
 	// Files of the folder that become a layer of their own, on top, and where. A change to them is quick.
 	Files map[string]string
@@ -62,9 +63,17 @@ func (b imageBuilder) image(name string) (oci.Image, error) {
 		image.Layers = []oci.Layer{layer}
 		return image, err
 	}
-	built, err := b.layers(name)
-	for _, l := range built {
-		image.Layers = append(image.Layers, l.Layer)
+	if r.From != "" {
+		var built []builtLayer
+		built, err = b.layers(name)
+		for _, l := range built {
+			image.Layers = append(image.Layers, l.Layer)
+		}
+	}
+	if err == nil && r.Storage != "" {
+		var layer oci.Layer
+		layer, err = b.storageLayer(r.Storage)
+		image.Layers = append(image.Layers, layer)
 	}
 	if err == nil && len(r.Files) > 0 {
 		var layer oci.Layer
@@ -97,6 +106,21 @@ func (b imageBuilder) programLayer(name string) (oci.Layer, error) {
 	}
 	return b.cached(hashOf(data), func(dir string) (oci.Layer, error) {
 		return oci.WriteFiles(filepath.Join(dir, "layer.tar"), []oci.File{{Path: "/" + name, Source: program, Mode: 0o755}})
+	})
+}
+
+// storageLayer holds a program that tests/storage builds.
+func (b imageBuilder) storageLayer(program string) (oci.Layer, error) {
+	build := exec.Command(filepath.Join(b.recipes, "../../storage/bin-dir"))
+	build.Stderr = os.Stderr
+	said, err := build.Output()
+	if err != nil {
+		return oci.Layer{}, fmt.Errorf("tests/storage/bin-dir: %w", err)
+	}
+	dir := strings.TrimSpace(string(said))
+	return b.cached(program+"-"+filepath.Base(dir), func(layer string) (oci.Layer, error) {
+		return oci.WriteFiles(filepath.Join(layer, "layer.tar"),
+			[]oci.File{{Path: "/usr/local/bin/" + program, Source: filepath.Join(dir, program), Mode: 0o755}})
 	})
 }
 

@@ -62,8 +62,12 @@ func (a *app) load() error {
 	if _, err := os.Stat(a.binary()); err != nil {
 		return fmt.Errorf("the operator is not built: %w", err)
 	}
-	p := newProgress(os.Stdout, 2)
+	p := newProgress(os.Stdout, 3)
 	if err := p.Step("programs from Go modules", a.buildPrograms); err != nil {
+		return err
+	}
+	// One that is new is wanted by the tests that came with it.
+	if err := p.Step("images", a.loadImages); err != nil {
 		return err
 	}
 	return p.Step("our images", a.loadOurs)

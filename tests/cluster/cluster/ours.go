@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"synapse-keeper.dev/cluster/cluster/oci"
 )
@@ -36,30 +35,11 @@ func (b imageBuilder) ours(binary string) ([]oci.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	restic, err := b.resticLayer()
-	if err != nil {
-		return nil, err
-	}
-	tools.Layers = append(tools.Layers, restic, top)
+	tools.Layers = append(tools.Layers, top)
 	return []oci.Image{
 		{Name: operator.Name, Config: operator.Config, Layers: []oci.Layer{support, top}},
 		tools,
 	}, nil
-}
-
-// resticLayer holds restic, as tests/storage builds it.
-func (b imageBuilder) resticLayer() (oci.Layer, error) {
-	build := exec.Command(filepath.Join(b.recipes, "../../storage/bin-dir"))
-	build.Stderr = os.Stderr
-	said, err := build.Output()
-	if err != nil {
-		return oci.Layer{}, fmt.Errorf("tests/storage/bin-dir: %w", err)
-	}
-	dir := strings.TrimSpace(string(said))
-	return b.cached("restic-"+filepath.Base(dir), func(layer string) (oci.Layer, error) {
-		return oci.WriteFiles(filepath.Join(layer, "layer.tar"),
-			[]oci.File{{Path: "/usr/local/bin/restic", Source: filepath.Join(dir, "restic"), Mode: 0o755}})
-	})
 }
 
 // binaryLayer holds the binary, without what only a debugger reads where that can be taken off.

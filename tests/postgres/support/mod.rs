@@ -1,5 +1,7 @@
 //! A private PostgreSQL, databases to spoil, and the program under test.
 
+#[path = "../../support/authority.rs"]
+mod authority;
 mod daemon;
 mod database;
 mod pooler;

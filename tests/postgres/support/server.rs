@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::daemon::{self, Daemon, Volume, free_port};
+use super::{
+    authority::certificate_for,
+    daemon::{self, Daemon, Volume, free_port},
+};
 
 /// Password of every role. No output of ours may ever hold it.
 pub const PASSWORD: &str = "never-print-me-9d1f";
@@ -196,19 +199,13 @@ fn programs() -> PathBuf {
 }
 
 fn write_certificates(directory: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    let mut params = CertificateParams::new(vec![]).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-    let certificate = params.signed_by(&key, &ca).expect("a certificate");
-    let other = CertifiedIssuer::self_signed(CertificateParams::default(), KeyPair::generate().expect("a key"));
+    let signed = certificate_for("localhost");
+    let other = certificate_for("localhost");
     for (name, text) in [
-        ("ca.crt", ca.pem()),
-        ("other-ca.crt", other.expect("an authority").pem()),
-        ("server.crt", certificate.pem()),
-        ("server.key", key.serialize_pem()),
+        ("ca.crt", signed.authority),
+        ("other-ca.crt", other.authority),
+        ("server.crt", signed.certificate),
+        ("server.key", signed.key),
     ] {
         fs::write(directory.join(name), text).expect(name);
     }
