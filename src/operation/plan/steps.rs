@@ -100,7 +100,9 @@ impl Planner<'_> {
         if let Some(pause) =
             step.retry_at.as_ref().map(|at| at.0.duration_since(now.0)).filter(|pause| pause.is_positive())
         {
-            return Some((Action::Wait(pause), self.step_headline(index, "waits before it tries again")));
+            let why = step.message.as_deref().unwrap_or("it failed");
+            let message = format!("waits before it tries again: {why}");
+            return Some((Action::Wait(pause), self.step_headline(index, &message)));
         }
         if let Some(next) = self.wait_for_task_pods(index) {
             return Some(next);

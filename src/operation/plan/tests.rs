@@ -12,7 +12,7 @@ use crate::{
         conditions::{self, Type},
         operation::{OperationStatus, Outcome, Run, StepState, Window},
     },
-    operation::observed::{JobState, Observed, ObservedPod},
+    operation::observed::{JobState, Observed, ObservedPod, Subject},
     task::report::{Report, StepResult, TableResult, TaskError},
 };
 
@@ -94,6 +94,23 @@ fn a_start_that_takes_longer_than_the_budget_is_told() {
         assert_eq!(status.last.as_ref().unwrap().downtime_seconds > Some(120), exceeds);
         assert_eq!(conditions::find(&status.conditions, Type::Ready).unwrap().message, message);
     }
+}
+
+#[test]
+fn what_went_wrong_is_told_while_it_waits_for_another_attempt() {
+    let world = until(FULL, offline_job_seen);
+    let mut observed = world.observe();
+    let error = Some(TaskError::transient("LockNotGranted", "psql of dba holds the lock"));
+    let job = observed.job.as_mut().unwrap();
+    job.state = JobState::Failed("BackoffLimitExceeded".to_owned());
+    job.report = Some(Report { error, ..Report::default() });
+    let failed = plan(&world.subject, &observed, world.now);
+    let subject = Subject { status: failed.status, ..world.subject.clone() };
+    observed.job = None;
+    let waits = plan(&subject, &observed, world.now);
+    assert!(matches!(waits.action, Action::Wait(_)), "{:?}", waits.action);
+    let ready = conditions::find(&waits.status.conditions, Type::Ready).unwrap();
+    assert!(ready.message.contains("tries again: psql of dba holds the lock"), "{}", ready.message);
 }
 
 #[test]
