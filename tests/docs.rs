@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 37] = [
+const NO_REASONS: [&str; 36] = [
     "AccessDenied",
     "ConfigMap",
     "ContainerCreating",
@@ -33,7 +33,6 @@ const NO_REASONS: [&str; 37] = [
     "Never",
     "OOMKilled",
     "OnRootMismatch",
-    "Operation",
     "PodInitializing",
     "PodScheduled",
     "Quiesce",

@@ -32,6 +32,7 @@ use crate::{
     context::Context,
     metrics::Metrics,
     operation::{
+        kinds,
         lease::{self, MANAGED_BY, PURPOSE_LABEL, PURPOSE_UNINSTALL, SYNAPSE_LABEL},
         observe,
         observed::JobState,
@@ -212,10 +213,7 @@ impl Watches {
         S: Stream<Item = watcher::Result<T>>,
     {
         let metrics = self.metrics.clone();
-        let kind: &'static str = match K::kind(&()) {
-            std::borrow::Cow::Borrowed(kind) => kind,
-            std::borrow::Cow::Owned(_) => "other",
-        };
+        let kind = kinds::name::<K>();
         stream.filter(move |item| {
             match item {
                 Ok(_) => metrics.watch_event(kind),

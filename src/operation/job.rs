@@ -260,12 +260,6 @@ fn mounted(volume: &str, mount: &Mount) -> VolumeMount {
 
 /// A place for scratch files, and what the connection needs.
 fn volumes(postgres: &Postgres, database: Database<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let mount = |name: &str, path: &str| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: Some(true),
-        ..Default::default()
-    };
     let mut volumes =
         vec![Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
     let mut mounts = vec![VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() }];
@@ -274,19 +268,24 @@ fn volumes(postgres: &Postgres, database: Database<'_>) -> (Vec<Volume>, Vec<Vol
     }
     let keys = [("username", "username"), ("password", "password")];
     volumes.push(secret_volume("postgres", &postgres.credentials.secret_name, Some(&keys)));
-    mounts.push(mount("postgres", CREDENTIALS));
-    if let Some(ca) = &postgres.tls.ca_secret {
-        volumes.push(secret_volume("postgres-ca", &ca.name, Some(&[(&ca.key, &ca.key)])));
-        mounts.push(mount("postgres-ca", CA));
-    }
-    if let (Some(data), Database::WithVolume { .. }) = (&postgres.data_volume, database) {
-        let claim = PersistentVolumeClaimVolumeSource { claim_name: data.claim_name.clone(), read_only: Some(true) };
-        volumes.push(Volume {
-            name: "postgres-data".to_owned(),
-            persistent_volume_claim: Some(claim),
-            ..Default::default()
-        });
-        mounts.push(mount("postgres-data", DATA_VOLUME));
+    mounts.push(VolumeMount {
+        name: "postgres".to_owned(),
+        mount_path: CREDENTIALS.to_owned(),
+        read_only: Some(true),
+        ..Default::default()
+    });
+    let ca = postgres.tls.ca_secret.as_ref().map(|ca| {
+        let source = Source::SecretKey { name: ca.name.clone(), key: ca.key.clone(), file: ca.key.clone() };
+        ("postgres-ca", Mount { path: CA.to_owned(), source })
+    });
+    let with_volume = matches!(database, Database::WithVolume { .. });
+    let data = postgres.data_volume.as_ref().filter(|_| with_volume).map(|data| {
+        let source = Source::Claim { name: data.claim_name.clone(), writable: false };
+        ("postgres-data", Mount { path: DATA_VOLUME.to_owned(), source })
+    });
+    for (name, mount) in ca.into_iter().chain(data) {
+        mounts.push(mounted(name, &mount));
+        volumes.push(volume(name.to_owned(), &mount.source));
     }
     (volumes, mounts)
 }

@@ -1,7 +1,7 @@
 //! All kinds of operations, for who does not care of which kind one is.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, Resource, ResourceExt, api::ListParams};
 
 use super::lease::Holder;
 use crate::{
@@ -37,10 +37,10 @@ impl std::fmt::Display for AnyOperation {
 }
 
 /// The name of a kind.
-pub fn name<K: Operation>() -> &'static str {
+pub fn name<K: Resource<DynamicType = ()>>() -> &'static str {
     match K::kind(&()) {
         std::borrow::Cow::Borrowed(kind) => kind,
-        std::borrow::Cow::Owned(_) => "Operation",
+        std::borrow::Cow::Owned(_) => "other",
     }
 }
 

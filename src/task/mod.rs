@@ -62,12 +62,9 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
             Command::Backup(arguments) => backup::run(arguments, &stop).await,
-            Command::RestoreConfig(arguments) => backup::restore_config::run(arguments).await,
-            Command::Retain(arguments) => {
-                // restic is killed with it, and leaves a lock that the next one waits for.
-                let done = stop.run_until_cancelled(backup::retain::run(arguments)).await;
-                done.unwrap_or_else(|| Report { error: Some(stopped()), ..Report::default() })
-            }
+            Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
+            // restic is killed with it, and leaves a lock that the next one waits for.
+            Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
         })
     })?;
@@ -82,10 +79,13 @@ async fn reading<T>(
     work: impl Future<Output = Result<T, TaskError>>,
     findings: impl FnOnce(T) -> Findings,
 ) -> Report {
-    match stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped())) {
-        Ok(found) => Report { findings: Some(findings(found)), ..Report::default() },
-        Err(error) => Report { error: Some(error), ..Report::default() },
-    }
+    let found = unless(stop, work).await;
+    found.map(|found| Report { findings: Some(findings(found)), ..Report::default() }).into()
+}
+
+/// What a task came to, or that it was told to stop.
+async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = Result<T, TaskError>>) -> Result<T, TaskError> {
+    stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
 }
 
 /// The error of a task that was told to stop.

@@ -49,6 +49,18 @@ impl Report {
     }
 }
 
+impl From<Result<Self>> for Report {
+    fn from(done: Result<Self>) -> Self {
+        done.unwrap_or_else(|error| Self { error: Some(error), ..Self::default() })
+    }
+}
+
+impl From<Result<StepResult>> for Report {
+    fn from(done: Result<StepResult>) -> Self {
+        done.map(|result| Self { result: Some(result), ..Self::default() }).into()
+    }
+}
+
 /// What everything in a task returns: an error is already in the words in which a person will read it.
 pub type Result<T> = std::result::Result<T, TaskError>;
 

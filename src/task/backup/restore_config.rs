@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     restic::Repository,
-    task::report::{Report, Result, StepResult, TaskError},
+    task::report::{Result, StepResult, TaskError},
 };
 
 /// Which backup, and where to.
@@ -39,14 +39,10 @@ pub struct Arguments {
 }
 
 /// Runs the task.
-pub async fn run(arguments: Arguments) -> Report {
-    match restore(&arguments).await {
-        Ok(result) => Report { result: Some(result), ..Report::default() },
-        Err(error) => Report { error: Some(error), ..Report::default() },
-    }
-}
-
-async fn restore(arguments: &Arguments) -> Result<StepResult> {
+///
+/// # Errors
+/// Terminal: `SnapshotNotFound`, `NoConfigInBackup`, `ManifestUnreadable`, `OutputNotWritten`; what restic answers.
+pub async fn run(arguments: Arguments) -> Result<StepResult> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let location = arguments.repository.as_deref();
     let repository = Repository::from_directory(&arguments.repository_dir, location, scratch.path())?;

@@ -16,7 +16,7 @@ use crate::{
     api::retention::Retention,
     task::{
         output::progress,
-        report::{Report, Result, StepResult, TaskError},
+        report::{Result, StepResult, TaskError},
     },
 };
 
@@ -71,20 +71,16 @@ impl Keep {
 }
 
 /// Runs the task. Cut off, it leaves whole backups and what is no backup.
-pub async fn run(arguments: Arguments) -> Report {
-    match retain(&arguments).await {
-        Ok(result) => Report { result: Some(result), ..Report::default() },
-        Err(error) => Report { error: Some(error), ..Report::default() },
-    }
-}
-
-async fn retain(Arguments { destination, keep, time_zone }: &Arguments) -> Result<StepResult> {
-    let zone = TimeZone::get(time_zone)
+///
+/// # Errors
+/// Terminal, `UnknownTimeZone`; what restic answers.
+pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Result<StepResult> {
+    let zone = TimeZone::get(&time_zone)
         .map_err(|error| TaskError::terminal("UnknownTimeZone", format!("{time_zone}: {error}.")))?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let repository = destination.repository(scratch.path())?;
     let inventory = Inventory::of_origin(&repository, &destination.origin).await?;
-    let old = outdated(&inventory.backups, keep, &zone);
+    let old = outdated(&inventory.backups, &keep, &zone);
     let leftovers: Vec<String> = inventory.leftovers.into_values().flatten().collect();
     progress(&format!("{} old backups go, and {} snapshots of attempts that failed", old.len(), leftovers.len()));
 

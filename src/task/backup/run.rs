@@ -36,10 +36,10 @@ use crate::{
 
 /// Runs the task.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
-    match in_time(&arguments, stop).await {
-        Ok(done) => Report { result: Some(done.result()), findings: Some(done.findings()), ..Report::default() },
-        Err(error) => Report { error: Some(error), ..Report::default() },
-    }
+    let done = in_time(&arguments, stop).await;
+    let told =
+        |done: Done| Report { result: Some(done.result()), findings: Some(done.findings()), ..Report::default() };
+    done.map(told).into()
 }
 
 /// With its end in time, if it must have one. What is under way then is stopped in order.

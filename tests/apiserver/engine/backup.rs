@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::{
-    ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
-};
-use serde_json::json;
+use kube::{ResourceExt, api::DeleteParams};
 use synapse_keeper::{
     api::{
         SynapseBackup, SynapseMaintenance,
@@ -52,12 +48,6 @@ spec:
     )
 }
 
-async fn run_now(world: &World, value: &str) {
-    let patch = json!({"metadata": {"annotations": {"synapse-keeper.dev/run-now": value}}});
-    let api = world.api::<SynapseBackup>();
-    api.patch("nightly", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is there");
-}
-
 async fn until_backup(world: &World, what: &str, wanted: impl Fn(&SynapseBackup) -> bool) -> SynapseBackup {
     let wanted = move |object: Option<&SynapseBackup>| object.is_some_and(&wanted);
     world.until("nightly", what, wanted).await.expect("it is there")
@@ -81,7 +71,7 @@ async fn a_backup_says_what_there_is(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     let operator = world.operator();
     let first = once(&world, "").await;
-    run_now(&world, "2").await;
+    world.run_now::<SynapseBackup>("nightly", "2").await;
     let second = until_runs(&world, 2).await;
     assert_eq!(outcomes(&second), [Outcome::Succeeded; 2]);
     let status = second.status.clone().unwrap();
@@ -96,7 +86,7 @@ async fn a_backup_says_what_there_is(stage: Arc<Stage>, test: &'static str) {
     // The operator before may have been killed, and its memory with it: all that counts is on record.
     operator.kill().await;
     let _operator = world.operator();
-    run_now(&world, "3").await;
+    world.run_now::<SynapseBackup>("nightly", "3").await;
     assert_eq!(until_runs(&world, 3).await.status.unwrap().snapshot_count, Some(3));
 
     let jobs = world.api::<Job>().list(&Default::default()).await.expect("a list").items;
@@ -115,7 +105,7 @@ async fn a_backup_says_what_there_is(stage: Arc<Stage>, test: &'static str) {
 /// A backup with these fields, to its end.
 pub async fn once(world: &World, fields: &str) -> SynapseBackup {
     world.apply(&backup(fields)).await;
-    run_now(world, "1").await;
+    world.run_now::<SynapseBackup>("nightly", "1").await;
     until_runs(world, 1).await
 }
 
@@ -144,7 +134,7 @@ async fn held(world: &World, fields: &str) {
             .tasks(|task: &Task| (task.name() == "backup").then(|| Fate::Held(Fate::Reports(success(task)).into()))),
     );
     world.apply(&backup(fields)).await;
-    run_now(world, "1").await;
+    world.run_now::<SynapseBackup>("nightly", "1").await;
     let began = |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.name() == "backup");
     world.place.ledger.until("the backup runs", began).await;
 }
@@ -194,7 +184,7 @@ async fn old_backups_go_when_the_homeserver_is_free_again(stage: Arc<Stage>, tes
     let operator = world.operator();
     world.play(only("retain", |task| Fate::Held(Fate::Reports(success(task)).into())));
     world.apply(&backup("retention: {keepDaily: 7}")).await;
-    run_now(&world, "1").await;
+    world.run_now::<SynapseBackup>("nightly", "1").await;
     let began = |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.name() == "retain");
     world.place.ledger.until("the retention runs", began).await;
     // It may take hours: nobody waits for it.
@@ -227,7 +217,7 @@ async fn old_backups_that_do_not_go_are_told_and_are_no_failure(stage: Arc<Stage
     assert!(note.contains("the storage is full"), "{note}");
 
     world.play(Script::default());
-    run_now(&world, "2").await;
+    world.run_now::<SynapseBackup>("nightly", "2").await;
     let status = until_runs(&world, 2).await.status.unwrap();
     assert_eq!(conditions::find(&status.operation.conditions, Type::RetentionFailed), None);
 }
@@ -237,7 +227,7 @@ async fn a_backup_that_fails_takes_nothing_away(stage: Arc<Stage>, test: &'stati
     let _operator = world.operator();
     world.play(only("backup", |_| Fate::Reports(failure(ErrorClass::Terminal, "DumpFailed", "pg_dump: error"))));
     world.apply(&backup("retention: {keepLast: 1}")).await;
-    run_now(&world, "1").await;
+    world.run_now::<SynapseBackup>("nightly", "1").await;
     let failed = until_backup(&world, "has failed", |object| outcomes(object) == [Outcome::Failed]).await;
     assert_eq!(failed.status.unwrap().operation.history[0].reason.as_deref(), Some("DumpFailed"));
     assert!(!world.place.ledger.begun().iter().any(|work| work.contains("retain")), "{}", world.place.ledger);

@@ -28,16 +28,7 @@ async fn an_inspection_leaves_a_job_of_somebody_else_alone(stage: Arc<Stage>, te
     let world = World::with_homeserver(&stage, test).await;
     let uid = world.api::<Synapse>().get("example").await.expect("it is there").uid().unwrap_or_default();
     let name = job::name("example", &uid, 1, "inspect", 1);
-    let foreign = format!(
-        "
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: {name}}}
-spec:
-  suspend: true
-  template: {{spec: {{restartPolicy: Never, containers: [{{name: it, image: localhost/it:1}}]}}}}"
-    );
-    world.apply(&foreign).await;
+    world.apply_foreign_job(&name).await;
     let _operator = world.operator();
     let taken = world
         .until::<Synapse>("example", "says so", |object| {

@@ -173,16 +173,7 @@ async fn a_job_s_name_that_is_taken(stage: Arc<Stage>, test: &'static str) {
     world.maintain("m", FULL).await;
     let uid = world.until_maintenance("m", "is there", |_| true).await.uid().expect("a UID");
     let name = job::name("m", &uid, 1, "preflight", 1);
-    let job = format!(
-        "
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: {name}}}
-spec:
-  suspend: true
-  template: {{spec: {{restartPolicy: Never, containers: [{{name: it, image: localhost/it:1}}]}}}}"
-    );
-    world.apply(&job).await;
+    world.apply_foreign_job(&name).await;
     let _operator = world.operator();
     let (reason, message) = world.until_failed("m").await;
     assert_eq!(reason, "JobNameTaken");

@@ -128,8 +128,7 @@ async fn use_everything(world: &World) {
     world.play(Script::default().tasks(|task| (task.name() == "vacuum").then(|| Fate::ReportsInLog(success(task)))));
     world.maintain("weekly", &format!("schedule: {{cron: '@yearly'}}\n{ANALYZE}")).await;
     for (value, runs) in [("1", 1), ("2", 2)] {
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {"synapse-keeper.dev/run-now": value}}}));
-        world.api::<SynapseMaintenance>().patch("weekly", &PatchParams::default(), &patch).await.expect("it is there");
+        world.run_now::<SynapseMaintenance>("weekly", value).await;
         let ran =
             |object: &SynapseMaintenance| object.status.as_ref().is_some_and(|status| status.history.len() == runs);
         world.until_maintenance("weekly", "has run", ran).await;

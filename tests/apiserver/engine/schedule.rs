@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use serde_json::json;
+use kube::api::DeleteParams;
 use synapse_keeper::api::{
     SynapseMaintenance,
     conditions::Type,
@@ -38,7 +37,7 @@ async fn an_annotation_asks_for_a_run_now_and_each_value_for_one(stage: Arc<Stag
     let next = world.api::<SynapseMaintenance>().get("m").await.expect("it is there").status.unwrap().next_run_at;
     assert!(next.is_some_and(|next| next.0.to_string().contains("-12-31T23:00:00Z")), "New Year in Berlin");
     for (value, runs) in [("1", 1), ("1", 1), ("2", 2)] {
-        run_now(&world, value).await;
+        world.run_now::<SynapseMaintenance>("m", value).await;
         let ran = world
             .until_maintenance("m", "has run", |object| outcomes(object).len() == runs && is(object, Type::Ready))
             .await;
@@ -52,7 +51,7 @@ async fn an_annotation_asks_for_a_run_now_and_each_value_for_one(stage: Arc<Stag
 async fn a_suspended_schedule_starts_nothing(stage: Arc<Stage>, test: &'static str) {
     let mut world = World::with_homeserver(&stage, test).await;
     world.begin(&format!("suspend: true\n{YEARLY}\n{ANALYZE}")).await;
-    run_now(&world, "1").await;
+    world.run_now::<SynapseMaintenance>("m", "1").await;
     let message = world.until_condition("m", Type::Ready, "False", "Suspended").await;
     assert!(message.contains("spec.suspend"), "{message}");
     world.maintain("m", &format!("suspend: false\n{YEARLY}\n{ANALYZE}")).await;
@@ -112,14 +111,14 @@ async fn a_failed_run_is_not_the_end_of_a_schedule(stage: Arc<Stage>, test: &'st
         Script::default().tasks(move |task| (task.name() == "preflight").then(|| Fate::Reports(refused.clone()))),
     );
     world.begin(&format!("{YEARLY}\n{ANALYZE}")).await;
-    run_now(&world, "1").await;
+    world.run_now::<SynapseMaintenance>("m", "1").await;
     world.until_condition("m", Type::Failed, "True", "PasswordRefused").await;
     assert!(
         !is(&world.api::<SynapseMaintenance>().get("m").await.expect("it is there"), Type::Stalled),
         "the next run may succeed"
     );
     world.play(Script::default());
-    run_now(&world, "2").await;
+    world.run_now::<SynapseMaintenance>("m", "2").await;
     let ran = world.until_maintenance("m", "is well again", |object| is(object, Type::Ready)).await;
     assert_eq!(outcomes(&ran), [Outcome::Succeeded, Outcome::Failed]);
     assert!(!is(&ran, Type::Failed));
@@ -135,7 +134,7 @@ async fn what_a_run_left_is_begun_with_in_the_next(stage: Arc<Stage>, test: &'st
     }));
     world.begin(&format!("{YEARLY}\n{FULL}")).await;
     for (value, runs) in [("1", 1), ("2", 2), ("3", 3)] {
-        run_now(&world, value).await;
+        world.run_now::<SynapseMaintenance>("m", value).await;
         let ran = world.until_maintenance("m", "has run", |object| outcomes(object).len() == runs).await;
         let left: Vec<String> = ran.status.unwrap().cursors.into_iter().map(|cursor| cursor.position).collect();
         let expected: &[&str] = if runs == 2 { &[] } else { &["events,state_groups_state"] };
@@ -157,9 +156,4 @@ async fn what_a_run_left_is_begun_with_in_the_next(stage: Arc<Stage>, test: &'st
     assert_eq!(once.cursors, [], "one that runs once does not go on");
     let result = once.run.unwrap().steps.pop().and_then(|step| step.result).expect("a result");
     assert_eq!(result.cursor.as_deref(), Some("events,state_groups_state"), "but says what it left");
-}
-
-async fn run_now(world: &World, value: &str) {
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {"synapse-keeper.dev/run-now": value}}}));
-    world.api::<SynapseMaintenance>().patch("m", &PatchParams::default(), &patch).await.expect("it is there");
 }

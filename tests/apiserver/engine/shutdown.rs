@@ -1,6 +1,6 @@
 //! SIGTERM, as Kubernetes sends it when it moves the operator: what runs comes to its end, and the next may begin at once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::Method;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
@@ -29,13 +29,14 @@ async fn a_leader_finishes_what_it_does_and_then_frees_its_lease(stage: Arc<Stag
     let meanwhile = async {
         came.cancelled().await;
         world.until::<Lease>("synapse-keeper-example", "is held", |lease| lease.is_some()).await;
-        let led = election(&world).await;
         shutdown.cancel();
-        // As long as it takes to renew once.
-        tokio::time::sleep(Duration::from_secs(12)).await;
-        let (before, after) = (led.spec.expect("a spec"), election(&world).await.spec.expect("a spec"));
-        assert_eq!(after.holder_identity.as_deref(), Some("operator-1"), "it leads while it works");
-        assert!(after.renew_time > before.renew_time, "it renews while it works");
+        let before = election(&world).await.spec.expect("a spec").renew_time;
+        let renewed = move |lease: Option<&Lease>| {
+            lease.and_then(|lease| lease.spec.as_ref()).is_some_and(|spec| spec.renew_time > before)
+        };
+        let after = world.until::<Lease>(ELECTION, "is renewed while it works", renewed).await.expect("it is there");
+        let holder = after.spec.and_then(|spec| spec.holder_identity);
+        assert_eq!(holder.as_deref(), Some("operator-1"), "it leads while it works");
         assert_eq!(jobs(&world).await, 0);
         world.maintain("late", ANALYZE).await;
         let_go.cancel();

@@ -17,10 +17,13 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use synapse_keeper::api::{
-    Synapse, SynapseMaintenance,
-    conditions::{self, Type},
-    operation::{HistoryEntry, Outcome, Run},
+use synapse_keeper::{
+    api::{
+        RUN_NOW, Synapse, SynapseMaintenance,
+        conditions::{self, Type},
+        operation::{HistoryEntry, Outcome, Run},
+    },
+    recipes::Operation,
 };
 
 use super::{
@@ -131,6 +134,26 @@ impl World {
     /// Applies a maintenance with these fields beside `synapseRef`.
     pub async fn maintain(&self, name: &str, fields: &str) {
         self.apply(&maintenance(name, fields)).await;
+    }
+
+    /// `kubectl annotate`: asks a scheduled operation for a run now.
+    pub async fn run_now<K: Operation>(&self, name: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {RUN_NOW: value}}}));
+        self.api::<K>().patch(name, &PatchParams::default(), &patch).await.expect("it is there");
+    }
+
+    /// Applies a Job that is none of ours and never runs.
+    pub async fn apply_foreign_job(&self, name: &str) {
+        let job = format!(
+            "
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: {name}}}
+spec:
+  suspend: true
+  template: {{spec: {{restartPolicy: Never, containers: [{{name: it, image: localhost/it:1}}]}}}}"
+        );
+        self.apply(&job).await;
     }
 
     /// Waits until an object is as `wanted`; `None` is an object that is not there.
