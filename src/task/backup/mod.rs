@@ -12,13 +12,13 @@ mod check;
 mod config;
 mod destination;
 mod facts;
-mod list;
+pub mod list;
 pub mod manifest;
 pub mod parts;
 pub mod restore_config;
 pub mod retain;
 mod run;
-mod snapshot;
+pub mod snapshot;
 mod stream;
 
 pub use check::check;
