@@ -91,6 +91,9 @@ pub fn success(task: &Task) -> Report {
         "preflight" => findings = Some(Findings::Preflight(preflight(task))),
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
         "backup" => result = Some(backup(task)),
+        "restore-database" | "swap-database" => {
+            result = Some(StepResult { summary: format!("{} done", task.name()), ..Default::default() });
+        }
         "retain" => result = Some(StepResult { summary: "took none away".to_owned(), ..Default::default() }),
         _ => {
             let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };
