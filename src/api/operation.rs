@@ -157,9 +157,12 @@ pub struct StepStatus {
     /// The task and its arguments, as the recipe made them when the run began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// It runs when the homeserver's Lease has been given back. That it fails is told, and changes nothing else.
+    /// It runs when the homeserver's Lease has been given back.
     #[serde(default)]
     pub afterwards: bool,
+    /// Without it the run has not succeeded. That another one fails is told, and changes nothing else.
+    #[serde(default)]
+    pub decides: bool,
     /// What its Pod is told of the database.
     #[serde(default)]
     pub database: DatabaseAccess,
@@ -358,6 +361,14 @@ pub fn restart_reserve(at_most: SignedDuration) -> SignedDuration {
     RESTART_RESERVE.min(at_most / 4)
 }
 
+impl StepStatus {
+    /// Whether the run fails with it. A run that an earlier release began does not say it: there all did that came before the
+    /// Lease was given back.
+    pub fn decides(&self) -> bool {
+        self.decides || !self.afterwards
+    }
+}
+
 impl Run {
     /// When offline work must be over, so that Synapse is Ready again within `downtime.atMost`.
     pub fn work_until(&self) -> Option<Timestamp> {
@@ -376,6 +387,17 @@ impl Run {
     /// The place of the first step that has not succeeded, of those that want the homeserver's Lease.
     pub fn next_step(&self) -> Option<usize> {
         self.steps.iter().position(|step| !step.afterwards && step.state != StepState::Succeeded)
+    }
+
+    /// The place of the first step that has not succeeded, of those without which the run has not.
+    pub fn next_deciding_step(&self) -> Option<usize> {
+        self.steps.iter().position(|step| step.decides() && step.state != StepState::Succeeded)
+    }
+
+    /// The place of the first step that comes when the homeserver's Lease has been given back, and has not ended.
+    pub fn next_step_afterwards(&self) -> Option<usize> {
+        let has_ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
+        self.steps.iter().position(|step| step.afterwards && !has_ended(step.state))
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

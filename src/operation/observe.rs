@@ -98,7 +98,8 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
 
 /// A step was tried and has not succeeded, and the workloads are not on their way back.
 fn may_have_left_pods(run: &Run) -> bool {
-    let resuming = run.window.as_ref().is_some_and(|window| window.resume_began_at.is_some());
+    let is_open = |window: &Window| window.resume_began_at.is_some() && window.ready_at.is_none();
+    let resuming = run.window.as_ref().is_some_and(is_open);
     !resuming && run.steps.iter().any(|step| step.attempt > 0 && step.state != StepState::Succeeded)
 }
 

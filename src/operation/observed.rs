@@ -49,7 +49,7 @@ pub struct Observed {
     pub lease: LeaseState,
     /// The workloads: before the downtime as the `Synapse` object names them, in it those on record.
     pub workloads: Vec<Live>,
-    /// Why the workloads cannot be taken down. Found before any was touched.
+    /// Why it cannot be done: found before any workload was touched.
     pub refusal: Option<Refusal>,
     /// Workloads that match the `Synapse` object, run, and are not on record.
     pub appeared: Vec<WorkloadRef>,

@@ -53,6 +53,7 @@ fn recipe_step(place: usize, step: &Step) -> Option<RecipeStep> {
         args: vacuum_args(vacuum),
         preflight: Some(Check::Vacuum(vacuum.clone()).to_json()),
         afterwards: false,
+        decides: true,
         database: DatabaseAccess::WithDisk,
         mounts: Vec::new(),
         memory_limit: None,

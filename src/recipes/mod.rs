@@ -10,13 +10,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::api::{
-    SynapseSpec,
-    downtime::Downtime,
-    jobs::JobSettings,
-    mounts::Mount,
-    operation::{DatabaseAccess, OperationStatus},
-    schedule::Schedule,
+use crate::{
+    api::{
+        SynapseSpec,
+        downtime::Downtime,
+        jobs::JobSettings,
+        mounts::Mount,
+        operation::{DatabaseAccess, OperationStatus},
+        schedule::Schedule,
+    },
+    operation::observed::Refusal,
 };
 
 /// A kind whose objects are operations.
@@ -38,6 +41,11 @@ pub trait Operation:
 
     /// What to do to this homeserver, in order. The engine moves the online steps before the offline ones.
     fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep>;
+
+    /// Why there can be no such run for this homeserver, before it begins.
+    fn refusal(&self, _: &SynapseSpec) -> Option<Refusal> {
+        None
+    }
 
     /// Name of its `Synapse` object.
     fn synapse(&self) -> &str;
@@ -79,8 +87,11 @@ pub struct RecipeStep {
     /// checks are its own.
     pub preflight: Option<String>,
     /// It begins when the homeserver's Lease has been given back: it does not touch the homeserver, and takes as long as it
-    /// takes. That it fails is told, but the run has succeeded by then.
+    /// takes.
     pub afterwards: bool,
+    /// Without it the run has not succeeded. What does not decide comes afterwards, and last: that it fails is told, but the
+    /// run has succeeded by then.
+    pub decides: bool,
     /// What it needs of the database.
     pub database: DatabaseAccess,
     /// What its Pod has mounted besides the credentials of PostgreSQL.

@@ -4,11 +4,13 @@
 //! restic, and how its answers are understood, stands here; what a backup is does not.
 
 mod errors;
+mod files;
 mod locks;
 mod repository;
 mod upload;
 
 pub use errors::MISSING;
+pub use files::{Refused, RestoredFiles, StoredFiles};
 pub use locks::Wants;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

@@ -39,6 +39,7 @@ const OLD_TRANSACTION: u64 = 300;
 pub enum Check {
     Vacuum(Vacuum),
     Backup { destination: backup::Destination, config: backup::ConfigObjects },
+    Media(backup::media::MediaStore),
 }
 
 impl Check {
@@ -112,6 +113,7 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
             Check::Backup { destination, config } => backup::check(&mut session, name, destination, config).await?,
+            Check::Media(store) => store.check(&mut session, name).await?,
         };
         // The offline steps stand in one downtime, one after the other.
         let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();

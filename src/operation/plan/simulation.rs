@@ -92,7 +92,7 @@ pub(super) struct SimWorkload {
 pub(super) struct World {
     pub(super) subject: Subject,
     maintenance: SynapseMaintenance,
-    /// There is also a step that comes afterwards.
+    /// There are also steps that come afterwards: one that decides, and one that does not.
     afterwards: bool,
     exists: bool,
     synapse: Option<ObservedSynapse>,
@@ -169,7 +169,7 @@ impl World {
         }
     }
 
-    fn with_a_step_afterwards(self) -> Self {
+    pub(super) fn with_steps_afterwards(self) -> Self {
         Self { afterwards: true, ..self }
     }
 
@@ -177,9 +177,16 @@ impl World {
     fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
         let mut steps = self.maintenance.steps(homeserver);
         if self.afterwards {
-            let name = AFTERWARDS.to_owned();
-            // The first in the list: it comes last all the same.
-            steps.insert(0, RecipeStep { name, offline: false, afterwards: true, ..steps[0].clone() });
+            let afterwards = |name: &str, decides| RecipeStep {
+                name: name.to_owned(),
+                offline: false,
+                afterwards: true,
+                decides,
+                ..steps[0].clone()
+            };
+            // The first in the list: they come last all the same.
+            let both = [afterwards(OPTIONAL, false), afterwards(DECIDING, true)];
+            steps.splice(0..0, both);
         }
         steps
     }
@@ -353,11 +360,11 @@ impl World {
         let step = &run.steps[index];
         assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
         let holds_lease = self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity());
-        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for {AFTERWARDS}, which nobody waits for");
+        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for those that nobody waits for");
         if step.afterwards {
             self.assert_nothing_is_out();
-            let run = self.subject.status.run.as_ref().unwrap();
             assert!(run.failure.is_none() && run.next_step().is_none(), "it comes when all else has succeeded");
+            assert!(step.decides() || run.next_deciding_step().is_none(), "it comes when the run has succeeded");
         }
         let offline = step.offline;
         let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
@@ -480,12 +487,13 @@ impl World {
         }
         let history = &self.subject.status.history;
         assert_eq!(history.len(), 1, "{history:?}");
-        if history[0].outcome == Outcome::Succeeded {
-            let run = self.subject.status.run.as_ref().unwrap();
-            let mut steps = run.steps.iter();
-            assert!(steps.all(|step| {
-                step.state == StepState::Succeeded || step.afterwards && step.state == StepState::Failed
-            }));
+        let run = self.subject.status.run.as_ref().unwrap();
+        let mut steps = run.steps.iter();
+        match history[0].outcome {
+            Outcome::Succeeded => assert!(steps.all(|step| {
+                step.state == StepState::Succeeded || !step.decides() && step.state == StepState::Failed
+            })),
+            _ => assert!(steps.all(|step| step.decides() || step.attempt == 0), "{:?}", run.steps),
         }
     }
 }
@@ -513,7 +521,8 @@ fn blow() -> impl Strategy<Value = Blow> {
     ]
 }
 
-const AFTERWARDS: &str = "afterwards";
+const DECIDING: &str = "deciding";
+const OPTIONAL: &str = "optional";
 
 const STEPS: &str = "[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}]";
 
@@ -522,7 +531,7 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
     for moment in [Moment::BeforeStatus, Moment::BeforeAct, Moment::AfterAct] {
         // Killed at each turn of each of its lives.
         for lives in 1..6 {
-            let mut world = World::new(STEPS).with_a_step_afterwards();
+            let mut world = World::new(STEPS).with_steps_afterwards();
             for _ in 0..400 {
                 world.reconcile(lives, Some(moment));
                 world.reconcile(1, Some(Moment::AfterAct));
@@ -531,8 +540,8 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
             world.leave_in_peace();
             world.assert_all_is_back();
             assert_eq!(world.subject.status.history[0].outcome, Outcome::Succeeded, "{moment:?}");
-            let once =
-                BTreeMap::from(["preflight", "vacuum-2", "vacuum-1", AFTERWARDS].map(|step| (step.to_owned(), 1)));
+            let steps = ["preflight", "vacuum-2", "vacuum-1", DECIDING, OPTIONAL];
+            let once = BTreeMap::from(steps.map(|step| (step.to_owned(), 1)));
             assert_eq!(world.successes, once, "no Job twice to effect");
         }
     }

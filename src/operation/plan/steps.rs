@@ -40,6 +40,9 @@ impl Planner<'_> {
         }
         // The Lease is held and the object was there a moment ago; if it is gone by now, wait for it as before.
         let synapse = self.observed.synapse.as_ref()?;
+        if let Some(refusal) = self.observed.refusal.clone() {
+            return self.failing(refusal.reason, Terminal, refusal.message);
+        }
         let mut spec = synapse.spec.clone();
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
         let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
@@ -73,8 +76,7 @@ impl Planner<'_> {
     /// The first step of those that come afterwards and has not ended, where all before it has succeeded.
     pub(super) fn afterwards(&mut self) -> Option<Next> {
         let run = self.run();
-        let ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
-        let index = run.steps.iter().position(|step| step.afterwards && !ended(step.state))?;
+        let index = run.next_step_afterwards()?;
         if run.failure.is_some() || self.subject.deleting {
             return None;
         }
@@ -229,18 +231,18 @@ impl Planner<'_> {
             return Some((Action::Continue, self.step_headline(index, &message)));
         }
         let message = format!("step {}: {message}", step.name);
-        if !step.afterwards {
+        if step.decides() {
             step.state = StepState::Failed;
             step.finished_at = Some(Time(now));
         }
         self.give_up(index, reason, class, message)
     }
 
-    /// The end of the run; of a step that comes afterwards, no more than of that step.
+    /// The end of the run; of a step that decides nothing, no more than of that step.
     fn give_up(&mut self, index: usize, reason: &str, class: ErrorClass, message: String) -> Option<Next> {
         let now = self.now;
         let step = &mut self.run_mut().steps[index];
-        if !step.afterwards {
+        if step.decides() {
             return self.failing(reason, class, message);
         }
         step.state = StepState::Failed;

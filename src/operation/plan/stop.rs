@@ -10,12 +10,12 @@ use crate::{
 
 impl Planner<'_> {
     pub(super) fn notice_reasons_to_stop(&mut self) {
+        if self.subject.deleting && self.is_undecided() {
+            return self.fail("Deleted", Terminal, "the object was deleted while it ran");
+        }
         // Once the work is done there is nothing left to stop: what comes up now comes up a moment early.
         if !self.work_is_left() {
             return;
-        }
-        if self.subject.deleting {
-            return self.fail("Deleted", Terminal, "the object was deleted while it ran");
         }
         if self.observed.uninstalling && self.run().synapse.is_some() {
             return self.fail("Uninstalling", Transient, "the operator is being uninstalled");

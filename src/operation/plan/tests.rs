@@ -20,7 +20,10 @@ const FULL: &str = "[{vacuum: {mode: Full}}]";
 
 /// A world that came so far, one turn after the other.
 fn until(steps: &str, there: impl Fn(&Run) -> bool) -> World {
-    let mut world = World::new(steps);
+    come(World::new(steps), there)
+}
+
+fn come(mut world: World, there: impl Fn(&Run) -> bool) -> World {
     for _ in 0..500 {
         if world.subject.status.run.as_deref().is_some_and(&there) {
             return world;
@@ -260,4 +263,75 @@ fn what_was_done_before_a_failure_is_counted() {
     world.subject.status = plan(&world.subject, &observed, world.now).status;
     let tables: Vec<String> = step(&world).result.unwrap().tables.into_iter().map(|table| table.name).collect();
     assert_eq!(tables, ["events", "state_groups_state"]);
+}
+
+/// A run whose work is done, with the Job of a step that comes afterwards; the step's place.
+fn afterwards(name: &str) -> (World, usize) {
+    let world = World::new(FULL).with_steps_afterwards();
+    let is_seen = |run: &Run| run.steps.iter().any(|step| step.name == name && step.job_uid.is_some());
+    let world = come(world, is_seen);
+    let index = world.subject.status.run.as_ref().unwrap().steps.iter().position(|step| step.name == name).unwrap();
+    (world, index)
+}
+
+/// What becomes of a run when the Job of the step under way ends with this error.
+fn ends_with(world: &mut World, error: TaskError) -> Plan {
+    let mut observed = world.observe();
+    let job = observed.job.as_mut().unwrap();
+    job.state = JobState::Failed("BackoffLimitExceeded".to_owned());
+    job.report = Some(Report { error: Some(error), ..Report::default() });
+    let failed = plan(&world.subject, &observed, world.now);
+    world.subject.status = failed.status.clone();
+    failed
+}
+
+#[test]
+fn a_step_that_decides_fails_the_run_also_when_it_comes_afterwards() {
+    let (mut world, index) = afterwards("deciding");
+    let failed = ends_with(&mut world, TaskError::terminal("MediaUnreadable", "uid 991 may not read them"));
+    fails(&failed, "MediaUnreadable", &["step deciding", "uid 991"]);
+    world.reconcile(10, None);
+    let status = &world.subject.status;
+    assert_eq!(status.history[0].outcome, Outcome::Failed);
+    let steps = &status.run.as_ref().unwrap().steps;
+    assert_eq!((steps[index].state, steps[index + 1].attempt), (StepState::Failed, 0), "what comes after it");
+    assert_eq!(conditions::find(&status.conditions, Type::RetentionFailed), None);
+}
+
+#[test]
+fn a_step_that_decides_is_tried_again_also_when_it_comes_afterwards() {
+    let (mut world, index) = afterwards("deciding");
+    let again = ends_with(&mut world, TaskError::transient("RepositoryUnreachable", "no answer"));
+    assert_eq!(failure(&again.status), None);
+    let step = &again.status.run.as_ref().unwrap().steps[index];
+    assert!(step.state == StepState::Pending && step.retry_at.is_some(), "{step:?}");
+}
+
+#[test]
+fn who_deletes_the_object_stops_what_decides_also_when_it_comes_afterwards() {
+    let (mut world, index) = afterwards("deciding");
+    world.subject.deleting = true;
+    let stopped = plan(&world.subject, &world.observe(), world.now);
+    fails(&stopped, "Deleted", &[]);
+    assert_eq!(stopped.action, Action::DeleteJob(index));
+}
+
+/// The last release knew one step that comes afterwards, and it decided nothing.
+#[test]
+fn a_run_that_the_last_release_began_ends_as_it_would_have() {
+    let (mut world, _) = afterwards("optional");
+    let mut run = serde_json::to_value(world.subject.status.run.as_ref().unwrap()).unwrap();
+    let steps = run["steps"].as_array_mut().unwrap();
+    steps.retain(|step| step["name"] != "deciding");
+    let last = steps.len() - 1;
+    for step in steps {
+        step.as_object_mut().unwrap().remove("decides").expect("a field that is new");
+    }
+    world.subject.status.run = Some(serde_json::from_value(run).unwrap());
+    let failed = ends_with(&mut world, TaskError::terminal("RepositoryFull", "the storage is full"));
+    assert_eq!(failed.action, Action::DeleteJob(last));
+    world.reconcile(10, None);
+    let status = &world.subject.status;
+    assert_eq!(status.history[0].outcome, Outcome::Succeeded);
+    assert!(conditions::is_true(&status.conditions, Type::RetentionFailed));
 }

@@ -158,7 +158,8 @@ impl Planner<'_> {
     pub(super) fn stop_job(&mut self) -> Option<Next> {
         use crate::api::operation::StepState::{Failed, Running};
 
-        let index = self.run().next_step()?;
+        self.run().failure.as_ref()?;
+        let index = self.run().next_deciding_step()?;
         if self.run().steps[index].state != Running {
             return self.wait_for_task_pods(index);
         }
