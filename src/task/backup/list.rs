@@ -129,15 +129,16 @@ fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Optio
     };
     let media_bytes = media.map(|media| media.bytes.cast_signed());
     let bytes = streams.iter().map(|stream| stream.bytes).sum::<u64>().cast_signed() + media_bytes.unwrap_or_default();
-    let added = snapshots.iter().map(|snapshot| snapshot.added).sum::<u64>().cast_signed();
     // The draft has served. It is small, and goes with the backup.
     let drafts = snapshots.iter().filter(|snapshot| has(snapshot, DRAFT_TAG));
-    let shown = BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added);
+    let all: Vec<&Listed> = streams.into_iter().chain(media).chain(drafts).copied().collect();
+    let added = manifest.added + all.iter().map(|snapshot| snapshot.added).sum::<u64>();
+    let shown = BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added.cast_signed());
     Some(Backup {
         shown: BackupSnapshot { media_bytes, ..shown },
         taken_at,
         attempt: attempt.to_owned(),
-        streams: streams.into_iter().chain(media).chain(drafts).map(|snapshot| snapshot.id.clone()).collect(),
+        streams: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
     })
 }
 
@@ -216,7 +217,7 @@ mod tests {
         let [backup] = &inventory.backups[..] else { panic!("{inventory:?}") };
         assert_eq!((backup.shown.id.as_str(), backup.attempt.as_str()), ("whole", "u.1.1"));
         assert_eq!(backup.streams, ["stream", "second", "draft"]);
-        assert_eq!((backup.shown.bytes, backup.shown.media_bytes, backup.shown.added_bytes), (200, Some(100), 42));
+        assert_eq!((backup.shown.bytes, backup.shown.media_bytes, backup.shown.added_bytes), (200, Some(100), 28));
         assert_eq!(inventory.leftovers["u.1.1"], ["first", "again"]);
         assert_eq!(inventory.leftovers["u.2.1"], ["a", "b", "torn"]);
         assert_eq!(inventory.leftovers["u.3.1"], ["c", "d", "e"]);

@@ -11,7 +11,6 @@ pub use store::MediaStore;
 
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -62,7 +61,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Repo
     }
     let mut manifest = read_manifest(&repository, &begun.draft.snapshot).await?;
     let attempt = Attempt { destination: arguments.destination.clone(), name: begun.draft.attempt.clone() };
-    let stored = begun.store(&repository, &arguments.store, &attempt, scratch.path(), stop).await?;
+    let stored = begun.store(&repository, &arguments.store, &attempt, stop).await?;
     manifest.media = Some(StoredMedia {
         snapshot: stored.snapshot.clone(),
         files: stored.files,
@@ -109,7 +108,6 @@ impl Begun {
         repository: &Repository,
         store: &MediaStore,
         attempt: &Attempt,
-        scratch: &Path,
         stop: &CancellationToken,
     ) -> Result<StoredFiles> {
         let folders = store.folders()?;
@@ -117,11 +115,12 @@ impl Begun {
         let parent = self.parent.as_deref();
         let stored = match folders.is_empty() {
             false => repository.store_files(&store.media_store, &folders, &tags, parent, stop).await?,
-            // Nobody has uploaded anything yet. restic makes no snapshot of nothing.
+            // Nobody has uploaded anything yet. restic makes no snapshot of nothing, nor of what is beside its cache.
             true => {
-                let (root, folder) = (scratch.join("no-media"), "local_content");
-                fs::create_dir_all(root.join(folder)).map_err(|error| TaskError::no_scratch_space(&error))?;
-                repository.store_files(&root, &[folder], &tags, parent, stop).await?
+                let empty = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+                let folder = "local_content";
+                fs::create_dir(empty.path().join(folder)).map_err(|error| TaskError::no_scratch_space(&error))?;
+                repository.store_files(empty.path(), &[folder], &tags, parent, stop).await?
             }
         };
         stored.map_err(|refused| store::not_read(&refused))

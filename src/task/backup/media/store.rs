@@ -135,16 +135,16 @@ pub fn not_read(refused: &[Refused]) -> TaskError {
     }
 }
 
-/// The error of files that could not be written.
+/// The error of files that could not be written. restic does not always say why.
 pub fn not_written(refused: &[Refused]) -> TaskError {
-    let what = list(refused);
-    match refused.iter().any(Refused::is_about_rights) {
-        true => TaskError::terminal(
-            "MediaNotWritten",
-            format!("User {} may not write the media: {what}. Run it as Synapse's user.", user()),
+    TaskError::terminal(
+        "MediaNotWritten",
+        format!(
+            "User {} could not write all media: {}. Run it as Synapse's user, with space enough; what is written stays.",
+            user(),
+            list(refused)
         ),
-        false => TaskError::transient("MediaNotWritten", format!("Some media cannot be written: {what}.")),
-    }
+    )
 }
 
 fn list(refused: &[Refused]) -> String {
