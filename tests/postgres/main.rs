@@ -11,6 +11,7 @@ mod interrupted;
 mod media;
 mod others;
 mod preflight;
+mod restore;
 mod retain;
 mod support;
 mod vacuum;

@@ -12,7 +12,7 @@ mod check;
 mod config;
 mod destination;
 mod facts;
-mod list;
+pub mod list;
 pub mod manifest;
 pub mod media;
 pub mod parts;
@@ -21,7 +21,7 @@ pub mod restore_config;
 pub mod retain;
 mod run;
 mod seal;
-mod snapshot;
+pub mod snapshot;
 mod stream;
 
 pub use check::check;

@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Destination,
     list::{self, Backup, Inventory},
-    manifest::{MEDIA_TAG, StoredMedia, taken_at_tag},
-    restore_config::read_manifest,
+    manifest::{MEDIA_TAG, Manifest, StoredMedia, taken_at_tag},
     seal::{Attempt, Draft, Sealed, findings, newest_media},
     stopped,
 };
@@ -59,7 +58,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Repo
     if let Some(backup) = begun.is_sealed() {
         return Ok(already(backup, &begun.inventory));
     }
-    let mut manifest = read_manifest(&repository, &begun.draft.snapshot).await?;
+    let mut manifest = Manifest::read(&repository, &begun.draft.snapshot).await?;
     let attempt = Attempt { destination: arguments.destination.clone(), name: begun.draft.attempt.clone() };
     let stored = begun.store(&repository, &arguments.store, &attempt, stop).await?;
     manifest.media = Some(StoredMedia {

@@ -5,31 +5,20 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    super::{list::Inventory, restore_config::read_manifest},
-    store,
-};
+use super::store;
 use crate::{
     bytes,
-    restic::Repository,
-    task::report::{Result, StepResult, TaskError},
+    task::{
+        report::{Result, StepResult, TaskError},
+        restore::source::{Chosen, Source},
+    },
 };
 
 /// Which backup, and where to.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Directory with what restic reads from its environment: RESTIC_REPOSITORY, RESTIC_PASSWORD, …
-    #[arg(long)]
-    pub repository_dir: PathBuf,
-    /// The repository, where RESTIC_REPOSITORY does not name it.
-    #[arg(long)]
-    pub repository: Option<String>,
-    /// The homeserver's name.
-    #[arg(long)]
-    pub server_name: String,
-    /// A backup's name as `status.snapshots` has it, or the beginning of it.
-    #[arg(long, default_value = "latest")]
-    pub snapshot: String,
+    #[command(flatten)]
+    pub source: Source,
     /// Synapse's media_store_path. It must be there.
     #[arg(long)]
     pub media_store: PathBuf,
@@ -38,15 +27,10 @@ pub struct Arguments {
 /// Runs the task. Cut off, it can be run again.
 ///
 /// # Errors
-/// Terminal: `SnapshotNotFound`, `NoMediaInBackup`, `ManifestUnreadable`, `MediaMissing`, `MediaNotWritten`; what restic
-/// answers.
+/// Those of [`Source::find`]; terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`; what restic answers.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let location = arguments.repository.as_deref();
-    let repository = Repository::from_directory(&arguments.repository_dir, location, scratch.path())?;
-    let inventory = Inventory::of_server(&repository, &arguments.server_name).await?;
-    let backup = inventory.find(&arguments.snapshot)?;
-    let manifest = read_manifest(&repository, &backup.shown.id).await?;
+    let Chosen { repository, backup, manifest } = arguments.source.find(scratch.path()).await?;
     let Some(media) = manifest.media else {
         return Err(TaskError::terminal(
             "NoMediaInBackup",
