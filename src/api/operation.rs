@@ -84,9 +84,9 @@ pub struct Run {
     /// The image of the tools that the run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The node that has `postgres.dataVolume`, where it was known: a Job that mounts it runs there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
+    /// The claims that were last looked at for a Job, of those that are on one node at a time: a Job that mounts one runs there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<PinnedClaim>,
     /// The budget that the run began with.
     pub downtime: Downtime,
     /// Preflight first, then the steps in the order in which they are done.
@@ -102,6 +102,16 @@ pub struct Run {
     pub finished_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+}
+
+/// A PersistentVolumeClaim, as it was when a Job was to mount it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedClaim {
+    pub name: String,
+    /// The node of the Pod that had it. Absent: nobody had it, or nobody whose node is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// Why a run was started.
@@ -187,6 +197,9 @@ pub struct StepStatus {
     /// No new attempt before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
+    /// The Pod that waits for a claim that this attempt's Job has: the Job is stopped for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_way_to: Option<String>,
     /// What went wrong in the last attempt, or what there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -78,6 +78,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         started_at: None,
         finished_at: None,
         retry_at: None,
+        gives_way_to: None,
         message: None,
         result: None,
     }

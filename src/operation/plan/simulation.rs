@@ -49,6 +49,8 @@ enum Blow {
     Uninstalling(bool),
     /// A Pod that ignores SIGTERM, or one that does not become Ready.
     PodsHang(usize),
+    /// A Pod waits on another node for a volume that the Job of a step that comes afterwards has, or waits no more.
+    VolumeWanted(bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,6 +105,7 @@ pub(super) struct World {
     /// Seconds that the Pod of a Job that somebody deleted still runs.
     lingers: i64,
     next_fate: Fate,
+    volume_wanted: bool,
     uninstalling: bool,
     pub(super) now: Timestamp,
     successes: BTreeMap<String, usize>,
@@ -163,6 +166,7 @@ impl World {
             jobs: BTreeMap::new(),
             lingers: 0,
             next_fate: Fate::Succeeds,
+            volume_wanted: false,
             uninstalling: false,
             now,
             successes: BTreeMap::new(),
@@ -217,6 +221,8 @@ impl World {
         };
         if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
             observed.job = self.jobs.get(&(step.name.clone(), step.attempt)).map(|job| self.observe_job(job));
+            let wanted = self.volume_wanted && step.afterwards && observed.job.is_some();
+            observed.claim_wanted_by = wanted.then(|| "main-0".to_owned());
         }
         if observed.job.is_none() && self.lingers > 0 {
             observed.task_pods = vec!["task".to_owned()];
@@ -262,6 +268,7 @@ impl World {
                 (_, Fate::Terminal) => Some(report(error(ErrorClass::Terminal))),
             },
             pod: None,
+            node: None,
             out_of_memory: false,
         }
     }
@@ -454,13 +461,14 @@ impl World {
                 (one.replicas, one.pods, one.meddled) = (None, 0, true);
             }
             Blow::Uninstalling(uninstalling) => self.uninstalling = *uninstalling,
+            Blow::VolumeWanted(wanted) => self.volume_wanted = *wanted,
             Blow::PodsHang(index) => self.workloads[*index].hangs = true,
         }
     }
 
     /// The world calms down; the operation must come to its end.
     fn leave_in_peace(&mut self) {
-        self.uninstalling = false;
+        (self.uninstalling, self.volume_wanted) = (false, false);
         self.strike(&Blow::LeaseGivenBack);
         if self.subject.status.active_run().is_none_or(|run| run.synapse.is_none()) && self.synapse.is_none() {
             self.strike(&Blow::ObjectDeleted);
@@ -518,6 +526,7 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => (0..4_usize).prop_map(Blow::WorkloadDeleted),
         1 => any::<bool>().prop_map(Blow::Uninstalling),
         1 => (0..4_usize).prop_map(Blow::PodsHang),
+        2 => any::<bool>().prop_map(Blow::VolumeWanted),
     ]
 }
 

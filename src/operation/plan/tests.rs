@@ -12,7 +12,10 @@ use crate::{
         conditions::{self, Type},
         operation::{OperationStatus, Outcome, Run, StepState, Window},
     },
-    operation::observed::{JobState, Observed, ObservedPod, Subject},
+    operation::{
+        claims,
+        observed::{JobState, Observed, ObservedClaim, ObservedPod, Subject},
+    },
     task::report::{Report, StepResult, TableResult, TaskError},
 };
 
@@ -334,4 +337,46 @@ fn a_run_that_the_last_release_began_ends_as_it_would_have() {
     let status = &world.subject.status;
     assert_eq!(status.history[0].outcome, Outcome::Succeeded);
     assert!(conditions::is_true(&status.conditions, Type::RetentionFailed));
+}
+
+#[test]
+fn a_job_that_keeps_a_pod_from_its_volume_gives_way_and_is_done_again() {
+    let (mut world, index) = afterwards("deciding");
+    let wanted = Observed { claim_wanted_by: Some("synapse-main-0".to_owned()), ..world.observe() };
+    let stopped = plan(&world.subject, &wanted, world.now);
+    assert_eq!(stopped.action, Action::DeleteJob(index));
+    world.subject.status = stopped.status;
+
+    // The Pod may have its volume by now: the Job is stopped all the same, whichever operator does it.
+    let mut observed = world.observe();
+    observed.job.as_mut().unwrap().deleted_at = Some(world.now);
+    assert!(matches!(plan(&world.subject, &observed, world.now).action, Action::Wait(_)));
+    observed.job = None;
+    observed.task_pods = vec!["media-x".to_owned()];
+    assert!(matches!(plan(&world.subject, &observed, world.now).action, Action::Wait(_)), "its Pod is still there");
+    observed.task_pods.clear();
+    let again = plan(&world.subject, &observed, world.now);
+    assert_eq!(failure(&again.status), None);
+    let step = &again.status.run.as_ref().unwrap().steps[index];
+    assert_eq!((step.state, step.gives_way_to.as_deref()), (StepState::Pending, None));
+    assert!(step.message.as_ref().unwrap().contains("Pod synapse-main-0"), "{step:?}");
+}
+
+#[test]
+fn a_job_goes_where_its_volume_is_at_that_moment() {
+    let (mut world, index) = afterwards("deciding");
+    let run = world.subject.status.run.as_mut().unwrap();
+    let step = &mut run.steps[index];
+    (step.state, step.job_uid) = (StepState::Pending, None);
+    let on = |node: &str| ObservedClaim {
+        name: "synapse-media".to_owned(),
+        writable: false,
+        modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        node: Some(node.to_owned()),
+    };
+    run.claims = claims::pin(&[on("node-1")]);
+    let observed = Observed { claims: vec![on("node-2")], job: None, ..world.observe() };
+    let begun = plan(&world.subject, &observed, world.now);
+    assert_eq!(begun.action, Action::CreateJob(index));
+    assert_eq!(begun.status.run.unwrap().claims, claims::pin(&[on("node-2")]));
 }

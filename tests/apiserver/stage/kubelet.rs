@@ -146,7 +146,9 @@ impl Life {
     async fn of_workload(&self, seen: &mut watch::Receiver<Pod>) {
         let trouble = self.place.script().trouble(&self.name);
         self.bind().await;
-        self.run(trouble != Some(Trouble::NeverReady)).await;
+        if trouble != Some(Trouble::NeverStarts) {
+            self.run(trouble != Some(Trouble::NeverReady)).await;
+        }
         told_to_stop(seen).await;
         match self.place.script().trouble(&self.name) {
             Some(Trouble::NeverStops) => return gone(seen).await,

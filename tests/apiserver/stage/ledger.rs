@@ -23,6 +23,11 @@ impl Task {
         self.args.iter().find_map(|arg| arg.strip_prefix(flag)?.strip_prefix('='))
     }
 
+    /// Whether it has a flag without a value.
+    pub fn has(&self, flag: &str) -> bool {
+        self.args.iter().any(|arg| arg == flag)
+    }
+
     pub fn attempt(&self) -> i32 {
         self.flag("--attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default()
     }
