@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{
-        Synapse,
+        Synapse, SynapseBackup,
         conditions::truncate,
         operation::{RecordedWorkload, Run, StepState, StepStatus, Window},
         synapse::WorkloadRef,
@@ -55,7 +55,13 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         observed.synapse = synapse(context, subject).await?;
     }
     observed.lease = lease_state(context, subject).await?;
-    let Some(pinned) = &run.synapse else { return Ok(observed) };
+    let Some(pinned) = &run.synapse else {
+        if let Some(name) = &subject.request.backup {
+            let backups: Api<SynapseBackup> = Api::namespaced(context.client.clone(), &subject.namespace);
+            observed.backup = find(&backups, name).await?;
+        }
+        return Ok(observed);
+    };
     if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
         let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
         observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;

@@ -32,6 +32,7 @@ pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
                 database: step.database,
                 mounts: step.mounts.clone(),
                 memory_limit: step.memory_limit.clone(),
+                undo: step.undo.clone(),
                 ..pending(&step.name, args)
             }
         }));
@@ -68,10 +69,11 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         offline: false,
         args,
         afterwards: false,
-        decides: true,
+        decides: false,
         database: DatabaseAccess::default(),
         mounts: Vec::new(),
         memory_limit: None,
+        undo: Vec::new(),
         state: StepState::Pending,
         attempt: 0,
         job_uid: None,

@@ -5,14 +5,16 @@ use std::path::Path;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{Operation, RecipeStep, Request};
+use super::{
+    Operation, RecipeStep, Request, Sight,
+    repository::{MEMORY_LIMIT, SECRET, location, mounts},
+};
 use crate::{
     api::{
         SynapseBackup, SynapseSpec,
         backup::Content,
-        mounts::{Mount, Source},
+        mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
-        repository::Repository,
         synapse::{self, ConfigSources},
     },
     operation::observed::Refusal,
@@ -22,17 +24,10 @@ use crate::{
     },
 };
 
-/// Where the Secret of the repository is mounted.
-const SECRET: &str = "/var/run/synapse-keeper/repository";
 /// Where the homeserver's configuration is mounted.
 const CONFIG: &str = "/var/run/synapse-keeper/config";
 /// Where the claim with the media is mounted.
 const MEDIA: &str = "/var/run/synapse-keeper/media";
-/// Where a volume with the repository is mounted.
-const VOLUME: &str = "/var/run/synapse-keeper/backups";
-/// restic keeps an index of the repository in memory: about 1 GiB for each 4 TiB of data (measured by its authors, restic
-/// manual, "Tuning backup parameters").
-const MEMORY_LIMIT: &str = "1Gi";
 
 impl Operation for SynapseBackup {
     const CHANGES_DATABASE: bool = false;
@@ -46,10 +41,11 @@ impl Operation for SynapseBackup {
             dry_run: false,
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
+            ..Request::default()
         }
     }
 
-    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
+    fn steps(&self, Sight { homeserver, .. }: Sight<'_>) -> Vec<RecipeStep> {
         let destination = Destination {
             repository_dir: SECRET.into(),
             repository: location(&self.spec.repository),
@@ -118,11 +114,10 @@ impl SynapseBackup {
             offline: self.spec.quiesce,
             args,
             preflight: Some(Check::Backup { destination, config }.to_json()),
-            afterwards: false,
-            decides: true,
             database: DatabaseAccess::Connection,
             mounts: [mounts(&self.spec.repository), config_mounts].concat(),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
         }
     }
 
@@ -138,7 +133,6 @@ impl SynapseBackup {
         args.push(of_run);
         RecipeStep {
             name: "media".to_owned(),
-            offline: false,
             args,
             preflight: Some(Check::Media(folder).to_json()),
             afterwards: true,
@@ -146,6 +140,7 @@ impl SynapseBackup {
             database: DatabaseAccess::None,
             mounts: [mounts(&self.spec.repository), vec![Mount::readable_claim(MEDIA, &store.claim_name)]].concat(),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
         }
     }
 
@@ -159,21 +154,14 @@ impl SynapseBackup {
         args.extend(zone.map(|zone| format!("--time-zone={zone}")));
         RecipeStep {
             name: "retention".to_owned(),
-            offline: false,
             args,
-            preflight: None,
             afterwards: true,
-            decides: false,
             database: DatabaseAccess::None,
             mounts: mounts(&self.spec.repository),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
         }
     }
-}
-
-/// Where the repository is, if its Secret does not say it.
-fn location(repository: &Repository) -> Option<String> {
-    repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path))
 }
 
 /// The homeserver's configuration, and its mounts.
@@ -190,21 +178,6 @@ fn config(homeserver: &SynapseSpec) -> (ConfigObjects, Vec<Mount>) {
     (config, mounts)
 }
 
-/// What a task needs to reach the repository.
-fn mounts(repository: &Repository) -> Vec<Mount> {
-    let password = repository.password_secret.as_ref().map(|password| Mount {
-        path: SECRET.to_owned(),
-        source: Source::SecretKey {
-            name: password.name.clone(),
-            key: password.key.clone(),
-            file: "RESTIC_PASSWORD".to_owned(),
-        },
-    });
-    let secret = repository.secret_name.iter().map(|name| Mount::secret(SECRET, name));
-    let volume = repository.volume.iter().map(|volume| Mount::writable_claim(VOLUME, &volume.claim_name));
-    secret.chain(password).chain(volume).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,9 +185,10 @@ mod tests {
         api::{
             SynapseBackupSpec,
             backup::{BackupSnapshot, ListedBackups},
+            mounts::Source,
             operation::{OperationStatus, Run},
         },
-        recipes::tests::homeserver,
+        recipes::{repository::VOLUME, tests::homeserver},
         task::report::StepResult,
     };
 
@@ -226,7 +200,7 @@ mod tests {
     }
 
     fn step(object: &SynapseBackup) -> RecipeStep {
-        let steps = object.steps(&homeserver(""));
+        let steps = object.steps(Sight::of(&homeserver("")));
         let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["database", "retention"]);
         steps.into_iter().next().unwrap()
@@ -242,7 +216,7 @@ mod tests {
         }))
         .unwrap();
         object.set_status(OperationStatus { run: Some(Box::new(run)), ..OperationStatus::default() });
-        let steps = object.steps(&homeserver(MEDIA_STORE));
+        let steps = object.steps(Sight::of(&homeserver(MEDIA_STORE)));
         let [database, media, retention] = &steps[..] else { panic!("{steps:?}") };
         assert!(database.args.contains(&"--draft".to_owned()), "{database:?}");
         assert_eq!((media.name.as_str(), media.afterwards, media.decides), ("media", true, true));
@@ -262,7 +236,7 @@ mod tests {
     fn only_what_is_listed_is_taken_and_by_default_all_that_there_is() {
         let all = format!("{MEDIA_STORE}, config: {{secrets: [key]}}");
         let names = |spec: &str, homeserver_has: &str| {
-            let steps = object(spec).steps(&homeserver(homeserver_has));
+            let steps = object(spec).steps(Sight::of(&homeserver(homeserver_has)));
             let with_config = steps[0].args.contains(&"--config-secret=key".to_owned());
             let names: Vec<String> = steps.into_iter().map(|step| step.name).collect();
             (names.join(" "), with_config)
@@ -293,7 +267,7 @@ mod tests {
         let object = object(
             "repository: {secretName: s3}, retention: {keepDaily: 7, keepYearly: 2}, schedule: {cron: '@daily', timeZone: Europe/Berlin}",
         );
-        let retention = object.steps(&homeserver("")).pop().unwrap();
+        let retention = object.steps(Sight::of(&homeserver(""))).pop().unwrap();
         assert!(retention.afterwards && retention.database == DatabaseAccess::None, "{retention:?}");
         let own = ["--keep-daily=7", "--keep-yearly=2", "--time-zone=Europe/Berlin"];
         assert_eq!(retention.args[4..], own, "{:?}", retention.args);
@@ -331,7 +305,7 @@ mod tests {
     #[test]
     fn the_configuration_is_mounted_object_by_object() {
         let step = object("repository: {secretName: s3}")
-            .steps(&homeserver(", config: {secrets: [signing-key], configMaps: [homeserver]}"))
+            .steps(Sight::of(&homeserver(", config: {secrets: [signing-key], configMaps: [homeserver]}")))
             .remove(0);
         let mounts = [
             Mount::secret(SECRET, "s3"),

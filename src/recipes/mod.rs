@@ -5,6 +5,8 @@
 
 mod backup;
 mod maintenance;
+mod repository;
+mod restore;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};
@@ -12,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::{
-        SynapseSpec,
+        SynapseBackup, SynapseSpec,
         downtime::Downtime,
         jobs::JobSettings,
         mounts::Mount,
@@ -39,8 +41,8 @@ pub trait Operation:
     /// What the object asks for, but for the steps.
     fn request(&self) -> Request;
 
-    /// What to do to this homeserver, in order. The engine moves the online steps before the offline ones.
-    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep>;
+    /// What to do, in order. The engine moves the online steps before the offline ones.
+    fn steps(&self, sight: Sight<'_>) -> Vec<RecipeStep>;
 
     /// Why there can be no such run for this homeserver, before it begins.
     fn refusal(&self, _: &SynapseSpec) -> Option<Refusal> {
@@ -62,8 +64,23 @@ pub trait Operation:
     fn set_status(&mut self, status: OperationStatus);
 }
 
+/// What a recipe sees of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    pub homeserver: &'a SynapseSpec,
+    /// The `SynapseBackup` that [`Request::backup`] names; it is there where one is named.
+    pub backup: Option<&'a SynapseBackup>,
+}
+
+impl<'a> Sight<'a> {
+    /// A homeserver alone.
+    pub fn of(homeserver: &'a SynapseSpec) -> Self {
+        Self { homeserver, backup: None }
+    }
+}
+
 /// What an operation asks for, whatever its kind.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
     /// Name of the `Synapse` object.
     pub synapse: String,
@@ -72,10 +89,14 @@ pub struct Request {
     pub dry_run: bool,
     pub downtime: Downtime,
     pub jobs: JobSettings,
+    /// Name of the `SynapseBackup` that it works with. It waits until there is one.
+    pub backup: Option<String>,
+    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before.
+    pub heals: bool,
 }
 
 /// One step, as a recipe wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecipeStep {
     /// Unique in the operation; at most 40 characters.
     pub name: String,
@@ -89,8 +110,8 @@ pub struct RecipeStep {
     /// It begins when the homeserver's Lease has been given back: it does not touch the homeserver, and takes as long as it
     /// takes.
     pub afterwards: bool,
-    /// Without it the run has not succeeded. What does not decide comes afterwards, and last: that it fails is told, but the
-    /// run has succeeded by then.
+    /// The run has not succeeded without it, although it comes afterwards. One that does not decide comes last: that it fails
+    /// is told, but the run has succeeded by then.
     pub decides: bool,
     /// What it needs of the database.
     pub database: DatabaseAccess,
@@ -98,6 +119,9 @@ pub struct RecipeStep {
     pub mounts: Vec<Mount>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
     pub memory_limit: Option<String>,
+    /// The task and its arguments that take it back, if no Pod of the homeserver becomes Ready afterwards. Nothing: it is not
+    /// taken back.
+    pub undo: Vec<String>,
 }
 
 #[cfg(test)]

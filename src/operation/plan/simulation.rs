@@ -20,7 +20,7 @@ use crate::{
         observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
         scale::Change,
     },
-    recipes::{Operation, RecipeStep},
+    recipes::{Operation, RecipeStep, Sight},
     task::report::{ErrorClass, Report, StepResult, TaskError},
 };
 
@@ -51,6 +51,8 @@ enum Blow {
     PodsHang(usize),
     /// A Pod waits on another node for a volume that the Job of a step that comes afterwards has, or waits no more.
     VolumeWanted(bool),
+    /// Synapse does not start with what it finds, until that is taken back; or it does.
+    DoesNotStart(bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,11 +93,21 @@ pub(super) struct SimWorkload {
     pub(super) hangs: bool,
 }
 
+impl SimWorkload {
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+}
+
 pub(super) struct World {
     pub(super) subject: Subject,
     maintenance: SynapseMaintenance,
     /// There are also steps that come afterwards: one that decides, and one that does not.
     afterwards: bool,
+    /// Offline steps can be taken back.
+    pub(super) undoes: bool,
+    /// No Pod of Synapse becomes Ready, until a step is taken back.
+    pub(super) does_not_start: bool,
     exists: bool,
     synapse: Option<ObservedSynapse>,
     /// Holder and whether counts are on it.
@@ -108,7 +120,9 @@ pub(super) struct World {
     volume_wanted: bool,
     uninstalling: bool,
     pub(super) now: Timestamp,
-    successes: BTreeMap<String, usize>,
+    pub(super) successes: BTreeMap<String, usize>,
+    /// Every Job that ends from now on.
+    all_fail: bool,
 }
 
 const SYNAPSE: &str = "
@@ -149,6 +163,8 @@ impl World {
             },
             maintenance,
             afterwards: false,
+            undoes: false,
+            does_not_start: false,
             exists: true,
             synapse: Some(ObservedSynapse {
                 uid: "s".to_owned(),
@@ -170,7 +186,13 @@ impl World {
             uninstalling: false,
             now,
             successes: BTreeMap::new(),
+            all_fail: false,
         }
+    }
+
+    pub(super) fn all_jobs_fail(&mut self) {
+        self.all_fail = true;
+        self.jobs.values_mut().filter(|job| job.state == JobState::Active).for_each(|job| job.fate = Fate::Terminal);
     }
 
     pub(super) fn with_steps_afterwards(self) -> Self {
@@ -179,7 +201,10 @@ impl World {
 
     /// What the recipe wants.
     fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
-        let mut steps = self.maintenance.steps(homeserver);
+        let mut steps = self.maintenance.steps(Sight::of(homeserver));
+        for step in steps.iter_mut().filter(|step| self.undoes && step.offline) {
+            step.undo = vec!["undo".to_owned()];
+        }
         if self.afterwards {
             let afterwards = |name: &str, decides| RecipeStep {
                 name: name.to_owned(),
@@ -238,7 +263,7 @@ impl World {
                 pods: (0..one.pods)
                     .map(|number| ObservedPod {
                         name: format!("{}-{number}", one.workload.name),
-                        ready: !one.hangs,
+                        ready: !(one.hangs || self.does_not_start && one.role != Role::Authentication),
                         ..Default::default()
                     })
                     .collect(),
@@ -378,6 +403,7 @@ impl World {
         assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
         assert!(self.lingers <= 0, "a Job beside the Pod of another");
         let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
+        let fate = if self.all_fail { Fate::Terminal } else { fate };
         let key = (step.name.clone(), step.attempt);
         let uid = format!("{key:?}/{}", self.now);
         self.jobs.entry(key).or_insert(SimJob {
@@ -412,6 +438,7 @@ impl World {
                     _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
                 };
                 if job.fate == Fate::Succeeds {
+                    self.does_not_start &= !step.starts_with("undo-");
                     *self.successes.entry(step.clone()).or_default() += 1;
                 }
             }
@@ -463,11 +490,12 @@ impl World {
             Blow::Uninstalling(uninstalling) => self.uninstalling = *uninstalling,
             Blow::VolumeWanted(wanted) => self.volume_wanted = *wanted,
             Blow::PodsHang(index) => self.workloads[*index].hangs = true,
+            Blow::DoesNotStart(does_not) => self.does_not_start = *does_not,
         }
     }
 
     /// The world calms down; the operation must come to its end.
-    fn leave_in_peace(&mut self) {
+    pub(super) fn leave_in_peace(&mut self) {
         (self.uninstalling, self.volume_wanted) = (false, false);
         self.strike(&Blow::LeaseGivenBack);
         if self.subject.status.active_run().is_none_or(|run| run.synapse.is_none()) && self.synapse.is_none() {
@@ -484,7 +512,7 @@ impl World {
         panic!("the run does not end: {:#?}", self.subject.status.run);
     }
 
-    fn assert_all_is_back(&self) {
+    pub(super) fn assert_all_is_back(&self) {
         for one in self.workloads.iter().filter(|one| !one.meddled) {
             assert_eq!(one.replicas, Some(one.original), "{:?}", one.workload);
         }
@@ -527,6 +555,7 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => any::<bool>().prop_map(Blow::Uninstalling),
         1 => (0..4_usize).prop_map(Blow::PodsHang),
         2 => any::<bool>().prop_map(Blow::VolumeWanted),
+        2 => any::<bool>().prop_map(Blow::DoesNotStart),
     ]
 }
 
@@ -560,9 +589,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn whatever_happens_the_replicas_come_back(afterwards: bool, blows in prop::collection::vec(blow(), 1..120)) {
+    fn whatever_happens_the_replicas_come_back(afterwards: bool, undoes: bool, blows in prop::collection::vec(blow(), 1..120)) {
         let mut world = World::new(STEPS);
-        world.afterwards = afterwards;
+        (world.afterwards, world.undoes) = (afterwards, undoes);
         for blow in &blows {
             world.strike(blow);
         }

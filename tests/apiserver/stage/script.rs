@@ -93,7 +93,9 @@ pub fn success(task: &Task) -> Report {
         "preflight" => findings = Some(Findings::Preflight(preflight(task))),
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
         // What has no media yet is no backup.
-        "backup" if task.has("--draft") => result = Some(StepResult { summary: "drafted".to_owned(), ..Default::default() }),
+        "backup" if task.has("--draft") => {
+            result = Some(StepResult { summary: "drafted".to_owned(), ..Default::default() })
+        }
         "backup" => result = Some(backup(task.flag("--run"))),
         "backup-media" => {
             result = Some(backup(task.flag("--of-run").and_then(|run| run.split_once('.')).map(|(_, run)| run)));
