@@ -71,7 +71,7 @@ pub async fn look(client: &Client, namespace: &str, mounted: &[Mounted<'_>]) -> 
 pub async fn wanted_by(
     client: &Client,
     namespace: &str,
-    claims: &[PinnedClaim],
+    claims: &[&PinnedClaim],
     job_node: &str,
 ) -> kube::Result<Option<String>> {
     let waits = |pod: &&Pod| {
@@ -114,11 +114,16 @@ pub fn pin(claims: &[ObservedClaim]) -> Vec<PinnedClaim> {
     on_one.map(|claim| PinnedClaim { name: claim.name.clone(), node: claim.node.clone() }).collect()
 }
 
+/// Those of the record that a step mounts.
+pub fn pinned_for<'a>(step: &StepStatus, spec: &SynapseSpec, pinned: &'a [PinnedClaim]) -> Vec<&'a PinnedClaim> {
+    let mounted = of_step(step, spec);
+    pinned.iter().filter(|claim| mounted.iter().any(|mounted| mounted.name == claim.name)).collect()
+}
+
 /// The nodes on which a step must run: one, unless its claims are on several, which no node can please.
 pub fn nodes<'a>(step: &StepStatus, spec: &SynapseSpec, pinned: &'a [PinnedClaim]) -> Vec<&'a str> {
-    let mounted = of_step(step, spec);
-    let here = pinned.iter().filter(|claim| mounted.iter().any(|mounted| mounted.name == claim.name));
-    let mut nodes: Vec<&str> = here.filter_map(|claim| claim.node.as_deref()).collect();
+    let mut nodes: Vec<&str> =
+        pinned_for(step, spec, pinned).into_iter().filter_map(|claim| claim.node.as_deref()).collect();
     nodes.sort_unstable();
     nodes.dedup();
     nodes

@@ -67,9 +67,9 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;
         // Only what takes long is in the way: the others are over before a Pod has come elsewhere.
         let node = observed.job.as_ref().and_then(|job| job.node.as_deref()).filter(|_| step.afterwards);
-        if let (Some(node), false) = (node, run.claims.is_empty()) {
-            observed.claim_wanted_by =
-                claims::wanted_by(&context.client, &subject.namespace, &run.claims, node).await?;
+        let held = claims::pinned_for(step, &pinned.spec, &run.claims);
+        if let (Some(node), false) = (node, held.is_empty()) {
+            observed.claim_wanted_by = claims::wanted_by(&context.client, &subject.namespace, &held, node).await?;
         }
     }
     if let Some(step) = looks_for_claims(run) {

@@ -32,6 +32,11 @@ impl Task {
         self.flag("--attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default()
     }
 
+    /// It may run beside another operation.
+    fn leaves_homeserver_alone(&self) -> bool {
+        matches!(self.name(), "inspect" | "retain" | "backup-media")
+    }
+
     /// Nobody may write to the database meanwhile.
     pub fn is_offline(&self) -> bool {
         self.flag("--until").is_some()
@@ -130,7 +135,7 @@ impl Ledger {
         let (mut running, mut bad) = (BTreeSet::new(), Vec::new());
         for entry in self.entries() {
             match entry {
-                Entry::TaskBegan { pod, task, .. } if !matches!(task.name(), "inspect" | "retain") => {
+                Entry::TaskBegan { pod, task, .. } if !task.leaves_homeserver_alone() => {
                     if !running.is_empty() {
                         bad.push(pod.clone());
                     }
