@@ -105,7 +105,7 @@ async fn a_wrong_backup_is_refused_and_the_field_named(stage: Arc<Stage>, test: 
     let wrong: &[(&str, &[&str])] = &[
         ("contents: []", &["spec.contents"]),
         ("contents: [Media, Config]", &["contents must have Database", "bring a homeserver back"]),
-        ("contents: [Database, Database]", &["spec.contents", "Duplicate"]),
+        ("contents: [Database, Database]", &["spec.contents", "duplicate entries"]),
         ("contents: [Database, Logs]", &["spec.contents", "Media"]),
         ("contents: [Database, Config]\n  remoteMedia: true", &["put Media into contents"]),
         ("quiesce: true\n  downtime: {allowed: false}", &["quiesce takes the homeserver down"]),

@@ -100,6 +100,9 @@ pub fn success(task: &Task) -> Report {
         "backup-media" => {
             result = Some(backup(task.flag("--of-run").and_then(|run| run.split_once('.')).map(|(_, run)| run)));
         }
+        "restore-database" | "swap-database" => {
+            result = Some(StepResult { summary: format!("{} done", task.name()), ..Default::default() });
+        }
         "retain" => result = Some(StepResult { summary: "took none away".to_owned(), ..Default::default() }),
         _ => {
             let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };
