@@ -13,14 +13,14 @@ use crate::{
 /// Name of the first step of every run.
 pub const PREFLIGHT: &str = "preflight";
 
-/// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards. A
-/// dry run has preflight alone.
+/// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards,
+/// and last those that decide nothing. A dry run has preflight alone.
 /// What was stated in the object is as old as the object, or younger.
 pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
     let mut steps = vec![preflight(wanted, request, cursors, created)];
     if !request.dry_run {
         let mut in_order: Vec<&RecipeStep> = wanted.iter().collect();
-        in_order.sort_by_key(|step| (step.afterwards, step.offline));
+        in_order.sort_by_key(|step| (step.afterwards, !step.decides, step.offline));
         steps.extend(in_order.into_iter().map(|step| {
             let mut args = step.args.clone();
             let cursor = cursors.iter().find(|cursor| cursor.step == step.name);
@@ -28,6 +28,7 @@ pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
             StepStatus {
                 offline: step.offline,
                 afterwards: step.afterwards,
+                decides: step.decides,
                 database: step.database,
                 mounts: step.mounts.clone(),
                 memory_limit: step.memory_limit.clone(),
@@ -68,6 +69,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         offline: false,
         args,
         afterwards: false,
+        decides: false,
         database: DatabaseAccess::default(),
         mounts: Vec::new(),
         memory_limit: None,
@@ -78,6 +80,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         started_at: None,
         finished_at: None,
         retry_at: None,
+        gives_way_to: None,
         message: None,
         result: None,
     }

@@ -8,6 +8,7 @@ mod intruders;
 mod kinds;
 mod leases;
 mod life;
+mod media;
 mod refusals;
 mod rest;
 mod restore;
@@ -35,6 +36,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         intruders::tests(),
         leases::tests(),
         life::tests(),
+        media::tests(),
         refusals::tests(),
         rest::tests(),
         restore::tests(),
