@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 37] = [
+const NO_REASONS: [&str; 40] = [
     "AccessDenied",
     "ConfigMap",
     "ContainerCreating",
@@ -37,6 +37,9 @@ const NO_REASONS: [&str; 37] = [
     "PodScheduled",
     "Quiesce",
     "QuotaExceeded",
+    "ReadOnlyMany",
+    "ReadWriteMany",
+    "ReadWriteOncePod",
     "Resume",
     "Run",
     "RuntimeDefault",
