@@ -28,6 +28,12 @@ impl<'a> Person<'a> {
         shared["media_id"].as_str().expect("an id").to_owned()
     }
 
+    /// What a file of this id has in it; the error where there is none.
+    pub fn sees(&self, media_id: &str) -> Result<String, String> {
+        let seen = ask(self.world, &["see", &self.token, media_id])?;
+        Ok(seen["content"].as_str().expect("text").to_owned())
+    }
+
     /// The messages in the room, and how many one-time keys the homeserver has of the device; the error where there is none.
     pub fn looks(&self) -> Result<(Vec<String>, u64), String> {
         let seen = ask(self.world, &["look", &self.token, &self.room])?;

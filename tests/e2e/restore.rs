@@ -19,7 +19,6 @@ spec:
     repository:
       volume: {claimName: backups}
       passwordSecret: {name: backup-password, key: password}
-  jobs: {fsGroup: 65532}
 ";
 
 #[test]
@@ -29,10 +28,18 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     serves(&world);
     let alice = Person::sign_up(&world, "alice");
     alice.says("before the backup");
+    let cat = alice.shares("a photo of the cat");
     world.apply_file("examples/synapse.yaml");
     world.apply_file("examples/backup-volume.yaml");
-    world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
+    let backup = world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
+    assert!(backup["status"]["snapshots"][0]["mediaBytes"].as_i64() > Some(0), "{:#}", backup["status"]);
+    let told = text(&backup["status"]["history"][0]["message"]);
+    assert!(told.contains("files of media"), "{told}");
+    assert!(backup["status"]["run"]["window"].is_null(), "the homeserver was taken down for a backup");
     alice.says("after the backup");
+    let dog = alice.shares("a photo of the dog");
+    let lost = file_of(&cat);
+    world.kubectl(&["exec", "synapse-main-0", "--", "rm", &lost]);
     let bob = Person::sign_up(&world, "bob");
     let newest = "SELECT max(stream_ordering) FROM events";
     let before: i64 = world.sql(newest).parse().unwrap();
@@ -51,6 +58,9 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     assert_eq!(messages, ["before the backup"]);
     assert_eq!(one_time_keys, 0);
     assert_eq!(alice.uploads_keys(7), 7);
+    assert_eq!(alice.sees(&cat).expect("it is back"), "a photo of the cat");
+    assert!(alice.sees(&dog).is_err(), "the database of before does not know it");
+    world.kubectl(&["exec", "synapse-main-0", "--", "test", "-e", &file_of(&dog)]);
     let refused = bob.looks().unwrap_err();
     assert!(refused.contains("401"), "{refused}");
     alice.says("after the restore");
@@ -62,6 +72,11 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     what_is_lost_comes_back_from_the_repository_alone(&world);
     assert_eq!(alice.looks().expect("the token of before"), (vec!["before the backup".to_owned()], 0));
     audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
+}
+
+/// Where Synapse keeps what somebody has uploaded.
+fn file_of(media_id: &str) -> String {
+    format!("/data/media_store/local_content/{}/{}/{}", &media_id[..2], &media_id[2..4], &media_id[4..])
 }
 
 /// As Argo CD makes what somebody has deleted.
