@@ -53,6 +53,12 @@ async fn until_ended(world: &World) -> OperationStatus {
     until(world, "has ended", |status| !status.history.is_empty()).await
 }
 
+/// A restore from the newest backup of `nightly`, to its end.
+pub async fn once(world: &World) -> OperationStatus {
+    world.apply(&restore("from: {backupRef: {name: nightly}}")).await;
+    until_ended(world).await
+}
+
 async fn a_restore_waits_for_the_backup_that_it_names(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     let _operator = world.operator();
