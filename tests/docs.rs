@@ -11,12 +11,13 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 36] = [
+const NO_REASONS: [&str; 37] = [
     "AccessDenied",
     "ConfigMap",
     "ContainerCreating",
     "Credentials",
     "Delete",
+    "Drill",
     "FallbackToLogsOnError",
     "False",
     "Gi",

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use crate::{
     api::{
         mounts::Mount,
-        operation::{Cursor, DatabaseAccess, StepState, StepStatus},
+        operation::{Cursor, DatabaseAccess, OperationStatus, StepState, StepStatus},
     },
+    operation::observed::Subject,
     recipes::{RecipeStep, Request},
 };
 
@@ -14,10 +15,12 @@ use crate::{
 pub const PREFLIGHT: &str = "preflight";
 
 /// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards. A
-/// dry run has preflight alone.
+/// dry run has preflight alone; what does not work on the homeserver has none.
 /// What was stated in the object is as old as the object, or younger.
-pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
-    let mut steps = vec![preflight(wanted, request, cursors, created)];
+pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
+    let Subject { request, created, status: OperationStatus { cursors, .. }, .. } = subject;
+    let mut steps: Vec<StepStatus> =
+        subject.lane.holds_homeserver.then(|| preflight(wanted, request, cursors, *created)).into_iter().collect();
     if !request.dry_run {
         let mut in_order: Vec<&RecipeStep> = wanted.iter().collect();
         in_order.sort_by_key(|step| (step.afterwards, step.offline));
@@ -30,6 +33,7 @@ pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
                 afterwards: step.afterwards,
                 database: step.database,
                 mounts: step.mounts.clone(),
+                server: step.server.clone(),
                 memory_limit: step.memory_limit.clone(),
                 ..pending(&step.name, args)
             }
@@ -69,6 +73,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         afterwards: false,
         database: DatabaseAccess::default(),
         mounts: Vec::new(),
+        server: None,
         memory_limit: None,
         state: StepState::Pending,
         attempt: 0,

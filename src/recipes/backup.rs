@@ -7,6 +7,7 @@ use super::{Operation, RecipeStep, Request};
 use crate::{
     api::{
         SynapseBackup, SynapseSpec,
+        backup::BackupStatus,
         mounts::{Mount, Source},
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
@@ -22,13 +23,17 @@ use crate::{
 const SECRET: &str = "/var/run/synapse-keeper/repository";
 /// Where the homeserver's configuration is mounted.
 const CONFIG: &str = "/var/run/synapse-keeper/config";
+/// Where the homeserver's signing keys are mounted.
+const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
+const SIGNING_KEY_FILE: &str = "signing.key";
 /// Where a volume with the repository is mounted.
 const VOLUME: &str = "/var/run/synapse-keeper/backups";
 /// restic keeps an index of the repository in memory: about 1 GiB for each 4 TiB of data (measured by its authors, restic
 /// manual, "Tuning backup parameters").
-const MEMORY_LIMIT: &str = "1Gi";
+pub(super) const MEMORY_LIMIT: &str = "1Gi";
 
 impl Operation for SynapseBackup {
+    const NAME: &'static str = "SynapseBackup";
     const CHANGES_DATABASE: bool = false;
 
     fn request(&self) -> Request {
@@ -40,17 +45,15 @@ impl Operation for SynapseBackup {
             dry_run: false,
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
+            waits_for: None,
         }
     }
 
     fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
         let destination = Destination {
-            repository_dir: SECRET.into(),
-            repository: location(&self.spec.repository),
             // A repository that had a backup and is not there is a mistyped name, or a loss: no new one hides that.
             init: self.status.as_ref().is_none_or(|status| status.last_success_at.is_none()),
-            server_name: homeserver.server_name.clone(),
-            origin: self.uid().unwrap_or_default(),
+            ..destination(self, homeserver)
         };
         let (config, config_mounts) = config(homeserver);
         let mut args = vec!["backup".to_owned()];
@@ -64,9 +67,10 @@ impl Operation for SynapseBackup {
             afterwards: false,
             database: DatabaseAccess::Connection,
             mounts: [mounts(&self.spec.repository), config_mounts].concat(),
+            server: None,
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
         };
-        vec![database, self.retention(destination)]
+        vec![database, self.retention(self::destination(self, homeserver))]
     }
 
     fn synapse(&self) -> &str {
@@ -81,8 +85,23 @@ impl Operation for SynapseBackup {
         self.status.as_ref()?.last_success_at.as_ref()
     }
 
+    fn newest_verified(&self) -> Option<&Time> {
+        self.status.as_ref()?.last_verified_at.as_ref()
+    }
+
+    /// Of either lane.
+    fn has_run(&self) -> bool {
+        let Some(BackupStatus { operation, verification, .. }) = &self.status else { return false };
+        operation.run.is_some() || verification.as_ref().is_some_and(|drills| drills.run.is_some())
+    }
+
     fn set_status(&mut self, status: OperationStatus) {
         self.status.get_or_insert_default().absorb(status);
+    }
+
+    fn memories(&mut self) -> Vec<&mut OperationStatus> {
+        let Some(BackupStatus { operation, verification, .. }) = &mut self.status else { return Vec::new() };
+        [operation].into_iter().chain(verification.as_deref_mut()).collect()
     }
 }
 
@@ -90,7 +109,7 @@ impl SynapseBackup {
     /// Also without a retention: what failed attempts left behind goes.
     fn retention(&self, destination: Destination) -> RecipeStep {
         let mut args = vec!["retain".to_owned()];
-        args.extend(Destination { init: false, ..destination }.to_args());
+        args.extend(destination.to_args());
         args.extend(self.spec.retention.iter().flat_map(Keep::to_args));
         let zone = self.spec.schedule.as_ref().and_then(|schedule| schedule.time_zone.as_ref());
         args.extend(zone.map(|zone| format!("--time-zone={zone}")));
@@ -102,14 +121,23 @@ impl SynapseBackup {
             afterwards: true,
             database: DatabaseAccess::None,
             mounts: mounts(&self.spec.repository),
+            server: None,
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
         }
     }
 }
 
-/// Where the repository is, if its Secret does not say it.
-fn location(repository: &Repository) -> Option<String> {
-    repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path))
+/// A repository that is there, and whose backups are meant.
+pub(super) fn destination(backup: &SynapseBackup, homeserver: &SynapseSpec) -> Destination {
+    let volume = backup.spec.repository.volume.as_ref();
+    Destination {
+        repository_dir: SECRET.into(),
+        // Its Secret says it where there is no volume.
+        repository: volume.map(|volume| format!("{VOLUME}/{}", volume.path)),
+        init: false,
+        server_name: homeserver.server_name.clone(),
+        origin: backup.uid().unwrap_or_default(),
+    }
 }
 
 /// The homeserver's configuration, and its mounts.
@@ -119,15 +147,24 @@ fn config(homeserver: &SynapseSpec) -> (ConfigObjects, Vec<Mount>) {
         config_dir: (sources != ConfigSources::default()).then(|| CONFIG.into()),
         config_secrets: sources.secrets,
         config_maps: sources.config_maps,
+        signing_key_file: homeserver.signing_key.as_ref().map(|_| format!("{SIGNING_KEY}/{SIGNING_KEY_FILE}").into()),
     };
     let secrets = config.config_secrets.iter().map(|name| Mount::secret(&format!("{CONFIG}/secrets/{name}"), name));
     let maps = config.config_maps.iter().map(|name| Mount::config_map(&format!("{CONFIG}/configmaps/{name}"), name));
-    let mounts = secrets.chain(maps).collect();
+    let key = homeserver.signing_key.iter().map(|key| Mount {
+        path: SIGNING_KEY.to_owned(),
+        source: Source::SecretKey {
+            name: key.secret_name.clone(),
+            key: key.key.clone(),
+            file: SIGNING_KEY_FILE.to_owned(),
+        },
+    });
+    let mounts = secrets.chain(maps).chain(key).collect();
     (config, mounts)
 }
 
 /// What a task needs to reach the repository.
-fn mounts(repository: &Repository) -> Vec<Mount> {
+pub(super) fn mounts(repository: &Repository) -> Vec<Mount> {
     let password = repository.password_secret.as_ref().map(|password| Mount {
         path: SECRET.to_owned(),
         source: Source::SecretKey {
@@ -224,6 +261,18 @@ mod tests {
         {
             assert!(step.args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", step.args);
         }
+    }
+
+    #[test]
+    fn the_ids_of_the_signing_keys_are_noted() {
+        let step = object("repository: {secretName: s3}")
+            .steps(&homeserver(", signingKey: {secretName: ess-generated, key: SYNAPSE_SIGNING_KEY}"))
+            .remove(0);
+        assert!(step.args.contains(&"--signing-key-file=/var/run/synapse-keeper/signing-key/signing.key".to_owned()));
+        let Some(Mount { source: Source::SecretKey { name, key, .. }, .. }) = step.mounts.last() else {
+            panic!("{step:?}")
+        };
+        assert_eq!([name, key], ["ess-generated", "SYNAPSE_SIGNING_KEY"]);
     }
 
     #[test]

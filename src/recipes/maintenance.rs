@@ -11,6 +11,7 @@ use crate::{
 };
 
 impl Operation for SynapseMaintenance {
+    const NAME: &'static str = "SynapseMaintenance";
     const CHANGES_DATABASE: bool = true;
 
     fn request(&self) -> Request {
@@ -22,6 +23,7 @@ impl Operation for SynapseMaintenance {
             dry_run: spec.dry_run,
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
+            waits_for: None,
         }
     }
 
@@ -42,6 +44,10 @@ impl Operation for SynapseMaintenance {
     fn set_status(&mut self, status: OperationStatus) {
         self.status = Some(status);
     }
+
+    fn memories(&mut self) -> Vec<&mut OperationStatus> {
+        self.status.iter_mut().collect()
+    }
 }
 
 /// One step; `place` counts from 1 as people count the list in their YAML.
@@ -55,6 +61,7 @@ fn recipe_step(place: usize, step: &Step) -> Option<RecipeStep> {
         afterwards: false,
         database: DatabaseAccess::WithDisk,
         mounts: Vec::new(),
+        server: None,
         memory_limit: None,
     })
 }

@@ -13,6 +13,7 @@ pub mod output;
 pub mod preflight;
 pub mod report;
 pub mod vacuum;
+pub mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -49,6 +49,8 @@ pub enum Action {
     ReleaseLease,
     /// Delete the Jobs of earlier runs.
     SweepJobs,
+    /// Delete all Jobs of the lane and let their Pods end.
+    ClearJobs,
     AddFinalizer,
     RemoveFinalizer,
     /// Set the replicas of workloads, in this order. All at once: each look at the world costs requests for every
@@ -137,6 +139,7 @@ impl Planner<'_> {
             .or_else(|| self.resume())
             .or_else(|| self.release())
             .or_else(|| self.afterwards())
+            .or_else(|| self.clear_away())
             .unwrap_or_else(|| self.finish())
     }
 
@@ -145,7 +148,8 @@ impl Planner<'_> {
         run.failure.is_none() && (run.steps.is_empty() || run.next_step().is_some())
     }
 
-    /// The homeserver's Lease, before anything is done to the homeserver and until all is done.
+    /// The homeserver's Lease, before anything is done to the homeserver and until all is done. What does not work on it
+    /// waits for no more than its description.
     fn hold_lease(&mut self) -> Option<Next> {
         match &self.observed.lease {
             LeaseState::Mine { .. } => None,
@@ -172,6 +176,7 @@ impl Planner<'_> {
                         format!("Synapse {} is suspended: set its spec.suspend to false", self.subject.request.synapse);
                     Some((Action::Wait(SAFETY), self.pending("SynapseSuspended", message)))
                 }
+                _ if !self.subject.lane.holds_homeserver => None,
                 _ => Some((Action::AcquireLease, self.pending("Starting", "takes the homeserver's Lease"))),
             },
         }

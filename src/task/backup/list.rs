@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::manifest::{MANIFEST_TAG, TAG, format_tag, origin_tag, server_tag};
+use super::{
+    manifest::{MANIFEST_TAG, POSTGRES, TAG, format_tag, origin_tag, server_tag},
+    marks::Mark,
+};
 use crate::{
     api::backup::{BackupSnapshot, ListedBackups},
     restic::{Listed, Repository},
@@ -19,6 +22,8 @@ pub struct Inventory {
     pub backups: Vec<Backup>,
     /// Snapshots of our format that belong to no whole backup, by attempt.
     pub leftovers: BTreeMap<String, Vec<String>>,
+    /// Of backups that were verified, also of such that are gone.
+    pub marks: Vec<Mark>,
 }
 
 /// A whole backup.
@@ -85,6 +90,11 @@ impl Inventory {
                 }
             }
         }
+        inventory.marks = listed.iter().filter(of_our_format).filter_map(Mark::read).collect();
+        for backup in &mut inventory.backups {
+            let of_it = inventory.marks.iter().filter(|mark| mark.backup == backup.shown.id);
+            backup.shown.verified_at = of_it.map(|mark| Time(mark.at)).max();
+        }
         inventory.backups.sort_by_key(|backup| std::cmp::Reverse(backup.taken_at));
         inventory
     }
@@ -109,14 +119,17 @@ fn whole(snapshots: &[&Listed]) -> Option<Backup> {
     let added: u64 = snapshots.iter().map(|snapshot| snapshot.added).sum();
     let (bytes, added) = (bytes.cast_signed(), added.cast_signed());
     Some(Backup {
-        shown: BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added),
+        shown: BackupSnapshot {
+            postgres_major: tag(manifest, POSTGRES).and_then(|major| major.parse().ok()),
+            ..BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added)
+        },
         taken_at,
         streams: streams.iter().map(|stream| stream.id.clone()).collect(),
     })
 }
 
 /// The rest of the tag that begins so.
-fn tag<'a>(snapshot: &'a Listed, key: &str) -> Option<&'a str> {
+pub(super) fn tag<'a>(snapshot: &'a Listed, key: &str) -> Option<&'a str> {
     snapshot.tags.iter().find_map(|tag| tag.strip_prefix(key))
 }
 
@@ -131,7 +144,30 @@ mod tests {
     }
 
     fn manifest(id: &str, attempt: &str, parts: &str) -> Listed {
-        stored(id, attempt, &["manifest", parts, "taken-at=2026-11-22T02:00:00Z"])
+        stored(id, attempt, &["manifest", parts, "taken-at=2026-11-22T02:00:00Z", "postgres=15"])
+    }
+
+    #[test]
+    fn a_mark_says_that_a_backup_was_verified_and_goes_with_it() {
+        let mark = |id: &str, of: &str, at: &str| Listed {
+            id: id.to_owned(),
+            tags: vec![format_tag(), format!("verified={of}"), format!("verified-at={at}")],
+            bytes: 1,
+            added: 1,
+        };
+        let inventory = Inventory::new(&[
+            stored("a", "u.1.1", &[]),
+            manifest("whole", "u.1.1", "parts=1"),
+            mark("old", "whole", "2026-11-22T05:00:00Z"),
+            mark("new", "whole", "2026-11-29T05:00:00Z"),
+            mark("orphan", "gone", "2026-11-22T05:00:00Z"),
+        ]);
+        assert!(inventory.leftovers.is_empty(), "a mark belongs to no attempt: {inventory:?}");
+        let listed = inventory.listed();
+        assert_eq!(listed.newest[0].verified_at, Some(Time("2026-11-29T05:00:00Z".parse().unwrap())));
+        assert_eq!((listed.newest[0].postgres_major, listed.verified), (Some(15), listed.newest[0].taken_at.clone()));
+        assert_eq!(inventory.marks_of_no_use(&[]), ["old", "orphan"]);
+        assert_eq!(inventory.marks_of_no_use(&["whole".to_owned()]), ["old", "new", "orphan"]);
     }
 
     #[test]

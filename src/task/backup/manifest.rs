@@ -51,6 +51,14 @@ pub fn taken_at_tag(taken_at: &Time) -> String {
     format!("taken-at={}", taken_at.0)
 }
 
+/// The tag of a manifest's snapshot with PostgreSQL's major: whoever restores it needs one that is not older.
+pub fn postgres_tag(version: i32) -> String {
+    format!("{POSTGRES}{}", version / 10_000)
+}
+
+/// What the tag with PostgreSQL's major begins with.
+pub const POSTGRES: &str = "postgres=";
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +85,10 @@ pub struct Manifest {
     /// The schema and the streams of rows, by the name of their file. Sequences know no snapshot; their values stand among
     /// the rows and were read after it was taken, so that none is behind a row.
     pub parts: BTreeMap<String, StoredPart>,
+    /// Ids of the keys with which the homeserver signed at that moment, such as `ed25519:a_abcd`; none: nobody said where they
+    /// are. Never the keys themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signing_key_ids: Vec<String>,
     /// Tables whose rows were left out on purpose.
     pub left_out: Vec<String>,
     /// How long it took, in seconds.

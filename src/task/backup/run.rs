@@ -76,6 +76,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
         MANIFEST_TAG.to_owned(),
         manifest::parts_tag(manifest.parts.len()),
         manifest::taken_at_tag(&manifest.taken_at),
+        manifest::postgres_tag(manifest.postgres_version),
     ];
     let upload = backup.repository.store_stream(manifest::FILE, &backup.tags(&tags))?;
     let stored = carry_bytes(&json, upload).await?;
@@ -108,6 +109,7 @@ struct Backup<'a> {
     facts: Facts,
     /// The homeserver's configuration, as manifests.
     config: Option<Vec<u8>>,
+    signing_key_ids: Vec<String>,
 }
 
 type StoredParts = BTreeMap<String, StoredPart>;
@@ -116,6 +118,7 @@ impl<'a> Backup<'a> {
     /// All that can be refused, and the snapshot. The session has the task's lock.
     async fn begin(arguments: &'a Arguments) -> Result<(Self, Session)> {
         let config = arguments.config.manifests()?;
+        let signing_key_ids = arguments.config.signing_key_ids()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let repository = arguments.destination.repository(scratch.path())?;
         let opened = repository.open(arguments.destination.init).await?;
@@ -132,7 +135,18 @@ impl<'a> Backup<'a> {
         let facts = Facts::read(&mut snapshot.session, &arguments.destination.server_name).await?;
         progress(&format!("the database is held as it was at {}", snapshot.taken_at));
         Ok((
-            Self { arguments, _scratch: scratch, repository, opened, target, programs, snapshot, facts, config },
+            Self {
+                arguments,
+                _scratch: scratch,
+                repository,
+                opened,
+                target,
+                programs,
+                snapshot,
+                facts,
+                config,
+                signing_key_ids,
+            },
             session,
         ))
     }
@@ -240,6 +254,7 @@ impl<'a> Backup<'a> {
             ctype,
             database_bytes: self.facts.bytes,
             parts,
+            signing_key_ids: self.signing_key_ids.clone(),
             left_out: self.snapshot.left_out.clone(),
             seconds: took.as_secs_f64(),
         }
