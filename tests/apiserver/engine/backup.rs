@@ -33,7 +33,7 @@ tests![
 ];
 
 /// On a schedule that does not come up while the test runs.
-fn backup(fields: &str) -> String {
+pub fn backup(fields: &str) -> String {
     format!(
         "
 apiVersion: synapse-keeper.dev/v1alpha1
@@ -48,18 +48,18 @@ spec:
     )
 }
 
-async fn until_backup(world: &World, what: &str, wanted: impl Fn(&SynapseBackup) -> bool) -> SynapseBackup {
+pub async fn until_backup(world: &World, what: &str, wanted: impl Fn(&SynapseBackup) -> bool) -> SynapseBackup {
     let wanted = move |object: Option<&SynapseBackup>| object.is_some_and(&wanted);
     world.until("nightly", what, wanted).await.expect("it is there")
 }
 
 /// How its runs ended, newest first.
-fn outcomes(object: &SynapseBackup) -> Vec<Outcome> {
+pub fn outcomes(object: &SynapseBackup) -> Vec<Outcome> {
     let history = object.status.iter().flat_map(|status| &status.operation.history);
     history.map(|entry| entry.outcome).collect()
 }
 
-async fn until_runs(world: &World, runs: usize) -> SynapseBackup {
+pub async fn until_runs(world: &World, runs: usize) -> SynapseBackup {
     until_backup(world, &format!("has run {runs} times"), |object| {
         let conditions = object.status.as_ref().map(|status| status.operation.conditions.as_slice());
         outcomes(object).len() == runs && conditions::is_true(conditions.unwrap_or_default(), Type::Ready)

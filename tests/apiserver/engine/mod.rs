@@ -2,6 +2,7 @@
 
 mod backup;
 mod crash;
+mod drill;
 mod endings;
 mod inspection;
 mod intruders;
@@ -25,6 +26,7 @@ use crate::stage::{Play, world::World};
 pub fn tests() -> Vec<(&'static str, Play)> {
     [
         crash::tests(),
+        drill::tests(),
         backup::tests(),
         endings::tests(),
         schedule::tests(),

@@ -125,7 +125,7 @@ impl Ledger {
         let (mut running, mut bad) = (BTreeSet::new(), Vec::new());
         for entry in self.entries() {
             match entry {
-                Entry::TaskBegan { pod, task, .. } if !matches!(task.name(), "inspect" | "retain") => {
+                Entry::TaskBegan { pod, task, .. } if !matches!(task.name(), "inspect" | "retain" | "verify") => {
                     if !running.is_empty() {
                         bad.push(pod.clone());
                     }

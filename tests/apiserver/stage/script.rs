@@ -8,6 +8,7 @@ use synapse_keeper::{
     },
     task::report::{
         ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TableResult, TaskError,
+        Verdict,
     },
 };
 
@@ -91,6 +92,7 @@ pub fn success(task: &Task) -> Report {
         "preflight" => findings = Some(Findings::Preflight(preflight(task))),
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
         "backup" => result = Some(backup(task)),
+        "verify" => result = Some(verdict(task, true)),
         "retain" => result = Some(StepResult { summary: "took none away".to_owned(), ..Default::default() }),
         _ => {
             let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };
@@ -127,13 +129,27 @@ fn preflight(task: &Task) -> PreflightFindings {
 /// As many backups as runs.
 fn backup(task: &Task) -> StepResult {
     let number: i64 = task.flag("--run").and_then(|run| run.parse().ok()).expect("it belongs to a run");
-    let taken_at = |n: i64| Some(Time(jiff::Timestamp::from_second(1_800_000_000 + n).expect("a time")));
-    let all = (1..=number).map(|n| BackupSnapshot::new(format!("snapshot-{n}"), taken_at(n), n << 30, 1 << 20));
+    let all = (1..=number)
+        .map(|n| BackupSnapshot::new(format!("snapshot-{n}"), Some(taken_at(n)), n << 30, 1 << 20))
+        .map(|backup| BackupSnapshot { postgres_major: Some(15), ..backup });
     StepResult {
         summary: "backed up".to_owned(),
         backups: Some(ListedBackups::new(all.collect())),
         ..Default::default()
     }
+}
+
+/// What a drill says of the backup that it was told to restore.
+pub fn verdict(task: &Task, is_whole: bool) -> StepResult {
+    let snapshot = task.flag("--snapshot").expect("it is told which").to_owned();
+    let number: i64 = snapshot.rsplit('-').next().and_then(|number| number.parse().ok()).expect("one of ours");
+    let verdict = Verdict { snapshot, taken_at: taken_at(number), is_whole };
+    StepResult { summary: "restored".to_owned(), verdict: Some(verdict), ..Default::default() }
+}
+
+/// The moment of a run's backup.
+fn taken_at(number: i64) -> Time {
+    Time(jiff::Timestamp::from_second(1_800_000_000 + number).expect("a time"))
 }
 
 fn inspection() -> InspectionFindings {
