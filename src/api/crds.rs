@@ -3,11 +3,11 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::{Synapse, SynapseBackup, SynapseMaintenance};
+use super::{Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore};
 
 /// Every CRD, in the order in which the docs name them.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![Synapse::crd(), SynapseMaintenance::crd(), SynapseBackup::crd()]
+    vec![Synapse::crd(), SynapseMaintenance::crd(), SynapseBackup::crd(), SynapseRestore::crd()]
 }
 
 #[cfg(test)]

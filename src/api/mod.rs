@@ -16,6 +16,7 @@ pub mod operation;
 pub mod postgres;
 pub mod references;
 pub mod repository;
+pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod synapse;
@@ -24,6 +25,7 @@ pub mod verification;
 pub use backup::{SynapseBackup, SynapseBackupSpec};
 pub use duration::Duration;
 pub use maintenance::{SynapseMaintenance, SynapseMaintenanceSpec};
+pub use restore::{SynapseRestore, SynapseRestoreSpec};
 pub use synapse::{Synapse, SynapseSpec};
 
 /// The field manager of every write; also the value of `app.kubernetes.io/managed-by` on what we create.

@@ -21,6 +21,10 @@ pub struct Postgres {
     pub database: String,
     /// Secret with `username` and `password` of the role that owns Synapse's tables.
     pub credentials: Credentials,
+    /// Secret with `username` and `password` of a role that may make and rename databases (CREATEDB, member of the role
+    /// above). Only restores use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_credentials: Option<Credentials>,
     /// Encryption of the connection.
     #[serde(default)]
     pub tls: Tls,

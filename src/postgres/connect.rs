@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use sqlx::{
-    ConnectOptions, PgConnection,
+    AssertSqlSafe, ConnectOptions, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
 
@@ -86,7 +86,22 @@ pub struct Session {
     pub version: i32,
 }
 
+impl Session {
+    /// Statements that return nothing.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn execute(&mut self, sql: &str) -> sqlx::Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut self.connection).await.map(drop)
+    }
+}
+
 impl Target {
+    /// The same server and role, another database.
+    pub fn to(&self, database: &str) -> Self {
+        Self { database: database.to_owned(), ..self.clone() }
+    }
+
     /// Opens a session.
     ///
     /// # Errors

@@ -28,17 +28,25 @@ impl Credentials {
     /// Terminal, `SecretKeyMissing` or `SecretKeyEmpty`, with the key's name. Jobs mount the Secret as optional, so that
     /// a missing one is told in these words instead of by a Pod that never starts.
     pub fn read(directory: &Path) -> Result<Self> {
-        Ok(Self { username: key(directory, "username")?, password: key(directory, "password")? })
+        Self::read_of("postgres.credentials", directory)
+    }
+
+    /// The same of a Secret that another field of the `Synapse` object names.
+    ///
+    /// # Errors
+    /// As [`Self::read`], with the field's name.
+    pub fn read_of(field: &str, directory: &Path) -> Result<Self> {
+        Ok(Self { username: key(field, directory, "username")?, password: key(field, directory, "password")? })
     }
 }
 
-fn key(directory: &Path, key: &str) -> Result<String> {
+fn key(field: &str, directory: &Path, key: &str) -> Result<String> {
     let path = directory.join(key);
     let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => TaskError::terminal(
             "SecretKeyMissing",
             format!(
-                "The Secret of postgres.credentials does not exist or has no key `{key}` (there is no file {}). It needs \
+                "The Secret of {field} does not exist or has no key `{key}` (there is no file {}). It needs \
                  the keys `username` and `password`.",
                 path.display()
             ),
@@ -49,7 +57,7 @@ fn key(directory: &Path, key: &str) -> Result<String> {
     if text.is_empty() {
         return Err(TaskError::terminal(
             "SecretKeyEmpty",
-            format!("The key `{key}` in the Secret of postgres.credentials is empty."),
+            format!("The key `{key}` in the Secret of {field} is empty."),
         ));
     }
     Ok(text.to_owned())

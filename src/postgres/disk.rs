@@ -62,6 +62,16 @@ pub fn needed_bytes(copies: &[i64], wal: Wal) -> i64 {
     largest + logged
 }
 
+/// Free disk that a new database of this size takes at its peak: itself, and what of its WAL is there at once.
+pub fn needed_for_new(bytes: i64, wal: Wal) -> i64 {
+    let logged = match wal {
+        Wal { minimal: true, .. } => 0,
+        Wal { kept: true, .. } => bytes,
+        Wal { max_bytes, .. } => bytes.min(max_bytes),
+    };
+    bytes + logged
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +91,14 @@ mod tests {
     fn wal_that_is_kept_counts_whole_and_none_counts_nothing() {
         assert_eq!(needed_bytes(&[500, 400], Wal { kept: true, ..WAL }), 500 + 900);
         assert_eq!(needed_bytes(&[500, 400], Wal { minimal: true, ..WAL }), 500);
+    }
+
+    #[test]
+    fn a_new_database_needs_room_for_itself_and_its_wal() {
+        assert_eq!(needed_for_new(500, WAL), 600);
+        assert_eq!(needed_for_new(50, WAL), 100);
+        assert_eq!(needed_for_new(500, Wal { kept: true, ..WAL }), 1000);
+        assert_eq!(needed_for_new(500, Wal { minimal: true, ..WAL }), 500);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod errors;
 pub mod horizon;
 pub mod lock;
 pub mod programs;
+pub mod quote;
 pub mod relations;
 pub mod sessions;
 

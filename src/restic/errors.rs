@@ -8,6 +8,9 @@ use crate::task::report::{ErrorClass, TaskError};
 /// There is no repository.
 pub const MISSING: &str = "RepositoryMissing";
 
+/// A signal ended restic.
+pub const KILLED: &str = "ResticKilled";
+
 const NO_REPOSITORY: &str = "There is no repository: is RESTIC_REPOSITORY right? It is made by the first backup of an \
                              object, and never where that object has had one.";
 
@@ -28,9 +31,7 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
         ),
         code => match known(&said) {
             Some((reason, advice)) => (Terminal, reason, advice),
-            None if code.is_none() => {
-                (Transient, "ResticKilled", "Somebody ended restic, or it had too little memory.")
-            }
+            None if code.is_none() => (Transient, KILLED, "Somebody ended restic, or it had too little memory."),
             None => (Transient, "ResticFailed", ""),
         },
     };

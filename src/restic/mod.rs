@@ -3,12 +3,14 @@
 //! A [`Repository`] is what restic reads from its environment, as a Secret that is mounted. Everything that is said to
 //! restic, and how its answers are understood, stands here; what a backup is does not.
 
+mod download;
 mod errors;
 mod locks;
 mod repository;
 mod upload;
 
-pub use errors::MISSING;
+pub use download::Download;
+pub use errors::{KILLED, MISSING};
 pub use locks::Wants;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Wants,
+    Download, Wants,
     errors::{self, explain},
     upload::Upload,
 };
@@ -206,6 +206,16 @@ impl Repository {
     /// What restic answers. Content that does not have its checksum any more is one of them.
     pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
         self.run(&["dump", "--no-lock", "--quiet", snapshot, &format!("/{file}")], LIST_WITHIN).await
+    }
+
+    /// Begins to read a file of a snapshot, however large.
+    ///
+    /// # Errors
+    /// restic cannot be started.
+    pub fn read_stream(&self, snapshot: &str, file: &str) -> Result<Download> {
+        let mut command = self.command();
+        command.args(["dump", "--no-lock", "--quiet", snapshot, &format!("/{file}")]);
+        Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
     }
 
     /// Takes snapshots out of the list. Their data stays until a [`Repository::prune`].

@@ -4,7 +4,8 @@
 //! its work, prints its progress as JSON lines, and reports how it ended (see [`report`]).
 //!
 //! Every task can be killed at any moment and run again: [`inspect`] and [`preflight`] change nothing, [`vacuum`] skips
-//! what is already small, and what a [`backup`] has stored does not exist before its last act.
+//! what is already small, what a [`backup`] has stored does not exist before its last act, and what a [`restore`] has made
+//! has no name that anybody uses before it is whole.
 
 pub mod arguments;
 pub mod backup;
@@ -12,6 +13,7 @@ pub mod inspect;
 pub mod output;
 pub mod preflight;
 pub mod report;
+pub mod restore;
 pub mod vacuum;
 pub mod verify;
 
@@ -42,8 +44,12 @@ enum Command {
     Preflight(preflight::Arguments),
     /// Write a backup's Secrets and ConfigMaps to a file, as manifests.
     RestoreConfig(backup::restore_config::Arguments),
+    /// Restore a backup's database beside the one that serves. Synapse goes on serving.
+    RestoreDatabase(restore::Arguments),
     /// Take old backups out of a restic repository, and what failed attempts left there.
     Retain(backup::retain::Arguments),
+    /// Give the restored database the homeserver's name. Synapse must be down.
+    SwapDatabase(restore::swap::Arguments),
     /// Vacuum tables.
     Vacuum(vacuum::Arguments),
 }
@@ -66,6 +72,8 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
+            Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
+            Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
         })
     })?;

@@ -19,6 +19,7 @@ use crate::{
         backup,
         output::progress,
         report::{PreflightFindings, TablePlan, TaskError},
+        restore,
         vacuum::{
             plan,
             survey::{self, Request, Space, Survey},
@@ -39,6 +40,7 @@ const OLD_TRANSACTION: u64 = 300;
 pub enum Check {
     Vacuum(Vacuum),
     Backup { destination: backup::Destination, config: backup::ConfigObjects },
+    Restore(restore::Wanted),
 }
 
 impl Check {
@@ -52,6 +54,8 @@ impl Check {
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    administrator: restore::Administrator,
     /// A step: `<name>=<JSON>`, as the recipes write it; may be given several times.
     #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
     steps: Vec<(String, Check)>,
@@ -88,6 +92,21 @@ fn cursor(text: &str) -> std::result::Result<(String, String), String> {
 /// # Errors
 /// The first thing that would make a step fail.
 pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
+    let restores = arguments.steps.iter().filter_map(|(name, check)| match check {
+        Check::Restore(wanted) => Some((name, wanted)),
+        _ => None,
+    });
+    let mut findings = PreflightFindings::default();
+    for (name, wanted) in restores {
+        progress(&format!("looking at step {name}"));
+        findings.plan.push(restore::preflight(&arguments.connection, &arguments.administrator, wanted, name).await?);
+    }
+    // There may be no database yet to look at.
+    if findings.plan.is_empty() { look(arguments).await } else { Ok(findings) }
+}
+
+/// What needs the homeserver's database.
+async fn look(arguments: Arguments) -> Result<PreflightFindings> {
     let target = arguments.connection.target()?;
     let mut session = target.connect().await?;
     sessions::end_earlier(&mut session, &target.application).await?;
@@ -112,6 +131,7 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
             Check::Backup { destination, config } => backup::check(&mut session, name, destination, config).await?,
+            Check::Restore(_) => continue,
         };
         // The offline steps stand in one downtime, one after the other.
         let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();

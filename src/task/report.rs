@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::backup::ListedBackups;
+use crate::api::{backup::ListedBackups, restore::Restored};
 
 /// Another try cannot help until a person has changed something.
 pub const EXIT_TERMINAL: u8 = 10;
@@ -139,6 +139,9 @@ pub struct StepResult {
     /// What was found of a backup that was restored for a test. Beside an error: that it is damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// The database that came back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
     /// Where to go on, where the budget ended before the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,

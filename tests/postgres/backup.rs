@@ -45,7 +45,7 @@ fn restore(repository: &Repository, snapshot: &str, name: &str) -> Database {
 }
 
 /// A checksum of every table, and the value of every sequence.
-fn content(database: &Database) -> Vec<String> {
+pub fn content(database: &Database) -> Vec<String> {
     let names = |kind: char| {
         let names = database.sql(&format!(
             "SELECT relname FROM pg_class WHERE relkind = '{kind}' AND relnamespace = 'public'::regnamespace ORDER BY 1"
@@ -63,7 +63,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn add_one_time_keys(database: &Database) {
+pub fn add_one_time_keys(database: &Database) {
     database.as_synapse_sql(
         "INSERT INTO e2e_one_time_keys_json (user_id, device_id, algorithm, key_id, ts_added_ms, key_json) \
          SELECT '@a:example.org', 'D', 'signed_curve25519', i::text, 0, '{}' FROM generate_series(1, 50) i",

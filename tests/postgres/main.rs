@@ -10,6 +10,7 @@ mod inspect;
 mod interrupted;
 mod others;
 mod preflight;
+mod restore;
 mod retain;
 mod support;
 mod vacuum;

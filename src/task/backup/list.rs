@@ -62,13 +62,26 @@ impl Inventory {
             "latest" => self.backups.first(),
             id => self.backups.iter().find(|backup| backup.shown.id.starts_with(id)),
         };
-        found.ok_or_else(|| {
-            let listed = self.backups.iter().take(10);
-            let listed: Vec<String> =
-                listed.map(|backup| format!("{:.8} of {}", backup.shown.id, backup.taken_at)).collect();
-            let there_is = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
-            TaskError::terminal("SnapshotNotFound", format!("There is no whole backup {name}. There is: {there_is}."))
-        })
+        found.ok_or_else(|| self.not_found(name))
+    }
+
+    fn not_found(&self, wanted: &str) -> TaskError {
+        let listed = self.backups.iter().take(10);
+        let listed: Vec<String> =
+            listed.map(|backup| format!("{:.8} of {}", backup.shown.id, backup.taken_at)).collect();
+        let there_is = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
+        TaskError::terminal("SnapshotNotFound", format!("There is no whole backup {wanted}. There is: {there_is}."))
+    }
+
+    /// The newest backup that is not younger than a moment.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_before(&self, moment: Timestamp) -> Result<&Backup> {
+        self.backups
+            .iter()
+            .find(|backup| backup.taken_at <= moment)
+            .ok_or_else(|| self.not_found(&format!("before {moment}")))
     }
 
     fn new(listed: &[Listed]) -> Self {

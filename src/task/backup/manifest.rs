@@ -5,6 +5,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
+use super::parts;
+use crate::{
+    restic::Repository,
+    task::report::{Result, TaskError},
+};
+
 /// The manifest's name in its snapshot.
 pub const FILE: &str = "manifest.json";
 /// The schema's part (`pg_dump -Fc --schema-only`).
@@ -108,6 +114,51 @@ pub struct StoredPart {
 }
 
 impl Manifest {
+    /// Reads a backup's manifest.
+    ///
+    /// # Errors
+    /// What restic answers; terminal, `ManifestUnreadable`, where it is damaged or of a newer release.
+    pub async fn read(repository: &Repository, snapshot: &str) -> Result<Self> {
+        let unreadable = |why: String| {
+            TaskError::terminal(
+                "ManifestUnreadable",
+                format!("The manifest of backup {snapshot:.8} cannot be read: {why}."),
+            )
+        };
+        let json = repository.fetch(snapshot, FILE).await?;
+        let manifest: Self = serde_json::from_str(&json).map_err(|error| unreadable(error.to_string()))?;
+        if manifest.format > FORMAT {
+            return Err(unreadable(format!(
+                "its format is {}, and this release knows {FORMAT}: use a newer one",
+                manifest.format
+            )));
+        }
+        Ok(manifest)
+    }
+
+    /// One of its files.
+    ///
+    /// # Errors
+    /// Terminal, `ManifestUnreadable`, where it does not name that file.
+    pub fn part(&self, file: &str) -> Result<&StoredPart> {
+        self.parts.get(file).ok_or_else(|| {
+            TaskError::terminal(
+                "ManifestUnreadable",
+                format!("The manifest of the backup names no {file}: it is damaged."),
+            )
+        })
+    }
+
+    /// The streams of rows.
+    pub fn row_files(&self) -> impl Iterator<Item = &String> {
+        self.parts.keys().filter(|file| parts::is_rows(file))
+    }
+
+    /// Every table with its rows, by its quoted name.
+    pub fn rows_by_table(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.parts.values().flat_map(|part| &part.rows).map(|(table, rows)| (table.as_str(), *rows))
+    }
+
     /// Rows in all tables.
     pub fn rows(&self) -> u64 {
         self.parts.values().flat_map(|part| part.rows.values()).sum()

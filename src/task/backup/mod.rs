@@ -19,7 +19,7 @@ pub mod parts;
 pub mod restore_config;
 pub mod retain;
 mod run;
-mod snapshot;
+pub mod snapshot;
 mod stream;
 
 pub use check::check;

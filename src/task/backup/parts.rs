@@ -1,5 +1,7 @@
 //! Which tables go together. Pure.
 
+use crate::postgres::quote;
+
 /// A table that has rows to back up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -14,8 +16,7 @@ pub struct Table {
 impl Table {
     /// The pattern by which `pg_dump --table` finds this table and no other: inside double quotes nothing is special.
     pub fn pattern(&self) -> String {
-        let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        format!("{}.{}", quote(&self.schema), quote(&self.name))
+        format!("{}.{}", quote::ident(&self.schema), quote::ident(&self.name))
     }
 }
 
@@ -25,6 +26,14 @@ pub struct Part {
     /// Its file in the snapshot.
     pub file: String,
     pub tables: Vec<Table>,
+}
+
+/// What the names of the streams of rows begin with.
+const ROWS: &str = "data-";
+
+/// Whether a file of a backup is a stream of rows.
+pub fn is_rows(file: &str) -> bool {
+    file.starts_with(ROWS)
 }
 
 /// Deals the tables out: the largest first, each to the part that has least. The parts are about equally large then, and
@@ -38,7 +47,7 @@ pub fn deal(mut tables: Vec<Table>, count: usize) -> Vec<Part> {
         least.1.push(table);
     }
     hands.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    let file = |index: usize| format!("data-{}.sql", index + 1);
+    let file = |index: usize| format!("{ROWS}{}.sql", index + 1);
     hands.into_iter().enumerate().map(|(index, (_, tables))| Part { file: file(index), tables }).collect()
 }
 

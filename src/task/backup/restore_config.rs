@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     list::Inventory,
-    manifest::{self, CONFIG_FILE, FORMAT, Manifest},
+    manifest::{CONFIG_FILE, Manifest},
 };
 use crate::{
     restic::Repository,
@@ -48,7 +48,7 @@ pub async fn run(arguments: Arguments) -> Result<StepResult> {
     let repository = Repository::from_directory(&arguments.repository_dir, location, scratch.path())?;
     let inventory = Inventory::of_server(&repository, &arguments.server_name).await?;
     let backup = inventory.find(&arguments.snapshot)?;
-    let manifest = read_manifest(&repository, &backup.shown.id).await?;
+    let manifest = Manifest::read(&repository, &backup.shown.id).await?;
     let Some(part) = manifest.parts.get(CONFIG_FILE) else {
         return Err(TaskError::terminal(
             "NoConfigInBackup",
@@ -66,28 +66,6 @@ pub async fn run(arguments: Arguments) -> Result<StepResult> {
         arguments.output.display()
     );
     Ok(StepResult { summary, ..StepResult::default() })
-}
-
-/// Reads a backup's manifest.
-///
-/// # Errors
-/// What restic answers; terminal, `ManifestUnreadable`, where it is damaged or of a newer release.
-pub async fn read_manifest(repository: &Repository, snapshot: &str) -> Result<Manifest> {
-    let unreadable = |why: String| {
-        TaskError::terminal(
-            "ManifestUnreadable",
-            format!("The manifest of backup {snapshot:.8} cannot be read: {why}."),
-        )
-    };
-    let json = repository.fetch(snapshot, manifest::FILE).await?;
-    let manifest: Manifest = serde_json::from_str(&json).map_err(|error| unreadable(error.to_string()))?;
-    if manifest.format > FORMAT {
-        return Err(unreadable(format!(
-            "its format is {}, and this release knows {FORMAT}: use a newer one",
-            manifest.format
-        )));
-    }
-    Ok(manifest)
 }
 
 /// Secrets are in it: nobody else may read it, and nothing that is there is overwritten.

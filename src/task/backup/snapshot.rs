@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::AssertSqlSafe;
 
 use super::parts::Table;
 use crate::{
@@ -51,11 +50,12 @@ impl Snapshot {
         let mut session = target.connect().await?;
         // It is asked nothing for hours. And it does not wait long for a lock while it holds others: an upgrade of the
         // schema that wants those would be the one that PostgreSQL takes out of a deadlock.
-        execute(&mut session, "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '500ms'")
+        session
+            .execute("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '500ms'")
             .await
             .explain(DOING)?;
         if session.version >= TRANSACTION_TIMEOUT_SINCE {
-            execute(&mut session, "SET transaction_timeout = 0").await.explain(DOING)?;
+            session.execute("SET transaction_timeout = 0").await.explain(DOING)?;
         }
         let deadline = tokio::time::Instant::now() + LOCKED_WITHIN;
         loop {
@@ -81,7 +81,7 @@ impl Snapshot {
                 }
                 _ => {}
             }
-            execute(&mut session, "ROLLBACK").await.explain(DOING)?;
+            session.execute("ROLLBACK").await.explain(DOING)?;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -91,7 +91,7 @@ impl Snapshot {
     /// # Errors
     /// Transient: the session is gone, and the locks with it.
     pub async fn still_held(&mut self) -> Result<()> {
-        execute(&mut self.session, "SELECT 1").await.explain("looking whether the snapshot was held to the end")
+        self.session.execute("SELECT 1").await.explain("looking whether the snapshot was held to the end")
     }
 }
 
@@ -102,9 +102,9 @@ const TRANSACTION_TIMEOUT_SINCE: i32 = 170_000;
 ///
 /// LOCK is the one statement that takes no snapshot: what was committed while it waited is in the one that follows.
 async fn lock(session: &mut Session, tables: &[Table]) -> Result<Option<TaskError>> {
-    execute(session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.explain("beginning the snapshot")?;
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.explain("beginning the snapshot")?;
     for table in tables {
-        let locked = execute(session, &format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted)).await;
+        let locked = session.execute(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.quoted)).await;
         let doing = format!("locking table {}", table.quoted);
         match locked {
             Ok(()) => {}
@@ -195,8 +195,4 @@ async fn somebody_waits(session: &mut Session, application: &Application) -> Res
     .fetch_optional(&mut session.connection)
     .await
     .explain("looking who waits for the backup")
-}
-
-async fn execute(session: &mut Session, sql: &str) -> sqlx::Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut session.connection).await.map(drop)
 }

@@ -11,7 +11,7 @@ mod server;
 
 pub use database::{Database, execute};
 pub use pooler::Pooler;
-pub use program::Program;
+pub use program::{Finished, Program};
 pub use repository::{REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
 

@@ -69,6 +69,17 @@ impl Program {
         self
     }
 
+    /// Mounts the Secret of a role that may make databases.
+    pub fn administrator(self, username: &str) -> Self {
+        let directory = self.mounts.path().join("administrator");
+        fs::create_dir(&directory).expect("a directory");
+        for (name, value) in [("username", username), ("password", PASSWORD)] {
+            fs::write(directory.join(name), value).expect("a mounted key");
+        }
+        let directory = directory.display().to_string();
+        self.with(&["--admin-credentials-dir", &directory])
+    }
+
     /// Mounts a Secret without this key.
     pub fn without_key(mut self, key: &str) -> Self {
         self.credentials.retain(|(name, _)| *name != key);

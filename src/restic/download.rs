@@ -1,0 +1,45 @@
+//! One file of a snapshot that is being read.
+
+use std::process::Stdio;
+
+use tokio::{
+    process::{Child, ChildStdout, Command},
+    task::JoinHandle,
+};
+
+use super::{
+    Repository, collect,
+    errors::{self, explain},
+};
+use crate::task::report::Result;
+
+/// A `restic dump` at work. Dropped, it is killed.
+pub struct Download {
+    child: Child,
+    /// Where the bytes come from. restic checks each against its hash before it hands it out.
+    pub output: Option<ChildStdout>,
+    repository: Repository,
+    what: String,
+    complained: JoinHandle<String>,
+}
+
+impl Download {
+    pub(super) fn start(mut command: Command, repository: Repository, what: String) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
+        let complained = collect(child.stderr.take());
+        let output = child.stdout.take();
+        Ok(Self { child, output, repository, what, complained })
+    }
+
+    /// Waits for its end, once its output has been read or given away.
+    ///
+    /// # Errors
+    /// What restic said: what was read is not all of the file, or there was damage in it.
+    pub async fn finish(mut self) -> Result<()> {
+        let doing = format!("reading {}", self.what);
+        let status = self.child.wait().await.map_err(|error| errors::not_started(&error))?;
+        let complained = self.complained.await.unwrap_or_default();
+        if status.success() { Ok(()) } else { Err(explain(&self.repository, &doing, status, &complained)) }
+    }
+}

@@ -1,0 +1,103 @@
+//! What was restored is read back and compared with the manifest: a program that ended well is not enough.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    postgres::{Explain, Session, Target, relations},
+    task::{
+        backup::manifest::Manifest,
+        report::{Result, TaskError},
+    },
+};
+
+/// As many differences are named.
+const NAMED: usize = 5;
+
+/// What was read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Rows in all tables.
+    pub rows: u64,
+    pub tables: usize,
+    /// Size of the database.
+    pub bytes: i64,
+}
+
+/// Counts the rows of every table, `at_once` tables at a time, and looks at the locale.
+///
+/// # Errors
+/// Terminal: `RowsDiffer`, with the tables; `OneTimeKeysLeft`; `LocaleNotC`. What PostgreSQL says.
+pub async fn check(target: &Target, manifest: &Manifest, at_once: u16) -> Result<Checked> {
+    let mut session = target.connect().await?;
+    let locale = relations::locale(&mut session).await?;
+    if (locale.0.as_str(), locale.1.as_str(), locale.2.as_str()) != ("UTF8", "C", "C") {
+        let (encoding, collate, ctype) = locale;
+        return Err(TaskError::terminal(
+            "LocaleNotC",
+            format!("The restored database is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C."),
+        ));
+    }
+    // What was left out is there, and empty.
+    let left_out = manifest.left_out.iter().map(|table| (table.as_str(), 0));
+    let expected: BTreeMap<&str, u64> = manifest.rows_by_table().chain(left_out).collect();
+    let found: BTreeMap<&str, u64> = stream::iter(expected.keys().copied())
+        .map(|table| async move { Ok::<_, TaskError>((table, count(target, table).await?)) })
+        .buffer_unordered(at_once.into())
+        .try_collect()
+        .await?;
+    if let Some(different) = differences(&expected, &found) {
+        return Err(TaskError::terminal(
+            "RowsDiffer",
+            format!("What came back is not what was backed up: {different}. The backup is not good."),
+        ));
+    }
+    let bytes = relations::database_bytes(&mut session).await?;
+    Ok(Checked { rows: found.values().sum(), tables: found.len(), bytes })
+}
+
+/// A session for each: a large table takes minutes, and others go on beside it.
+async fn count(target: &Target, table: &str) -> Result<u64> {
+    let doing = format!("counting the rows of {table}");
+    let mut session: Session = target.connect().await?;
+    session.execute("SET statement_timeout = 0").await.explain(&doing)?;
+    let rows: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM ONLY {table}")))
+        .fetch_one(&mut session.connection)
+        .await
+        .explain(&doing)?;
+    Ok(rows.unsigned_abs())
+}
+
+fn differences(expected: &BTreeMap<&str, u64>, found: &BTreeMap<&str, u64>) -> Option<String> {
+    let different: Vec<String> = expected
+        .iter()
+        .filter(|(table, rows)| found.get(*table) != Some(*rows))
+        .map(|(table, rows)| format!("{table} has {} rows of {rows}", found.get(table).copied().unwrap_or_default()))
+        .collect();
+    let more = different.len().saturating_sub(NAMED);
+    let named = different.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match (different.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(named),
+        (false, more) => Some(format!("{named}, and {more} more tables")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_that_differs_is_counted_and_some_are_named() {
+        let expected = BTreeMap::from([("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("f", 6), ("g", 7)]);
+        assert_eq!(differences(&expected, &expected), None);
+        let found = BTreeMap::from([("a", 1), ("b", 3)]);
+        let told = differences(&expected, &found).unwrap();
+        assert!(
+            told.starts_with("b has 3 rows of 2, c has 0 rows of 3") && told.ends_with("and 1 more tables"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! What stands where the restored database will stand, and whether it may be put aside.
+
+use serde::{Deserialize, Serialize};
+
+use super::server::{Found, Server, find};
+use crate::{
+    api::restore::Existing,
+    postgres::{Explain, Session, relations},
+    synapse::database::{self, SchemaVersion, Tables},
+    task::{
+        arguments::Connection,
+        backup::manifest::Manifest,
+        report::{Result, TaskError},
+    },
+};
+
+/// The database by the homeserver's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Present {
+    /// There is none.
+    Absent,
+    /// It holds no tables.
+    Empty,
+    /// A freshly installed Synapse has made its tables, and nobody has used it.
+    Unused(Option<i32>),
+    /// Somebody's messages may be in it; the version of its schema, if it is Synapse's.
+    InUse { users: i64, events: i64, schema: Option<i32> },
+}
+
+impl Present {
+    /// Looks.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn look(server: &Server, connection: &Connection, databases: &[Found]) -> Result<Self> {
+        if find(databases, &connection.database).is_none() {
+            return Ok(Self::Absent);
+        }
+        let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
+        let tables = relations::tables(&mut session).await?;
+        if tables.is_empty() {
+            return Ok(Self::Empty);
+        }
+        let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
+        let schema = database::schema_version(&mut session, &names).await?;
+        let schema = schema.map(|SchemaVersion { version, .. }| version);
+        let (users, events) =
+            (count(&mut session, &names, "users").await?, count(&mut session, &names, "events").await?);
+        // Without Synapse's tables nobody knows what the others are worth.
+        Ok(match (schema, users, events) {
+            (Some(_), 0, 0) => Self::Unused(schema),
+            _ => Self::InUse { users, events, schema },
+        })
+    }
+
+    /// Whether it may be put aside.
+    ///
+    /// # Errors
+    /// Terminal, `DatabaseInUse`, where the spec refuses it.
+    pub fn may_go_aside(self, existing: Existing, database: &str) -> Result<()> {
+        let Self::InUse { users, events, .. } = self else { return Ok(()) };
+        if existing == Existing::Rename {
+            return Ok(());
+        }
+        Err(TaskError::terminal(
+            "DatabaseInUse",
+            format!(
+                "Database {database} is in use: it has {} and {}. Nothing was changed. To put it aside under a name with \
+                 the time, and to keep it there, set spec.database.existing to Rename.",
+                at_least(users, "user"),
+                at_least(events, "event")
+            ),
+        ))
+    }
+
+    /// Whether the Synapse that has worked here can work with the backup.
+    ///
+    /// # Errors
+    /// Terminal, `SchemaTooNew`: Synapse would not start (`SCHEMA_COMPAT_VERSION`, `synapse/storage/schema/__init__.py`).
+    pub fn can_be_followed_by(self, manifest: &Manifest) -> Result<()> {
+        let (Self::Unused(Some(here)) | Self::InUse { schema: Some(here), .. }) = self else { return Ok(()) };
+        let Some(compat) = manifest.schema_compat_version.filter(|compat| *compat > here) else { return Ok(()) };
+        Err(TaskError::terminal(
+            "SchemaTooNew",
+            format!(
+                "The backup needs a Synapse that knows schema {compat}, and the one that runs here has made schema {here}: it \
+                 would not start. Install the Synapse of the backup (schema {}), or a newer one, first.",
+                manifest.schema_version
+            ),
+        ))
+    }
+}
+
+/// As far as it matters: a count of all events would take minutes.
+const COUNTED: i64 = 1000;
+
+async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) -> Result<i64> {
+    if !tables.contains(table) {
+        return Ok(0);
+    }
+    let sql = format!("SELECT count(*) FROM (SELECT FROM {table} LIMIT {COUNTED}) AS counted");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .fetch_one(&mut session.connection)
+        .await
+        .explain("looking whether the database is in use")
+}
+
+fn at_least(count: i64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        COUNTED => format!("{COUNTED} {what}s or more"),
+        count => format!("{count} {what}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_somebody_used_is_refused() {
+        let used = Present::InUse { users: 1, events: 1000, schema: Some(94) };
+        let error = used.may_go_aside(Existing::Refuse, "synapse").unwrap_err();
+        assert!(error.message.contains("1 user and 1000 events or more"), "{error}");
+        assert_eq!(used.may_go_aside(Existing::Rename, "synapse"), Ok(()));
+        for present in [Present::Absent, Present::Empty, Present::Unused(Some(94))] {
+            assert_eq!(present.may_go_aside(Existing::Refuse, "synapse"), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A backup's database into an empty one: tables, rows, indexes.
+//!
+//! Several streams at once, and indexes after the rows, by PostgreSQL's own programs. The rows go from restic to `psql`
+//! through a pipe: nothing is put on a disk in between. Nobody uses the database yet, so nobody waits for its disk either
+//! (`synchronous_commit`); what it was filled with is read back and counted afterwards, see [`super::check`].
+
+use std::{path::Path, process::Stdio};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::process::Command;
+
+use crate::{
+    postgres::{Explain, Session, Target, programs::Programs},
+    restic::{KILLED, Repository, collect},
+    task::{
+        backup::{
+            manifest::{Manifest, SCHEMA_FILE},
+            snapshot::ONE_TIME_KEYS,
+        },
+        output::progress,
+        report::{Result, TaskError},
+    },
+};
+
+/// For our sessions alone. Indexes are sorted in memory where it suffices: PostgreSQL's own default, 64 MiB, is for
+/// machines of long ago.
+const SETTINGS: &str = "-c client_connection_check_interval=1s -c synchronous_commit=off -c maintenance_work_mem=256MB \
+                        -c max_parallel_maintenance_workers=0";
+
+/// As many lines of what a program complains of are repeated.
+const LINES: usize = 5;
+
+/// What is filled, from what.
+pub struct Filling<'a> {
+    pub repository: &'a Repository,
+    pub manifest: &'a Manifest,
+    /// An empty database, and the role that will own the tables.
+    pub target: &'a Target,
+    pub programs: &'a Programs,
+    /// A directory for the schema, some MiB.
+    pub scratch: &'a Path,
+    /// How many streams and indexes at once.
+    pub at_once: u16,
+}
+
+impl Filling<'_> {
+    /// Fills the database. What comes back is to be told to people: rights of roles that this server does not have.
+    ///
+    /// Dropped in the middle, it leaves a part of a database.
+    ///
+    /// # Errors
+    /// What restic, `psql` or `pg_restore` said.
+    pub async fn fill(&self) -> Result<Vec<String>> {
+        let schema = self.fetch_schema().await?;
+        progress("makes the tables");
+        self.pg_restore(&["--section=pre-data", "--no-owner", "--no-privileges"], &schema).await?;
+        self.rows().await?;
+        progress("makes the indexes");
+        let jobs = format!("--jobs={}", self.at_once);
+        self.pg_restore(&["--section=post-data", "--no-owner", "--no-privileges", &jobs], &schema).await?;
+        self.forget_one_time_keys().await?;
+        let refused = self.privileges(&schema).await?;
+        progress("reads the tables for the planner's statistics");
+        analyze(self.target).await?;
+        Ok(refused)
+    }
+
+    async fn fetch_schema(&self) -> Result<std::path::PathBuf> {
+        let part = self.manifest.part(SCHEMA_FILE)?;
+        let path = self.scratch.join(SCHEMA_FILE);
+        let mut download = self.repository.read_stream(&part.snapshot, SCHEMA_FILE)?;
+        let copied = async {
+            let mut file = tokio::fs::File::create(&path).await?;
+            let mut output = download.output.take().expect("its output is a pipe");
+            tokio::io::copy(&mut output, &mut file).await?;
+            file.sync_all().await
+        };
+        let copied = copied.await;
+        download.finish().await?;
+        copied.map_err(|error| TaskError::no_scratch_space(&error))?;
+        Ok(path)
+    }
+
+    /// All streams of rows, the largest first.
+    async fn rows(&self) -> Result<()> {
+        let mut files: Vec<&String> = self.manifest.row_files().collect();
+        files.sort_by_key(|file| std::cmp::Reverse(self.manifest.parts[*file].bytes));
+        let count = files.len();
+        let streams = files.into_iter().map(|file| self.stream(file));
+        let mut filling = stream::iter(streams).buffer_unordered(self.at_once.into());
+        let mut done = 0;
+        while filling.try_next().await?.is_some() {
+            done += 1;
+            progress(&format!("{done} of {count} streams of rows are back"));
+        }
+        Ok(())
+    }
+
+    /// restic writes, `psql` reads. A stream that is cut off looks to `psql` like one that has ended: restic's own end
+    /// tells.
+    async fn stream(&self, file: &str) -> Result<()> {
+        let mut download = self.repository.read_stream(&self.manifest.part(file)?.snapshot, file)?;
+        let output = download.output.take().expect("its output is a pipe");
+        let output: Stdio = output.try_into().map_err(|error: std::io::Error| failed("psql", &error.to_string()))?;
+        let mut psql = self.psql();
+        psql.args(["--set=ON_ERROR_STOP=1", "--file=-"]).stdin(output);
+        let (read, written) = tokio::join!(download.finish(), run(psql, "psql"));
+        match (read, written) {
+            // restic found nobody to write to.
+            (Err(read), Err(written)) if read.reason == KILLED || read.message.contains("broken pipe") => Err(written),
+            // Whatever `psql` says of what restic did not give to the end.
+            (Err(read), _) => Err(read),
+            (Ok(()), written) => written,
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.programs.command(program, self.target);
+        command.env("PGOPTIONS", SETTINGS);
+        command
+    }
+
+    fn psql(&self) -> Command {
+        let mut command = self.command("psql");
+        command.args(["--no-psqlrc", "--quiet", "--output=/dev/null"]);
+        command
+    }
+
+    async fn pg_restore(&self, arguments: &[&str], schema: &Path) -> Result<()> {
+        let mut command = self.command("pg_restore");
+        command.args(["--exit-on-error", "--dbname", &self.target.database]).args(arguments).arg(schema);
+        run(command, "pg_restore").await
+    }
+
+    /// Rights that were granted to other roles, such as an exporter's. A role that is not there is told, and is no reason
+    /// to be without the messages.
+    async fn privileges(&self, schema: &Path) -> Result<Vec<String>> {
+        let mut list = self.programs.command("pg_restore", self.target);
+        list.arg("--list").arg(schema).env_remove("PGDATABASE");
+        let listed = output_of(list, "pg_restore").await?;
+        let wanted: String = listed.lines().filter(|line| is_privilege(line)).flat_map(|line| [line, "\n"]).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list_file = self.scratch.join("privileges.list");
+        std::fs::write(&list_file, wanted).map_err(|error| TaskError::no_scratch_space(&error))?;
+        let mut statements = self.programs.command("pg_restore", self.target);
+        statements.arg("--use-list").arg(&list_file).arg("--file=-").arg(schema).env_remove("PGDATABASE");
+        let sql_file = self.scratch.join("privileges.sql");
+        std::fs::write(&sql_file, output_of(statements, "pg_restore").await?)
+            .map_err(|error| TaskError::no_scratch_space(&error))?;
+        let mut psql = self.psql();
+        psql.arg("--file").arg(&sql_file).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = psql.output().await.map_err(|error| failed("psql", &error.to_string()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let refused = said.lines().filter_map(|line| line.split_once("ERROR:  ").map(|(_, why)| why));
+        let mut refused: Vec<String> = refused.map(|why| format!("a right was not given again: {why}")).collect();
+        refused.sort();
+        refused.dedup();
+        Ok(refused)
+    }
+
+    /// The backup has none. Here they go whoever made it: one that is handed out twice makes messages unreadable for ever
+    /// (element-hq/element-meta#2155).
+    async fn forget_one_time_keys(&self) -> Result<()> {
+        let mut session = self.target.connect().await?;
+        let tables: Vec<String> = sqlx::query_scalar(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relname = $1 AND c.relkind = 'r'",
+        )
+        .bind(ONE_TIME_KEYS)
+        .fetch_all(&mut session.connection)
+        .await
+        .explain("looking for the table of one-time keys")?;
+        for table in tables {
+            session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
+        }
+        Ok(())
+    }
+}
+
+/// A line of `pg_restore --list` that stands for rights: `215; 0 0 ACL public TABLE events synapse`.
+fn is_privilege(line: &str) -> bool {
+    let Some((_, entry)) = line.split_once("; ") else { return false };
+    let mut words = entry.split(' ').skip(2);
+    matches!((words.next(), words.next()), (Some("ACL"), _) | (Some("DEFAULT"), Some("ACL")))
+}
+
+async fn analyze(target: &Target) -> Result<()> {
+    let mut session: Session = target.connect().await?;
+    session.execute("SET statement_timeout = 0").await.explain("setting the statement's time")?;
+    session.execute("ANALYZE").await.explain("reading the tables for the planner's statistics")
+}
+
+/// Runs a program to its end.
+async fn run(mut command: Command, program: &str) -> Result<()> {
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| failed(program, &error.to_string()))?;
+    let complained = collect(child.stderr.take());
+    let status = child.wait().await.map_err(|error| failed(program, &error.to_string()))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(failed(program, &complained.await.unwrap_or_default()))
+}
+
+async fn output_of(mut command: Command, program: &str) -> Result<String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = command.output().await.map_err(|error| failed(program, &error.to_string()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(failed(program, &String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The first thing that a program complained of is what the rest comes from.
+fn failed(program: &str, said: &str) -> TaskError {
+    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).collect();
+    let said = said.join("; ");
+    if said.contains("No space left on device") {
+        let advice = "The volume of the database is full. Nothing was replaced: make the volume larger.";
+        return TaskError::terminal("DiskFull", format!("{program}: {said}. {advice}"));
+    }
+    TaskError::transient("RestoreFailed", format!("{program}: {said}. Nothing was replaced."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_told_from_the_rest_of_the_list() {
+        assert!(is_privilege("4711; 0 0 ACL public TABLE events synapse"));
+        assert!(is_privilege("4712; 826 16555 DEFAULT ACL public DEFAULT PRIVILEGES FOR TABLES synapse"));
+        for other in ["; Archive created", "215; 1259 16394 TABLE public ACL synapse", "216; 1259 1 TABLE public x ACL"]
+        {
+            assert!(!is_privilege(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_a_lost_connection() {
+        assert_eq!(failed("psql", "ERROR:  could not extend file: No space left on device").reason, "DiskFull");
+        assert_eq!(failed("psql", "server closed the connection unexpectedly").reason, "RestoreFailed");
+    }
+}

@@ -1,0 +1,128 @@
+//! What a restore writes on a database, as its comment: whose it is and how far it has come. It is all that is believed.
+//!
+//! A database without our mark is somebody else's. It is never dropped, whatever its name; it may be renamed.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a comment of ours begins with, for people as well.
+const BEGINS: &str = "synapse-keeper ";
+
+/// As many earlier restores stand on a database.
+const REMEMBERED: usize = 100;
+
+/// PostgreSQL cuts a longer name off.
+const NAME_BYTES: usize = 63;
+
+/// The mark of a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mark {
+    pub state: State,
+    /// Namespace and name of the `SynapseRestore`: the same name restores nothing a second time.
+    pub restore: String,
+    /// Its UID.
+    pub operation: String,
+    /// The backup.
+    pub snapshot: String,
+    /// The moment that it shows.
+    pub taken_at: Timestamp,
+    /// When this was written, by the clock of a node: for people.
+    pub at: Timestamp,
+    /// Restores by whose work the database before came to be: their names restore nothing again either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
+    /// The database whose place it took: it goes by this name now. None: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
+}
+
+/// How far a restored database has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// It is being filled, or was when the task died.
+    Unfinished,
+    /// It was read back and found to be what was backed up.
+    Whole,
+    /// It has the homeserver's name.
+    InPlace,
+    /// It had the homeserver's name, until Synapse did not start with it.
+    TakenBack,
+}
+
+impl Mark {
+    /// From a database's comment.
+    pub fn read(comment: &str) -> Option<Self> {
+        serde_json::from_str(comment.strip_prefix(BEGINS)?).ok()
+    }
+
+    /// The comment.
+    pub fn to_comment(&self) -> String {
+        format!("{BEGINS}{}", serde_json::to_string(self).expect("plain data"))
+    }
+
+    /// Whether a restore of this name had a part in the database.
+    pub fn is_of(&self, restore: &str) -> bool {
+        self.restore == restore || self.earlier.iter().any(|earlier| earlier == restore)
+    }
+
+    /// The names of the restores of a database that comes after this one, the last ones.
+    pub fn history(&self) -> Vec<String> {
+        let names: Vec<String> = self.earlier.iter().chain([&self.restore]).cloned().collect();
+        names[names.len().saturating_sub(REMEMBERED)..].to_vec()
+    }
+
+    /// The same, later.
+    pub fn now(&self, state: State) -> Self {
+        Self { state, at: Timestamp::now(), ..self.clone() }
+    }
+}
+
+/// The name under which a database is filled.
+pub fn name_beside(operation: &str, attempt: i32) -> String {
+    let letters: Vec<char> = operation.chars().filter(char::is_ascii_alphanumeric).collect();
+    let short: String = letters[letters.len().saturating_sub(8)..].iter().collect();
+    format!("synapse_keeper_{}_{attempt}", short.to_ascii_lowercase())
+}
+
+/// The name that a database gets whose place is taken.
+pub fn name_aside(database: &str, at: Timestamp) -> String {
+    let time = at.strftime("_before_%Y%m%d_%H%M%S").to_string();
+    let kept = database.floor_char_boundary(NAME_BYTES - time.len());
+    format!("{}{time}", &database[..kept])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_of_somebody_else_is_no_mark() {
+        let mark = Mark {
+            state: State::Whole,
+            restore: "matrix/after-the-fire".to_owned(),
+            operation: "uid".to_owned(),
+            snapshot: "abc".to_owned(),
+            taken_at: Timestamp::UNIX_EPOCH,
+            at: Timestamp::UNIX_EPOCH,
+            earlier: vec![],
+            replaced: None,
+        };
+        assert_eq!(Mark::read(&mark.to_comment()), Some(mark));
+        for comment in
+            ["", "default administrative connection database", "synapse-keeper is great", "synapse-keeper {}"]
+        {
+            assert_eq!(Mark::read(comment), None, "{comment}");
+        }
+    }
+
+    #[test]
+    fn names_fit_and_tell() {
+        assert_eq!(name_beside("0a36cf4e-6ffa-4f0b-a6ae-5e1c5ae1e9ee", 2), "synapse_keeper_5ae1e9ee_2");
+        let at: Timestamp = "2026-11-22T17:41:07Z".parse().unwrap();
+        assert_eq!(name_aside("synapse", at), "synapse_before_20261122_174107");
+        let long = name_aside(&"ü".repeat(40), at);
+        assert!(long.len() <= 63 && long.ends_with("_before_20261122_174107"), "{long}");
+    }
+}

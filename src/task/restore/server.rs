@@ -1,0 +1,298 @@
+//! The databases of a server, for the role that may make and rename them.
+
+use std::path::PathBuf;
+
+use super::mark::{Mark, State};
+use crate::{
+    postgres::{Credentials, Explain, Session, Target, quote},
+    task::{
+        arguments::Connection,
+        report::{Result, TaskError},
+    },
+};
+
+/// `LOCALE_PROVIDER` is new in PostgreSQL 15; without it a cluster that was made with ICU would give it to every database.
+const LOCALE_PROVIDER_SINCE: i32 = 150_000;
+
+/// The role that makes and renames databases.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Administrator {
+    /// Directory with the files `username` and `password` of a role that may make databases (CREATEDB) and is a member of
+    /// Synapse's role. Without it Synapse's own role must be able to.
+    #[arg(long)]
+    pub admin_credentials_dir: Option<PathBuf>,
+    /// The database to which it connects: a database that is renamed has no session in it.
+    #[arg(long, default_value = "postgres")]
+    pub maintenance_database: String,
+}
+
+/// A session in the maintenance database.
+pub struct Server {
+    session: Session,
+    /// How to reach the server as the role of [`Administrator`].
+    pub target: Target,
+    /// Synapse's role: it will own what is made.
+    pub owner: String,
+}
+
+/// A database of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub name: String,
+    pub owner: String,
+    pub mark: Option<Mark>,
+    pub bytes: i64,
+}
+
+impl Server {
+    /// Connects, and makes sure of the role's rights.
+    ///
+    /// # Errors
+    /// Terminal, `CannotCreateDatabases`, with what to grant. What PostgreSQL says.
+    pub async fn connect(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+        let synapse = connection.target()?;
+        let credentials = match &administrator.admin_credentials_dir {
+            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
+            None => synapse.credentials.clone(),
+        };
+        let owner = synapse.credentials.username.clone();
+        let target = Target { credentials, ..synapse.to(&administrator.maintenance_database) };
+        let session = target.connect().await?;
+        let mut server = Self { session, target, owner };
+        server.check_rights().await?;
+        Ok(server)
+    }
+
+    async fn check_rights(&mut self) -> Result<()> {
+        let (may_create, is_member): (bool, bool) = sqlx::query_as(
+            "SELECT rolcreatedb OR rolsuper, rolsuper OR pg_has_role(oid, $1, 'USAGE') FROM pg_roles WHERE rolname = current_user",
+        )
+        .bind(&self.owner)
+        .fetch_one(&mut self.session.connection)
+        .await
+        .explain("looking at the rights of the role that makes databases")?;
+        let (role, owner) = (quote::ident(&self.target.credentials.username), quote::ident(&self.owner));
+        let missing = match (may_create, is_member) {
+            (true, true) => return Ok(()),
+            (false, _) => format!("ALTER ROLE {role} CREATEDB"),
+            (true, false) => format!("GRANT {owner} TO {role}"),
+        };
+        Err(TaskError::terminal(
+            "CannotCreateDatabases",
+            format!(
+                "A restore makes a new database beside the old one and swaps their names; role {role} may not. Name a role \
+                 that may in postgres.adminCredentials, or, as a superuser: {missing};"
+            ),
+        ))
+    }
+
+    /// `server_version_num`.
+    pub fn version(&self) -> i32 {
+        self.session.version
+    }
+
+    /// Synapse's role in another database of this server.
+    pub fn as_owner(&self, connection: &Connection, database: &str) -> Result<Target> {
+        Ok(connection.target()?.to(database))
+    }
+
+    /// All databases but templates.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn databases(&mut self) -> Result<Vec<Found>> {
+        let rows: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
+            "SELECT datname::text, pg_get_userbyid(datdba)::text, shobj_description(oid, 'pg_database'), \
+                 CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END \
+             FROM pg_database WHERE NOT datistemplate ORDER BY 1",
+        )
+        .fetch_all(&mut self.session.connection)
+        .await
+        .explain("listing the databases")?;
+        let found = |(name, owner, comment, bytes): (String, String, Option<String>, i64)| Found {
+            name,
+            owner,
+            mark: comment.as_deref().and_then(Mark::read),
+            bytes,
+        };
+        Ok(rows.into_iter().map(found).collect())
+    }
+
+    /// Makes an empty database that Synapse accepts, with its mark.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn create(&mut self, name: &str, mark: &Mark) -> Result<()> {
+        let provider = if self.version() >= LOCALE_PROVIDER_SINCE { " LOCALE_PROVIDER libc" } else { "" };
+        // It copies a template: on a busy disk that takes longer than a question.
+        self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
+        let statement = format!(
+            "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'{provider}",
+            quote::ident(name),
+            quote::ident(&self.owner)
+        );
+        self.run(&statement, "making a database").await?;
+        self.mark(name, mark).await
+    }
+
+    /// Writes a mark.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn mark(&mut self, name: &str, mark: &Mark) -> Result<()> {
+        self.run(&comment(name, mark), "writing the mark of a database").await
+    }
+
+    /// Drops what attempts of this operation have left, with whatever sessions they have left in it. Nothing else is ever
+    /// dropped: neither a database without a mark nor one that had the homeserver's name.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn drop_attempts(&mut self, operation: &str) -> Result<usize> {
+        let mine = |found: &Found| {
+            found.mark.as_ref().is_some_and(|mark| {
+                mark.operation == operation && matches!(mark.state, State::Unfinished | State::Whole)
+            })
+        };
+        let attempts: Vec<Found> = self.databases().await?.into_iter().filter(mine).collect();
+        self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
+        for attempt in &attempts {
+            let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote::ident(&attempt.name));
+            self.run(&statement, "dropping what an earlier attempt left").await?;
+        }
+        Ok(attempts.len())
+    }
+
+    /// Renames databases and writes marks, all of it or nothing: `(from, to, mark)` in this order.
+    ///
+    /// # Errors
+    /// Transient where somebody is connected to one of them. Those of PostgreSQL.
+    pub async fn rename(&mut self, renames: &[(String, String, Option<Mark>)]) -> Result<()> {
+        let mut statements = "BEGIN;".to_owned();
+        for (from, to, mark) in renames {
+            statements += &format!("ALTER DATABASE {} RENAME TO {};", quote::ident(from), quote::ident(to));
+            statements.extend(mark.iter().map(|mark| comment(to, mark) + ";"));
+        }
+        statements += "COMMIT;";
+        let renamed = self.session.execute(&statements).await;
+        if renamed.is_err() {
+            let _ = self.session.execute("ROLLBACK").await;
+        }
+        renamed.explain("swapping the names of the databases")
+    }
+
+    /// Ends all sessions in a database that our role may end. Those of a superuser it may not.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn end_sessions(&mut self, database: &str) -> Result<Vec<String>> {
+        // A failed call would undo the others': each is tried on its own.
+        let pids: Vec<(i32, String)> = sqlx::query_as(
+            "SELECT pid, format('role %s, application %s, pid %s', coalesce(usename, 'none'), \
+                 coalesce(nullif(application_name, ''), 'not named'), pid) \
+             FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+        )
+        .bind(database)
+        .fetch_all(&mut self.session.connection)
+        .await
+        .explain("listing the sessions in a database")?;
+        let mut left = Vec::new();
+        for (pid, who) in pids {
+            let ended =
+                sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut self.session.connection).await;
+            if ended.is_err() {
+                left.push(who);
+            }
+        }
+        Ok(left)
+    }
+
+    /// Sessions in a database that our role may not end, and what to grant: a rename needs it empty.
+    ///
+    /// # Errors
+    /// Terminal, `CannotEndSessions`. Those of PostgreSQL.
+    pub async fn can_end_sessions(&mut self, database: &str) -> Result<()> {
+        let left: Vec<String> = sqlx::query_scalar(
+            "SELECT format('role %s, application %s, pid %s', usename, coalesce(nullif(application_name, ''), 'not named'), pid) \
+             FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid, (SELECT * FROM pg_roles WHERE rolname = current_user) me \
+             WHERE a.datname = $1 AND a.pid <> pg_backend_pid() AND NOT me.rolsuper AND (r.rolsuper OR NOT (\
+                 pg_has_role(me.oid, r.oid, 'USAGE') OR pg_has_role(me.oid, 'pg_signal_backend', 'USAGE')))",
+        )
+        .bind(database)
+        .fetch_all(&mut self.session.connection)
+        .await
+        .explain("listing the sessions in a database")?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let role = quote::ident(&self.target.credentials.username);
+        Err(TaskError::terminal(
+            "CannotEndSessions",
+            format!(
+                "A database can only be put aside when nobody is connected to it, and role {role} may not end: {}. End them, \
+                 or, as a superuser: GRANT pg_signal_backend TO {role}; (a superuser's sessions only a superuser can end).",
+                left.join("; ")
+            ),
+        ))
+    }
+
+    /// Gives a database the settings and the rights that another has: `pg_dump` leaves them out. What our role may not give
+    /// is told.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn copy_settings(&mut self, from: &str, to: &str) -> Result<Vec<String>> {
+        let statements: Vec<String> = sqlx::query_scalar(SETTINGS_OF)
+            .bind(from)
+            .bind(to)
+            .fetch_all(&mut self.session.connection)
+            .await
+            .explain("reading the settings of a database")?;
+        let mut refused = Vec::new();
+        for statement in statements {
+            if let Err(error) = self.session.execute(&statement).await {
+                let why =
+                    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+                refused.push(format!("{statement}: {why}"));
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn run(&mut self, statement: &str, doing: &str) -> Result<()> {
+        self.session.execute(statement).await.explain(doing)
+    }
+}
+
+/// Statements that give database `$2` what database `$1` has: rights, settings, and settings of roles in it. The settings of
+/// this list are lists of names, and stand in the catalog as SQL has them (`variable_is_guc_list_quote` in PostgreSQL's
+/// `src/bin/pg_dump/dumputils.c`).
+const SETTINGS_OF: &str = "\
+    WITH settings AS (\
+        SELECT s.setrole, split_part(c, '=', 1) AS name, substr(c, strpos(c, '=') + 1) AS value \
+        FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c WHERE d.datname = $1), \
+    statements AS (\
+        SELECT 1 AS place, format('REVOKE ALL ON DATABASE %I FROM PUBLIC', $2::text) AS statement \
+            FROM pg_database WHERE datname = $1 AND datacl IS NOT NULL \
+        UNION ALL SELECT 2, format('GRANT %s ON DATABASE %I TO %s%s', a.privilege_type, $2::text, \
+                CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END, \
+                CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) \
+            FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = $1 \
+        UNION ALL SELECT 3, \
+            CASE WHEN setrole = 0 THEN format('ALTER DATABASE %I', $2::text) \
+                ELSE format('ALTER ROLE %I IN DATABASE %I', pg_get_userbyid(setrole), $2::text) END \
+            || format(' SET %I TO ', name) \
+            || CASE WHEN name IN ('local_preload_libraries', 'search_path', 'session_preload_libraries', \
+                    'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories') THEN value \
+                ELSE quote_literal(value) END \
+            FROM settings) \
+    SELECT statement FROM statements ORDER BY place, statement";
+
+fn comment(name: &str, mark: &Mark) -> String {
+    format!("COMMENT ON DATABASE {} IS {}", quote::ident(name), quote::literal(&mark.to_comment()))
+}
+
+/// What a server has of the database that is to be replaced.
+pub fn find<'a>(databases: &'a [Found], name: &str) -> Option<&'a Found> {
+    databases.iter().find(|found| found.name == name)
+}

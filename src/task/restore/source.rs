@@ -1,0 +1,93 @@
+//! Which backup comes back.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    restic::Repository,
+    task::{
+        backup::{
+            list::{Backup, Inventory},
+            manifest::Manifest,
+        },
+        report::{Result, TaskError},
+    },
+};
+
+/// A backup and the repository that has it.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Directory with what restic reads from its environment: RESTIC_REPOSITORY, RESTIC_PASSWORD, …
+    #[arg(long)]
+    pub repository_dir: PathBuf,
+    /// The repository, where RESTIC_REPOSITORY does not name it.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The homeserver's name; the backup of another is refused.
+    #[arg(long)]
+    pub server_name: String,
+    /// Only backups of this object (its UID). Without it: whoever made them, for the cluster that did may be gone.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// A backup's name as `status.snapshots` has it, or the beginning of it; `latest`: the newest.
+    #[arg(long, default_value = "latest")]
+    pub snapshot: String,
+    /// The newest that is not younger than this moment, such as 2026-01-31T03:30:00Z.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Timestamp>,
+}
+
+/// A backup that was found whole.
+pub struct Chosen {
+    pub repository: Repository,
+    pub backup: Backup,
+    pub manifest: Manifest,
+}
+
+impl Source {
+    /// The same as arguments of the task.
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args = vec![format!("--repository-dir={}", self.repository_dir.display())];
+        args.extend(self.repository.iter().map(|repository| format!("--repository={repository}")));
+        args.push(format!("--server-name={}", self.server_name));
+        args.extend(self.origin.iter().map(|origin| format!("--origin={origin}")));
+        args.push(format!("--snapshot={}", self.snapshot));
+        args.extend(self.before.iter().map(|before| format!("--before={before}")));
+        args
+    }
+
+    /// Finds the backup; restic's cache goes into `scratch`.
+    ///
+    /// # Errors
+    /// Terminal: `SnapshotNotFound`, with those that there are; `ManifestUnreadable`; `ServerNameDiffers`. What restic
+    /// answers.
+    pub async fn find(&self, scratch: &Path) -> Result<Chosen> {
+        let repository = Repository::from_directory(&self.repository_dir, self.repository.as_deref(), scratch)?;
+        let inventory = match &self.origin {
+            Some(origin) => Inventory::of_origin(&repository, origin).await?,
+            None => Inventory::of_server(&repository, &self.server_name).await?,
+        };
+        let backup = match self.before {
+            Some(before) => inventory.find_before(before)?,
+            None => inventory.find(&self.snapshot)?,
+        }
+        .clone();
+        let manifest = Manifest::read(&repository, &backup.shown.id).await?;
+        if manifest.server_name != self.server_name {
+            return Err(TaskError::terminal(
+                "ServerNameDiffers",
+                format!(
+                    "Backup {:.8} is one of {}, not of {}: a homeserver cannot change its name.",
+                    backup.shown.id, manifest.server_name, self.server_name
+                ),
+            ));
+        }
+        Ok(Chosen { repository, backup, manifest })
+    }
+}

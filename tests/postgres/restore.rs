@@ -1,0 +1,307 @@
+//! `task restore-database` and `task swap-database`: a backup comes back beside the database that serves, and takes its
+//! place when it is whole.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    backup::{add_one_time_keys, back_up, content},
+    support::{Database, Finished, Program, Repository, eventually, execute},
+};
+
+/// A restore with all that its Job has. Tests share a server: each has UIDs of its own.
+fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
+    // The object of another UID may have the same name.
+    let name = uid.strip_prefix("again-").unwrap_or(uid);
+    database.task("restore-database").of_server(repository).administrator("databases").with(&[
+        "--operation",
+        uid,
+        "--restore",
+        &name,
+        "--free-space",
+        "10Gi",
+    ])
+}
+
+fn swap(database: &Database, uid: &str) -> Program {
+    database.task("swap-database").administrator("databases").with(&["--operation", uid])
+}
+
+/// A homeserver's database with a backup in a new repository.
+async fn backed_up(name: &str) -> (Database, Repository) {
+    let (database, repository) = (Database::of_synapse(name), Repository::new());
+    add_one_time_keys(&database);
+    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    (database, repository)
+}
+
+/// All databases and their marks.
+fn databases(database: &Database) -> String {
+    let marks = "SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database";
+    database.server.psql("postgres", &format!("{marks} WHERE datname LIKE '{}%' ORDER BY 1", database.name))
+}
+
+fn another(database: &Database, name: &str) -> Database {
+    Database { name: name.to_owned(), server: database.server }
+}
+
+/// Of the lines of `content`.
+fn is_sequence(line: &String) -> bool {
+    line.ends_with("|t") || line.ends_with("|f")
+}
+
+fn kept(finished: &Finished) -> String {
+    finished.result().restored.clone().expect("a swap").kept.expect("an old database")
+}
+
+#[tokio::test]
+async fn a_backup_comes_back_beside_and_takes_the_place() {
+    let (database, repository) = backed_up("restore_whole").await;
+    database.sql("TRUNCATE e2e_one_time_keys_json");
+    let before = content(&database);
+    add_one_time_keys(&database);
+    database.sql("ALTER DATABASE restore_whole SET work_mem = '7MB'; ALTER DATABASE restore_whole SET search_path = public, pg_temp");
+    database
+        .sql("GRANT CONNECT ON DATABASE restore_whole TO stranger; REVOKE TEMP ON DATABASE restore_whole FROM PUBLIC");
+    // After the backup.
+    database.as_synapse_sql("SELECT setval('events_stream_seq', 5000000); DELETE FROM users");
+
+    let uid = "whole-00001";
+    let finished = restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await;
+    assert!(finished.result().summary.contains("beside restore_whole"), "{finished:?}");
+    let swapped = swap(&database, uid).with(&["--existing", "rename"]).run().await;
+    let kept = kept(&swapped);
+    assert!(kept.starts_with("restore_whole_before_"), "{kept}");
+    let (sequences, tables): (Vec<String>, Vec<String>) = content(&database).into_iter().partition(is_sequence);
+    let (_, tables_before): (Vec<String>, Vec<String>) = before.into_iter().partition(is_sequence);
+    let changed: Vec<&String> = tables.iter().filter(|line| !tables_before.contains(line)).collect();
+    assert!(changed.iter().all(|line| line.starts_with("device_lists_remote_resync")), "{changed:?}");
+    assert!(!sequences.is_empty());
+    assert_eq!(database.sql("SELECT last_value, is_called FROM events_stream_seq"), "6000001|f");
+    assert_eq!(database.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "0");
+    assert_eq!(database.sql("SHOW work_mem"), "7MB");
+    assert_eq!(database.sql("SHOW search_path"), "public, pg_temp");
+    assert_eq!(
+        database.sql(
+            "SELECT has_database_privilege('stranger', current_database(), 'CONNECT'), \
+             has_database_privilege('stranger', current_database(), 'TEMP')"
+        ),
+        "t|f"
+    );
+    assert_eq!(
+        database.sql("SELECT pg_get_userbyid(datdba), datcollate FROM pg_database WHERE datname = current_database()"),
+        "synapse|C"
+    );
+    // The old one is all there.
+    let old = another(&database, &kept);
+    assert_eq!(old.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "50");
+
+    // The Pod died before it could say that it had swapped.
+    let again = swap(&database, uid).with(&["--existing", "rename", "--attempt", "2"]).run().await;
+    assert_eq!(again.result().restored, swapped.result().restored);
+
+    // The object was deleted and made again: nothing a second time. A vacuum or so has nothing against it.
+    restore(&database, &repository, "again-whole-00001")
+        .with(&["--existing", "rename"])
+        .run()
+        .await
+        .refused("AlreadyRestored", &["restore_whole", "take a new name"]);
+    old.server.psql("postgres", &format!("DROP DATABASE \"{kept}\""));
+}
+
+#[tokio::test]
+async fn a_database_in_use_is_not_touched() {
+    let (database, repository) = backed_up("restore_refused").await;
+    let (files, before) = (database.files(), databases(&database));
+    restore(&database, &repository, "refused-001").run().await.refused(
+        "DatabaseInUse",
+        &["restore_refused is in use", "spec.database.existing", "Rename", "Nothing was changed"],
+    );
+    assert_eq!((database.files(), databases(&database)), (files, before));
+}
+
+#[tokio::test]
+async fn a_database_that_nobody_has_used_is_put_aside() {
+    let (database, repository) = backed_up("restore_source").await;
+    let fresh = database.copy("restore_unused");
+    fresh.sql("SET session_replication_role = replica; TRUNCATE users, events CASCADE");
+    let uid = "unused-0001";
+    restore(&fresh, &repository, uid).run().await.result();
+    let swapped = swap(&fresh, uid).run().await;
+    assert!(kept(&swapped).starts_with("restore_unused_before_"));
+    assert_ne!(fresh.sql("SELECT count(*) FROM users"), "0");
+}
+
+#[tokio::test]
+async fn a_lost_database_comes_back() {
+    let (database, repository) = backed_up("restore_lost").await;
+    let users = database.sql("SELECT count(*) FROM users");
+    database.server.psql("postgres", "DROP DATABASE restore_lost");
+    let uid = "lost-000001";
+    restore(&database, &repository, uid).run().await.result();
+    let swapped = swap(&database, uid).run().await;
+    assert_eq!(swapped.result().restored.clone().unwrap().kept, None);
+    assert_eq!(database.sql("SELECT count(*) FROM users"), users);
+    swap(&database, uid).with(&["--back"]).run().await.refused("NothingToTakeBack", &[]);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_is_told_what_it_lacks() {
+    let (database, repository) = backed_up("restore_rights").await;
+    let restore = |role| {
+        database
+            .task("restore-database")
+            .of_server(&repository)
+            .administrator(role)
+            .with(&["--free-space", "10Gi"])
+            .run()
+    };
+    restore("synapse").await.refused("CannotCreateDatabases", &["ALTER ROLE \"synapse\" CREATEDB", "adminCredentials"]);
+    database.sql("ALTER ROLE stranger CREATEDB");
+    restore("stranger").await.refused("CannotCreateDatabases", &["GRANT \"synapse\" TO \"stranger\""]);
+    database.sql("ALTER ROLE stranger NOCREATEDB");
+}
+
+#[tokio::test]
+async fn what_the_disk_cannot_hold_is_not_begun() {
+    let (database, repository) = backed_up("restore_space").await;
+    let restore = || {
+        database
+            .task("restore-database")
+            .of_server(&repository)
+            .administrator("databases")
+            .with(&["--existing", "rename"])
+    };
+    restore().run().await.refused("FreeSpaceUnknown", &["postgres.dataVolume", "spec.database.freeSpace"]);
+    restore().with(&["--free-space", "1Mi"]).run().await.refused("DiskTooSmall", &["1.0 MiB is free"]);
+}
+
+#[tokio::test]
+async fn a_killed_restore_begins_again_and_leaves_nothing() {
+    let (database, repository) = backed_up("restore_killed").await;
+    let uid = "killed-0001";
+    let files = database.files();
+    let wanted = || restore(&database, &repository, uid).with(&["--existing", "rename"]);
+    let mine = || {
+        let names = database
+            .server
+            .psql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'synapse_keeper_lled0001%'");
+        names.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (attempt, signal) in [("1", Signal::KILL), ("2", Signal::TERM)] {
+        let running = wanted().with(&["--attempt", attempt]).start();
+        eventually("the new database has tables", Duration::from_secs(60), || async {
+            mine().first().filter(|name| name.ends_with(attempt)).is_some_and(|name| {
+                let count = database.server.psql(name, "SELECT count(*) FROM pg_class WHERE relname = 'events'");
+                count.trim() == "1"
+            })
+        })
+        .await;
+        let pid = Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let finished = running.finish().await;
+        if signal == Signal::TERM {
+            finished.refused("Stopped", &[]);
+            assert_eq!(mine(), Vec::<String>::new(), "what is stopped in order takes its database away");
+        }
+    }
+    wanted().with(&["--attempt", "3"]).run().await.result();
+    assert_eq!(mine(), ["synapse_keeper_lled0001_3"]);
+    assert_eq!(database.files(), files, "the old one is as it was");
+    // The Pod died before it could say so: what is whole is not made again.
+    let again = wanted().with(&["--attempt", "4"]).run().await;
+    assert!(again.result().summary.contains("an earlier attempt"), "{again:?}");
+    assert_eq!(mine(), ["synapse_keeper_lled0001_3"]);
+    database.server.psql("postgres", "DROP DATABASE synapse_keeper_lled0001_3");
+}
+
+#[tokio::test]
+async fn who_writes_to_the_old_database_stops_the_swap_and_who_reads_is_sent_away() {
+    let (database, repository) = backed_up("restore_contested").await;
+    let uid = "contest-001";
+    restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await.result();
+    database.sql("GRANT CONNECT ON DATABASE restore_contested TO stranger");
+    let mut exporter = database.session("stranger", "postgres_exporter").await;
+    restore(&database, &repository, "occupied-01")
+        .with(&["--existing", "rename"])
+        .run()
+        .await
+        .refused("CannotEndSessions", &["postgres_exporter", "GRANT pg_signal_backend TO \"databases\""]);
+    database.sql("GRANT pg_signal_backend TO databases");
+    let mut synapse = database.session("synapse", "synapse-main").await;
+    let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3)).to_string();
+    let in_time = swap(&database, uid).with(&["--existing", "rename", "--until", &until]).run();
+    in_time.await.refused("Contested", &["synapse-main"]);
+    execute(&mut synapse, "SELECT 1").await;
+    drop(synapse);
+    let swapped = swap(&database, uid).with(&["--existing", "rename"]).run().await;
+    assert!(kept(&swapped).starts_with("restore_contested_before_"));
+    assert!(sqlx::query("SELECT 1").execute(&mut exporter).await.is_err(), "it was sent away");
+    database.sql("REVOKE pg_signal_backend FROM databases");
+}
+
+#[tokio::test]
+async fn a_swap_goes_back_unless_synapse_has_used_what_it_found() {
+    let (database, repository) = backed_up("restore_back").await;
+    let uid = "back-000001";
+    database.as_synapse_sql("CREATE TABLE only_in_the_old_one (a int)");
+    restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await.result();
+    let swap = || swap(&database, uid).with(&["--existing", "rename"]);
+    let kept = kept(&swap().run().await);
+    let is_old = || database.sql("SELECT count(*) FROM pg_class WHERE relname = 'only_in_the_old_one'") == "1";
+    assert!(!is_old());
+
+    database.as_synapse_sql("SELECT nextval('events_stream_seq')");
+    swap().with(&["--back"]).run().await.refused("RestoredDatabaseUsed", &["clients hold tokens", &kept]);
+    assert!(!is_old());
+
+    database.as_synapse_sql("SELECT setval('events_stream_seq', 7000000, false)");
+    for attempt in ["2", "3"] {
+        let back = swap().with(&["--back", "--attempt", attempt]).run().await;
+        assert!(back.result().summary.contains("is the old database again"), "{back:?}");
+        assert!(is_old());
+    }
+}
+
+#[tokio::test]
+async fn purges_of_before_do_not_go_on_by_themselves() {
+    let database = Database::of_synapse("restore_tasks");
+    database.as_synapse_sql(
+        "INSERT INTO scheduled_tasks (id, action, status, timestamp, resource_id) VALUES \
+         ('a', 'shutdown_and_purge_room', 'active', 0, '!room:example.org'), ('b', 'purge_history', 'complete', 0, '!b'), \
+         ('c', 'delete_device_messages', 'scheduled', 0, 'D')",
+    );
+    let repository = Repository::new();
+    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    for (uid, wish, status) in [("keep-000001", "keep", "active"), ("cancel-0001", "cancel", "cancelled")] {
+        restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await.result();
+        let swapped = swap(&database, uid).with(&["--existing", "rename", "--scheduled-tasks", wish]).run().await;
+        let warnings = &swapped.result().warnings;
+        assert!(
+            warnings.iter().any(|line| line.contains("shutdown_and_purge_room of !room:example.org")),
+            "{warnings:?}"
+        );
+        let found =
+            database.sql("SELECT string_agg(status, ' ' ORDER BY id) FROM scheduled_tasks WHERE id IN ('a', 'b', 'c')");
+        assert_eq!(found, format!("{status} complete scheduled"));
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_does_not_fit_is_refused() {
+    let (database, repository) = backed_up("restore_unfit").await;
+    let restore = || {
+        database.task("restore-database").of_server(&repository).administrator("databases").with(&[
+            "--existing",
+            "rename",
+            "--free-space",
+            "10Gi",
+        ])
+    };
+    restore().with(&["--snapshot", "ffff"]).run().await.refused("SnapshotNotFound", &["There is: "]);
+    restore().with(&["--before", "2020-01-01T00:00:00Z"]).run().await.refused("SnapshotNotFound", &["before 2020"]);
+    // The Synapse that runs here is older than the backup's.
+    database.as_synapse_sql("UPDATE schema_version SET version = 10");
+    restore().run().await.refused("SchemaTooNew", &["schema 10", "or a newer one"]);
+}
