@@ -182,7 +182,7 @@ impl BackupStatus {
         let of_it = self.snapshots.iter_mut().filter(|snapshot| snapshot.id == verdict.snapshot);
         of_it.for_each(|snapshot| snapshot.verified_at = verdict.is_whole.then(|| at.clone()));
         if verdict.is_whole {
-            self.last_verified_at = self.last_verified_at.take().max(Some(verdict.taken_at.clone()));
+            self.last_verified_at = self.last_verified_at.take().max(verdict.taken_at.clone());
         } else {
             let whole = self.snapshots.iter().filter(|snapshot| snapshot.verified_at.is_some());
             self.last_verified_at = whole.filter_map(|snapshot| snapshot.taken_at.clone()).max();

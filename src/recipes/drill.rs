@@ -21,6 +21,7 @@ use crate::{
         operation::{DatabaseAccess, OperationStatus},
     },
     operation::job::server::SOCKET,
+    task::{backup::Destination, restore::Source},
 };
 
 /// A backup, as its drills see it.
@@ -82,8 +83,17 @@ impl Operation for Drill {
             return Vec::new();
         };
         let mut args = vec!["verify".to_owned()];
-        args.extend(destination(&self.0, homeserver).to_args());
-        args.extend([format!("--snapshot={}", newest.id), format!("--socket={SOCKET}")]);
+        let Destination { repository_dir, repository, server_name, origin, .. } = destination(&self.0, homeserver);
+        let source = Source {
+            repository_dir,
+            repository,
+            server_name,
+            origin: Some(origin),
+            snapshot: newest.id.clone(),
+            before: None,
+        };
+        args.extend(source.to_args());
+        args.push(format!("--socket={SOCKET}"));
         vec![RecipeStep {
             name: "verify".to_owned(),
             offline: false,

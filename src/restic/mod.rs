@@ -10,7 +10,7 @@ mod repository;
 mod upload;
 
 pub use download::Download;
-pub use errors::{KILLED, MISSING};
+pub use errors::{DAMAGED, KILLED, MISSING};
 pub use locks::Wants;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

@@ -167,8 +167,9 @@ impl StepResult {
 pub struct Verdict {
     /// The backup's name.
     pub snapshot: String,
-    /// The moment that it shows, by PostgreSQL's clock.
-    pub taken_at: Time,
+    /// The moment that it shows, by PostgreSQL's clock, where that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<Time>,
     /// It was restored, and all that was compared agrees.
     pub is_whole: bool,
 }

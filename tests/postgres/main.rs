@@ -14,3 +14,4 @@ mod restore;
 mod retain;
 mod support;
 mod vacuum;
+mod verify;

@@ -97,7 +97,7 @@ fn ended(report: Report) -> Drill {
 }
 
 fn found(is_whole: bool) -> StepResult {
-    let taken_at = Time("2026-11-22T02:00:00Z".parse().unwrap());
+    let taken_at = Some(Time("2026-11-22T02:00:00Z".parse().unwrap()));
     let verdict = Verdict { snapshot: "abc".to_owned(), taken_at, is_whole };
     StepResult { summary: "restored all".to_owned(), verdict: Some(verdict), ..StepResult::default() }
 }

@@ -104,9 +104,12 @@ impl Inventory {
             }
         }
         inventory.marks = listed.iter().filter(of_our_format).filter_map(Mark::read).collect();
-        for backup in &mut inventory.backups {
-            let of_it = inventory.marks.iter().filter(|mark| mark.backup == backup.shown.id);
-            backup.shown.verified_at = of_it.map(|mark| Time(mark.at)).max();
+        let verified_at = |backup: &Backup| {
+            inventory.mark_of(&backup.shown.id).filter(|mark| mark.is_whole).map(|mark| Time(mark.at))
+        };
+        let verified: Vec<Option<Time>> = inventory.backups.iter().map(verified_at).collect();
+        for (backup, at) in inventory.backups.iter_mut().zip(verified) {
+            backup.shown.verified_at = at;
         }
         inventory.backups.sort_by_key(|backup| std::cmp::Reverse(backup.taken_at));
         inventory
@@ -164,16 +167,16 @@ mod tests {
     fn a_mark_says_that_a_backup_was_verified_and_goes_with_it() {
         let mark = |id: &str, of: &str, at: &str| Listed {
             id: id.to_owned(),
-            tags: vec![format_tag(), format!("verified={of}"), format!("verified-at={at}")],
+            tags: vec![format_tag(), of.to_owned(), format!("found-at={at}")],
             bytes: 1,
             added: 1,
         };
         let inventory = Inventory::new(&[
             stored("a", "u.1.1", &[]),
             manifest("whole", "u.1.1", "parts=1"),
-            mark("old", "whole", "2026-11-22T05:00:00Z"),
-            mark("new", "whole", "2026-11-29T05:00:00Z"),
-            mark("orphan", "gone", "2026-11-22T05:00:00Z"),
+            mark("old", "damaged=whole", "2026-11-22T05:00:00Z"),
+            mark("new", "verified=whole", "2026-11-29T05:00:00Z"),
+            mark("orphan", "verified=gone", "2026-11-22T05:00:00Z"),
         ]);
         assert!(inventory.leftovers.is_empty(), "a mark belongs to no attempt: {inventory:?}");
         let listed = inventory.listed();
@@ -181,6 +184,13 @@ mod tests {
         assert_eq!((listed.newest[0].postgres_major, listed.verified), (Some(15), listed.newest[0].taken_at.clone()));
         assert_eq!(inventory.marks_of_no_use(&[]), ["old", "orphan"]);
         assert_eq!(inventory.marks_of_no_use(&["whole".to_owned()]), ["old", "new", "orphan"]);
+        let later = Inventory::new(&[
+            stored("a", "u.1.1", &[]),
+            manifest("whole", "u.1.1", "parts=1"),
+            mark("old", "verified=whole", "2026-11-22T05:00:00Z"),
+            mark("new", "damaged=whole", "2026-11-29T05:00:00Z"),
+        ]);
+        assert_eq!(later.listed().verified, None, "it was well, and is damaged since");
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn backup(task: &Task) -> StepResult {
 pub fn verdict(task: &Task, is_whole: bool) -> StepResult {
     let snapshot = task.flag("--snapshot").expect("it is told which").to_owned();
     let number: i64 = snapshot.rsplit('-').next().and_then(|number| number.parse().ok()).expect("one of ours");
-    let verdict = Verdict { snapshot, taken_at: taken_at(number), is_whole };
+    let verdict = Verdict { snapshot, taken_at: Some(taken_at(number)), is_whole };
     StepResult { summary: "restored".to_owned(), verdict: Some(verdict), ..Default::default() }
 }
 
