@@ -11,8 +11,9 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 37] = [
+const NO_REASONS: [&str; 40] = [
     "AccessDenied",
+    "Always",
     "ConfigMap",
     "ContainerCreating",
     "Credentials",
@@ -32,12 +33,14 @@ const NO_REASONS: [&str; 37] = [
     "Mi",
     "MiB",
     "Never",
+    "NoSuchKey",
     "OOMKilled",
     "OnRootMismatch",
     "PodInitializing",
     "PodScheduled",
     "Quiesce",
     "QuotaExceeded",
+    "ReadWriteOnce",
     "Resume",
     "Run",
     "RuntimeDefault",

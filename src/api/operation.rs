@@ -99,10 +99,25 @@ pub struct Run {
     /// Why the run does not reach its end. Set once: the first failure is the one that counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// What it had done is being taken back, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+}
+
+/// A run takes back what it did, because Synapse does not start with it. It is down once more meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Undo {
+    /// The place of the step that does it.
+    pub step: usize,
+    pub began_at: Time,
+    /// Why it could not be taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
 }
 
 /// Why a run was started.
@@ -175,6 +190,9 @@ pub struct StepStatus {
     /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,
+    /// The task and its arguments that take the step back, if no Pod of Synapse becomes Ready afterwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<String>,
     pub state: StepState,
     /// Counts from 1; part of the Job's name.
     #[serde(default)]
@@ -235,6 +253,9 @@ pub struct Window {
     /// When every count had been given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned_at: Option<Time>,
+    /// When any Pod of Synapse was Ready for the first time since. Clients may have written from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_ready_at: Option<Time>,
     /// When as many Pods were Ready as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Time>,
@@ -367,7 +388,24 @@ impl Run {
     /// When offline work must be over, so that Synapse is Ready again within `downtime.atMost`.
     pub fn work_until(&self) -> Option<Timestamp> {
         let at_most = self.downtime.at_most.to_signed();
-        self.window.as_ref().map(|window| window.recorded_at.0 + (at_most - restart_reserve(at_most)))
+        self.going_down_since().map(|since| since.0 + (at_most - restart_reserve(at_most)))
+    }
+
+    /// When the homeserver began to go down, this time.
+    pub fn going_down_since(&self) -> Option<&Time> {
+        let window = self.window.as_ref()?;
+        Some(self.undo.as_ref().map_or(&window.recorded_at, |undo| &undo.began_at))
+    }
+
+    /// Why it does not reach its end, or, where it takes back what it did, why it cannot.
+    pub fn failure_of_work(&self) -> Option<&Failure> {
+        self.undo.as_ref().map_or(self.failure.as_ref(), |undo| undo.failure.as_ref())
+    }
+
+    /// Ends its work. The first failure is the one that counts.
+    pub fn fail(&mut self, failure: Failure) {
+        let place = self.undo.as_mut().map_or(&mut self.failure, |undo| &mut undo.failure);
+        place.get_or_insert(failure);
     }
 
     /// From the first scale-down until as many Pods were Ready as before, or, where they never were, until every count had
@@ -378,9 +416,19 @@ impl Run {
         Some(SignedDuration::from_secs(end.0.duration_since(window.recorded_at.0).as_secs()))
     }
 
-    /// The place of the first step that has not succeeded, of those that want the homeserver's Lease.
+    /// The place of the first step that has not succeeded, of those that want the homeserver's Lease: the one that takes back
+    /// what was done, where there is one.
     pub fn next_step(&self) -> Option<usize> {
+        if let Some(undo) = &self.undo {
+            return Some(undo.step).filter(|_| !self.was_taken_back());
+        }
         self.steps.iter().position(|step| !step.afterwards && step.state != StepState::Succeeded)
+    }
+
+    /// What it had done was taken back.
+    pub fn was_taken_back(&self) -> bool {
+        let step = self.undo.as_ref().and_then(|undo| self.steps.get(undo.step));
+        step.is_some_and(|step| step.state == StepState::Succeeded)
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

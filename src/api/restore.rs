@@ -7,7 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    downtime::Downtime, jobs::JobSettings, operation::OperationStatus, references::SynapseRef, repository::Repository,
+    downtime::Downtime,
+    jobs::JobSettings,
+    operation::{OperationStatus, Run},
+    references::SynapseRef,
+    repository::Repository,
 };
 
 /// A backup brought back, once. The same name restores nothing a second time.
@@ -176,8 +180,11 @@ pub struct Restored {
 impl RestoreStatus {
     /// Takes the engine's memory, and from the swap what it did.
     pub fn absorb(&mut self, operation: OperationStatus) {
-        let steps = operation.run.iter().flat_map(|run| &run.steps);
-        if let Some(restored) = steps.filter_map(|step| step.result.as_ref()?.restored.clone()).next_back() {
+        let run = operation.run.as_deref();
+        let steps = run.iter().flat_map(|run| &run.steps);
+        if run.is_some_and(Run::was_taken_back) {
+            self.restored = None;
+        } else if let Some(restored) = steps.filter_map(|step| step.result.as_ref()?.restored.clone()).next_back() {
             self.restored = Some(restored);
         }
         self.operation = operation;

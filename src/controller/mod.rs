@@ -35,7 +35,7 @@ use self::{
 };
 pub use self::{client::client, options::Options, watches::Scope};
 use crate::{
-    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance},
+    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore},
     context::{Config, Context},
     error::Error,
     inspection,
@@ -117,7 +117,8 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
     let orphans = lease_controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
         .watches_stream(heard(&watches.maintenances), watches::leases_of_namespace(leases.clone()))
-        .watches_stream(heard(&watches.backups), watches::leases_of_namespace(leases));
+        .watches_stream(heard(&watches.backups), watches::leases_of_namespace(leases.clone()))
+        .watches_stream(heard(&watches.restores), watches::leases_of_namespace(leases));
     // All on the heap: futures of this size, one in the other, would take megabytes of stack.
     let ours = async {
         if wait_for_kinds(&context, &scope, &readiness, &shutdown).await {
@@ -154,15 +155,17 @@ async fn controllers_of_kinds(
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .owns_stream(heard(&watches.jobs))
         .reconcile_all_on(watches.uninstalling.listen());
+    let (restores, restore_controller) = operations(watches, &watches.restores);
     let (synapses, synapse_controller) = watches.synapse_controller();
 
     let newest = backups.clone();
-    let stores = (maintenances.clone(), backups.clone(), synapses);
+    let stores = (maintenances.clone(), backups.clone(), restores.clone(), synapses);
     let ready = readiness.clone();
     tokio::spawn(async move {
-        let (maintenances, backups, synapses) = stores;
+        let (maintenances, backups, restores, synapses) = stores;
         if maintenances.wait_until_ready().await.is_ok()
             && backups.wait_until_ready().await.is_ok()
+            && restores.wait_until_ready().await.is_ok()
             && synapses.wait_until_ready().await.is_ok()
         {
             ready.ready();
@@ -173,7 +176,8 @@ async fn controllers_of_kinds(
         .owns_stream(heard(&watches.jobs))
         .watches_stream(heard(&watches.leases), watches::synapse_of_lease())
         .watches_stream(heard(&watches.maintenances), watches::synapse_of_operation(maintenances))
-        .watches_stream(heard(&watches.backups), watches::synapse_of_operation(backups));
+        .watches_stream(heard(&watches.backups), watches::synapse_of_operation(backups))
+        .watches_stream(heard(&watches.restores), watches::synapse_of_operation(restores));
     // The store has heard of it first.
     let ages = watches.backups.listen().for_each(|_| {
         context.metrics.backups(newest.state().iter().map(AsRef::as_ref));
@@ -184,6 +188,7 @@ async fn controllers_of_kinds(
             drive_operations(maintenance_controller, context, shutdown),
             drive_operations(backup_controller, context, shutdown),
             drive(Drill::NAME, drills, drill, context.clone(), shutdown.clone()),
+            drive_operations(restore_controller, context, shutdown),
             drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
         )
     };
@@ -326,10 +331,12 @@ async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness,
         let synapses: Api<Synapse> = scope.api(&context.client);
         let maintenances: Api<SynapseMaintenance> = scope.api(&context.client);
         let backups: Api<SynapseBackup> = scope.api(&context.client);
+        let restores: Api<SynapseRestore> = scope.api(&context.client);
         let found = async {
             synapses.list(&one).await?;
             maintenances.list(&one).await?;
             backups.list(&one).await?;
+            restores.list(&one).await?;
             Ok(())
         };
         let found = tokio::select! {

@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 
 use super::fan::Fan;
 use crate::{
-    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, operation::OperationStatus},
+    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus},
     context::Context,
     metrics::Metrics,
     operation::{
@@ -91,6 +91,7 @@ pub struct Watches {
     pub synapses: Heard<Synapse>,
     pub maintenances: Heard<SynapseMaintenance>,
     pub backups: Heard<SynapseBackup>,
+    pub restores: Heard<SynapseRestore>,
     /// Leases of homeservers.
     pub leases: Heard<Lease>,
     /// Jobs of ours.
@@ -110,6 +111,7 @@ impl Watches {
             synapses: Fan::default(),
             maintenances: Fan::default(),
             backups: Fan::default(),
+            restores: Fan::default(),
             leases: Fan::default(),
             jobs: Fan::default(),
             deployments: Fan::default(),

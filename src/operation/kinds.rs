@@ -5,14 +5,14 @@ use kube::{Api, Resource, ResourceExt, api::ListParams};
 
 use super::lease::Holder;
 use crate::{
-    api::{SynapseBackup, SynapseMaintenance, operation::OperationStatus},
+    api::{SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus},
     context::Context,
     recipes::{Drill, Operation},
     requests::{find, is_not_there},
 };
 
 /// Their names, and those of what they do beside.
-pub const NAMES: [&str; 3] = [SynapseMaintenance::NAME, SynapseBackup::NAME, Drill::NAME];
+pub const NAMES: [&str; 4] = [SynapseMaintenance::NAME, SynapseBackup::NAME, SynapseRestore::NAME, Drill::NAME];
 
 /// How many operations are looked at at once.
 const PAGE: u32 = 50;
@@ -51,7 +51,8 @@ pub fn name<K: Resource<DynamicType = ()>>() -> &'static str {
 /// What the API server answers.
 pub async fn each(context: &Context, namespace: &str, mut look: impl FnMut(AnyOperation)) -> kube::Result<()> {
     each_of::<SynapseMaintenance>(context, namespace, &mut look).await?;
-    each_of::<SynapseBackup>(context, namespace, &mut look).await
+    each_of::<SynapseBackup>(context, namespace, &mut look).await?;
+    each_of::<SynapseRestore>(context, namespace, &mut look).await
 }
 
 /// Page after page: finished ones pile up, and a thousand of them at once would cost more memory than all the rest.
@@ -102,6 +103,7 @@ pub async fn status_of(
     match holder.kind {
         kind if kind == name::<SynapseMaintenance>() => of::<SynapseMaintenance>(context, namespace, holder).await,
         kind if kind == name::<SynapseBackup>() => of::<SynapseBackup>(context, namespace, holder).await,
+        kind if kind == name::<SynapseRestore>() => of::<SynapseRestore>(context, namespace, holder).await,
         _ => Ok(None),
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     api::{
-        Synapse,
+        Synapse, SynapseBackup,
         conditions::truncate,
         operation::{RecordedWorkload, Run, StepState, Window},
         synapse::WorkloadRef,
@@ -61,6 +61,10 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         observed.lease = lease_state(context, subject).await?;
     }
     let Some(pinned) = &run.synapse else {
+        if let Some(name) = &subject.request.backup {
+            let backups: Api<SynapseBackup> = Api::namespaced(context.client.clone(), &subject.namespace);
+            observed.backup = find(&backups, name).await?;
+        }
         observed.data_node = data_node(context, subject, &observed).await?;
         return Ok(observed);
     };

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{
+        SynapseBackup,
         operation::{OperationStatus, Role},
         synapse::{SynapseSpec, WorkloadRef},
     },
@@ -46,6 +47,8 @@ impl Subject {
 pub struct Observed {
     /// The `Synapse` object; `None`: there is none.
     pub synapse: Option<ObservedSynapse>,
+    /// The `SynapseBackup` that the request names, before the run is pinned.
+    pub backup: Option<SynapseBackup>,
     /// What the recipe makes of it.
     pub steps: Vec<RecipeStep>,
     pub lease: LeaseState,

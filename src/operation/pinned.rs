@@ -35,6 +35,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
                 mounts: step.mounts.clone(),
                 server: step.server.clone(),
                 memory_limit: step.memory_limit.clone(),
+                undo: step.undo.clone(),
                 ..pending(&step.name, args)
             }
         }));
@@ -75,6 +76,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         mounts: Vec::new(),
         server: None,
         memory_limit: None,
+        undo: Vec::new(),
         state: StepState::Pending,
         attempt: 0,
         job_uid: None,

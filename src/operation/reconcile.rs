@@ -23,7 +23,7 @@ use crate::{
     },
     context::{Context, in_our_name},
     error::{Error, Refused},
-    recipes::Operation,
+    recipes::{Operation, Sight},
     requests::{find, in_time},
     task::report::ErrorClass,
 };
@@ -50,7 +50,7 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         let subject = subject(&object);
         let mut observed = observe(context, &subject).await?;
         if let Some(synapse) = &observed.synapse {
-            observed.steps = object.steps(&synapse.spec);
+            observed.steps = object.steps(Sight { homeserver: &synapse.spec, backup: observed.backup.as_ref() });
         }
         let now = Timestamp::now();
         let plan = plan(&subject, &observed, now);
@@ -166,7 +166,7 @@ async fn write_status<K: Operation>(
 
 /// The way back is never given up.
 fn may_give_up(subject: &Subject) -> bool {
-    subject.status.active_run().is_some_and(|run| run.failure.is_none())
+    subject.status.active_run().is_some_and(|run| run.failure_of_work().is_none())
 }
 
 /// The status of a run that fails because the API server refuses an act and would refuse it again. It goes the way back.
@@ -175,7 +175,7 @@ fn given_up(subject: &Subject, action: &Action, why: &str, now: Timestamp) -> Op
     let message = format!("the API server refuses {}: {why}", what(action));
     if let Some(run) = status.run.as_mut() {
         let reason = "ApiRefused".to_owned();
-        run.failure.get_or_insert(Failure { reason, message, class: ErrorClass::Terminal, at: Time(now) });
+        run.fail(Failure { reason, message, class: ErrorClass::Terminal, at: Time(now) });
     }
     status
 }

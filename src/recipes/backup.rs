@@ -3,14 +3,16 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{Operation, RecipeStep, Request};
+use super::{
+    Operation, RecipeStep, Request, Sight,
+    repository::{MEMORY_LIMIT, SECRET, location, mounts},
+};
 use crate::{
     api::{
         SynapseBackup, SynapseSpec,
         backup::BackupStatus,
         mounts::{Mount, Source},
         operation::{DatabaseAccess, OperationStatus},
-        repository::Repository,
         synapse::ConfigSources,
     },
     task::{
@@ -19,18 +21,11 @@ use crate::{
     },
 };
 
-/// Where the Secret of the repository is mounted.
-const SECRET: &str = "/var/run/synapse-keeper/repository";
 /// Where the homeserver's configuration is mounted.
 const CONFIG: &str = "/var/run/synapse-keeper/config";
 /// Where the homeserver's signing keys are mounted.
 const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
 const SIGNING_KEY_FILE: &str = "signing.key";
-/// Where a volume with the repository is mounted.
-const VOLUME: &str = "/var/run/synapse-keeper/backups";
-/// restic keeps an index of the repository in memory: about 1 GiB for each 4 TiB of data (measured by its authors, restic
-/// manual, "Tuning backup parameters").
-pub(super) const MEMORY_LIMIT: &str = "1Gi";
 
 impl Operation for SynapseBackup {
     const NAME: &'static str = "SynapseBackup";
@@ -45,15 +40,18 @@ impl Operation for SynapseBackup {
             dry_run: false,
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
-            waits_for: None,
+            ..Request::default()
         }
     }
 
-    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
+    fn steps(&self, Sight { homeserver, .. }: Sight<'_>) -> Vec<RecipeStep> {
         let destination = Destination {
+            repository_dir: SECRET.into(),
+            repository: location(&self.spec.repository),
             // A repository that had a backup and is not there is a mistyped name, or a loss: no new one hides that.
             init: self.status.as_ref().is_none_or(|status| status.last_success_at.is_none()),
-            ..destination(self, homeserver)
+            server_name: homeserver.server_name.clone(),
+            origin: self.uid().unwrap_or_default(),
         };
         let (config, config_mounts) = config(homeserver);
         let mut args = vec!["backup".to_owned()];
@@ -64,13 +62,12 @@ impl Operation for SynapseBackup {
             offline: self.spec.quiesce,
             args,
             preflight: Some(Check::Backup { destination: destination.clone(), config }.to_json()),
-            afterwards: false,
             database: DatabaseAccess::Connection,
             mounts: [mounts(&self.spec.repository), config_mounts].concat(),
-            server: None,
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
         };
-        vec![database, self.retention(self::destination(self, homeserver))]
+        vec![database, self.retention(destination)]
     }
 
     fn synapse(&self) -> &str {
@@ -109,34 +106,19 @@ impl SynapseBackup {
     /// Also without a retention: what failed attempts left behind goes.
     fn retention(&self, destination: Destination) -> RecipeStep {
         let mut args = vec!["retain".to_owned()];
-        args.extend(destination.to_args());
+        args.extend(Destination { init: false, ..destination }.to_args());
         args.extend(self.spec.retention.iter().flat_map(Keep::to_args));
         let zone = self.spec.schedule.as_ref().and_then(|schedule| schedule.time_zone.as_ref());
         args.extend(zone.map(|zone| format!("--time-zone={zone}")));
         RecipeStep {
             name: "retention".to_owned(),
-            offline: false,
             args,
-            preflight: None,
             afterwards: true,
             database: DatabaseAccess::None,
             mounts: mounts(&self.spec.repository),
-            server: None,
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
         }
-    }
-}
-
-/// A repository that is there, and whose backups are meant.
-pub(super) fn destination(backup: &SynapseBackup, homeserver: &SynapseSpec) -> Destination {
-    let volume = backup.spec.repository.volume.as_ref();
-    Destination {
-        repository_dir: SECRET.into(),
-        // Its Secret says it where there is no volume.
-        repository: volume.map(|volume| format!("{VOLUME}/{}", volume.path)),
-        init: false,
-        server_name: homeserver.server_name.clone(),
-        origin: backup.uid().unwrap_or_default(),
     }
 }
 
@@ -163,21 +145,6 @@ fn config(homeserver: &SynapseSpec) -> (ConfigObjects, Vec<Mount>) {
     (config, mounts)
 }
 
-/// What a task needs to reach the repository.
-pub(super) fn mounts(repository: &Repository) -> Vec<Mount> {
-    let password = repository.password_secret.as_ref().map(|password| Mount {
-        path: SECRET.to_owned(),
-        source: Source::SecretKey {
-            name: password.name.clone(),
-            key: password.key.clone(),
-            file: "RESTIC_PASSWORD".to_owned(),
-        },
-    });
-    let secret = repository.secret_name.iter().map(|name| Mount::secret(SECRET, name));
-    let volume = repository.volume.iter().map(|volume| Mount::writable_claim(VOLUME, &volume.claim_name));
-    secret.chain(password).chain(volume).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,9 +152,10 @@ mod tests {
         api::{
             SynapseBackupSpec,
             backup::{BackupSnapshot, ListedBackups},
+            mounts::Source,
             operation::{OperationStatus, Run},
         },
-        recipes::tests::homeserver,
+        recipes::{repository::VOLUME, tests::homeserver},
         task::report::StepResult,
     };
 
@@ -199,7 +167,7 @@ mod tests {
     }
 
     fn step(object: &SynapseBackup) -> RecipeStep {
-        let steps = object.steps(&homeserver(""));
+        let steps = object.steps(Sight::of(&homeserver("")));
         let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["database", "retention"]);
         steps.into_iter().next().unwrap()
@@ -210,7 +178,7 @@ mod tests {
         let object = object(
             "repository: {secretName: s3}, retention: {keepDaily: 7, keepYearly: 2}, schedule: {cron: '@daily', timeZone: Europe/Berlin}",
         );
-        let retention = object.steps(&homeserver("")).pop().unwrap();
+        let retention = object.steps(Sight::of(&homeserver(""))).pop().unwrap();
         assert!(retention.afterwards && retention.database == DatabaseAccess::None, "{retention:?}");
         let own = ["--keep-daily=7", "--keep-yearly=2", "--time-zone=Europe/Berlin"];
         assert_eq!(retention.args[4..], own, "{:?}", retention.args);
@@ -248,7 +216,7 @@ mod tests {
     #[test]
     fn the_configuration_is_mounted_object_by_object() {
         let step = object("repository: {secretName: s3}")
-            .steps(&homeserver(", config: {secrets: [signing-key], configMaps: [homeserver]}"))
+            .steps(Sight::of(&homeserver(", config: {secrets: [signing-key], configMaps: [homeserver]}")))
             .remove(0);
         let mounts = [
             Mount::secret(SECRET, "s3"),
@@ -266,7 +234,7 @@ mod tests {
     #[test]
     fn the_ids_of_the_signing_keys_are_noted() {
         let step = object("repository: {secretName: s3}")
-            .steps(&homeserver(", signingKey: {secretName: ess-generated, key: SYNAPSE_SIGNING_KEY}"))
+            .steps(Sight::of(&homeserver(", signingKey: {secretName: ess-generated, key: SYNAPSE_SIGNING_KEY}")))
             .remove(0);
         assert!(step.args.contains(&"--signing-key-file=/var/run/synapse-keeper/signing-key/signing.key".to_owned()));
         let Some(Mount { source: Source::SecretKey { name, key, .. }, .. }) = step.mounts.last() else {

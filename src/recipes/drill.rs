@@ -6,22 +6,21 @@
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Resource, core::NamespaceResourceScope};
+use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Operation, RecipeStep, Request, Wait,
-    backup::{MEMORY_LIMIT, destination, mounts},
+    Operation, RecipeStep, Request, Sight, Wait,
     lane::{self, Lane},
+    repository::{MEMORY_LIMIT, SECRET, location, mounts},
 };
 use crate::{
     api::{
-        SynapseBackup, SynapseSpec,
-        downtime::Downtime,
+        SynapseBackup,
         operation::{DatabaseAccess, OperationStatus},
     },
     operation::job::server::SOCKET,
-    task::{backup::Destination, restore::Source},
+    task::restore::Source,
 };
 
 /// A backup, as its drills see it.
@@ -69,26 +68,24 @@ impl Operation for Drill {
             synapse: spec.synapse_ref.name.clone(),
             schedule: spec.verify.as_ref().map(|verify| verify.schedule.clone()),
             suspend: spec.suspend,
-            dry_run: false,
-            downtime: Downtime::default(),
             jobs: spec.jobs.clone(),
             waits_for: self.waits_for(),
+            ..Request::default()
         }
     }
 
-    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
+    fn steps(&self, Sight { homeserver, .. }: Sight<'_>) -> Vec<RecipeStep> {
         let Some(verify) = &self.0.spec.verify else { return Vec::new() };
         let newest = self.0.status.as_ref().and_then(|status| status.snapshots.first());
         let Some((newest, major)) = newest.and_then(|newest| Some((newest, newest.postgres_major?))) else {
             return Vec::new();
         };
         let mut args = vec!["verify".to_owned()];
-        let Destination { repository_dir, repository, server_name, origin, .. } = destination(&self.0, homeserver);
         let source = Source {
-            repository_dir,
-            repository,
-            server_name,
-            origin: Some(origin),
+            repository_dir: SECRET.into(),
+            repository: location(&self.0.spec.repository),
+            server_name: homeserver.server_name.clone(),
+            origin: self.0.uid(),
             snapshot: newest.id.clone(),
             before: None,
         };
@@ -96,14 +93,12 @@ impl Operation for Drill {
         args.push(format!("--socket={SOCKET}"));
         vec![RecipeStep {
             name: "verify".to_owned(),
-            offline: false,
             args,
-            preflight: None,
-            afterwards: false,
             database: DatabaseAccess::None,
             mounts: mounts(&self.0.spec.repository),
             server: Some(verify.server(major)),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
         }]
     }
 

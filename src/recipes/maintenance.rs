@@ -1,9 +1,9 @@
 //! The recipe of `SynapseMaintenance`.
 
-use super::{Operation, RecipeStep, Request};
+use super::{Operation, RecipeStep, Request, Sight};
 use crate::{
     api::{
-        SynapseMaintenance, SynapseSpec,
+        SynapseMaintenance,
         maintenance::{Step, Vacuum, VacuumMode},
         operation::{DatabaseAccess, OperationStatus},
     },
@@ -23,11 +23,11 @@ impl Operation for SynapseMaintenance {
             dry_run: spec.dry_run,
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
-            waits_for: None,
+            ..Request::default()
         }
     }
 
-    fn steps(&self, _: &SynapseSpec) -> Vec<RecipeStep> {
+    fn steps(&self, _: Sight<'_>) -> Vec<RecipeStep> {
         let steps = self.spec.steps.iter().enumerate();
         // CEL refuses a step that names nothing, but an object may be older than the rule.
         steps.filter_map(|(index, step)| recipe_step(index + 1, step)).collect()
@@ -58,11 +58,8 @@ fn recipe_step(place: usize, step: &Step) -> Option<RecipeStep> {
         offline: vacuum.mode == VacuumMode::Full,
         args: vacuum_args(vacuum),
         preflight: Some(Check::Vacuum(vacuum.clone()).to_json()),
-        afterwards: false,
         database: DatabaseAccess::WithDisk,
-        mounts: Vec::new(),
-        server: None,
-        memory_limit: None,
+        ..RecipeStep::default()
     })
 }
 
@@ -91,7 +88,7 @@ mod tests {
         let steps = object(
             "{synapseRef: {name: a}, steps: [{vacuum: {mode: Analyze}}, {vacuum: {mode: Full, tables: [events], freeSpace: 20Gi}}]}",
         )
-        .steps(&homeserver(""));
+        .steps(Sight::of(&homeserver("")));
         let [analyze, full] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!((analyze.offline, analyze.name.as_str()), (false, "vacuum-1"));
         assert_eq!(analyze.args, ["vacuum", "--mode=Analyze"]);

@@ -7,6 +7,8 @@ mod backup;
 mod drill;
 pub mod lane;
 mod maintenance;
+mod repository;
+mod restore;
 
 pub use self::{drill::Drill, lane::Lane};
 
@@ -15,7 +17,7 @@ use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::api::{
-    SynapseSpec,
+    SynapseBackup, SynapseSpec,
     downtime::Downtime,
     jobs::JobSettings,
     mounts::Mount,
@@ -47,8 +49,8 @@ pub trait Operation:
     /// What the object asks for, but for the steps.
     fn request(&self) -> Request;
 
-    /// What to do to this homeserver, in order. The engine moves the online steps before the offline ones.
-    fn steps(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep>;
+    /// What to do, in order. The engine moves the online steps before the offline ones.
+    fn steps(&self, sight: Sight<'_>) -> Vec<RecipeStep>;
 
     /// Name of its `Synapse` object.
     fn synapse(&self) -> &str;
@@ -78,8 +80,23 @@ pub trait Operation:
     fn memories(&mut self) -> Vec<&mut OperationStatus>;
 }
 
+/// What a recipe sees of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    pub homeserver: &'a SynapseSpec,
+    /// The `SynapseBackup` that [`Request::backup`] names; it is there where one is named.
+    pub backup: Option<&'a SynapseBackup>,
+}
+
+impl<'a> Sight<'a> {
+    /// A homeserver alone.
+    pub fn of(homeserver: &'a SynapseSpec) -> Self {
+        Self { homeserver, backup: None }
+    }
+}
+
 /// What an operation asks for, whatever its kind.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
     /// Name of the `Synapse` object.
     pub synapse: String,
@@ -88,6 +105,10 @@ pub struct Request {
     pub dry_run: bool,
     pub downtime: Downtime,
     pub jobs: JobSettings,
+    /// Name of the `SynapseBackup` that it works with. It waits until there is one.
+    pub backup: Option<String>,
+    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before.
+    pub heals: bool,
     /// What no run can do without and is not there.
     pub waits_for: Option<Wait>,
 }
@@ -101,7 +122,7 @@ pub struct Wait {
 }
 
 /// One step, as a recipe wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecipeStep {
     /// Unique in the operation; at most 40 characters.
     pub name: String,
@@ -123,6 +144,9 @@ pub struct RecipeStep {
     pub server: Option<ScratchServer>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
     pub memory_limit: Option<String>,
+    /// The task and its arguments that take it back, if no Pod of the homeserver becomes Ready afterwards. Nothing: it is not
+    /// taken back.
+    pub undo: Vec<String>,
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ const OLD_TRANSACTION: u64 = 300;
 pub enum Check {
     Vacuum(Vacuum),
     Backup { destination: backup::Destination, config: backup::ConfigObjects },
-    Restore(restore::Wanted),
+    Restore(Box<restore::Wanted>),
 }
 
 impl Check {
@@ -54,8 +54,6 @@ impl Check {
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    administrator: restore::Administrator,
     /// A step: `<name>=<JSON>`, as the recipes write it; may be given several times.
     #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
     steps: Vec<(String, Check)>,
@@ -99,7 +97,7 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
     let mut findings = PreflightFindings::default();
     for (name, wanted) in restores {
         progress(&format!("looking at step {name}"));
-        findings.plan.push(restore::preflight(&arguments.connection, &arguments.administrator, wanted, name).await?);
+        findings.plan.push(restore::preflight(&arguments.connection, wanted, name).await?);
     }
     // There may be no database yet to look at.
     if findings.plan.is_empty() { look(arguments).await } else { Ok(findings) }

@@ -18,7 +18,7 @@ fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
         "--operation",
         uid,
         "--restore",
-        &name,
+        name,
         "--free-space",
         "10Gi",
     ])
@@ -47,7 +47,7 @@ fn another(database: &Database, name: &str) -> Database {
 }
 
 /// Of the lines of `content`.
-fn is_sequence(line: &String) -> bool {
+fn is_sequence(line: &str) -> bool {
     line.ends_with("|t") || line.ends_with("|f")
 }
 
@@ -73,8 +73,9 @@ async fn a_backup_comes_back_beside_and_takes_the_place() {
     let swapped = swap(&database, uid).with(&["--existing", "rename"]).run().await;
     let kept = kept(&swapped);
     assert!(kept.starts_with("restore_whole_before_"), "{kept}");
-    let (sequences, tables): (Vec<String>, Vec<String>) = content(&database).into_iter().partition(is_sequence);
-    let (_, tables_before): (Vec<String>, Vec<String>) = before.into_iter().partition(is_sequence);
+    let (sequences, tables): (Vec<String>, Vec<String>) =
+        content(&database).into_iter().partition(|line| is_sequence(line));
+    let (_, tables_before): (Vec<String>, Vec<String>) = before.into_iter().partition(|line| is_sequence(line));
     let changed: Vec<&String> = tables.iter().filter(|line| !tables_before.contains(line)).collect();
     assert!(changed.iter().all(|line| line.starts_with("device_lists_remote_resync")), "{changed:?}");
     assert!(!sequences.is_empty());

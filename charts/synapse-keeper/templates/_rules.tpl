@@ -5,15 +5,15 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 {{- define "synapse-keeper.rules" -}}
 # What it is asked to do.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapses, synapsemaintenances, synapsebackups]
+  resources: [synapses, synapsemaintenances, synapsebackups, synapserestores]
   verbs: [get, list, watch]
 # How it went.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapses/status, synapsemaintenances/status, synapsebackups/status]
+  resources: [synapses/status, synapsemaintenances/status, synapsebackups/status, synapserestores/status]
   verbs: [update]
 # The finalizer of an operation, which is there only while replica counts are out.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapsemaintenances, synapsebackups]
+  resources: [synapsemaintenances, synapsebackups, synapserestores]
   verbs: [patch]
 # The homeserver's workloads: how many replicas they have, who scaled them up meanwhile.
 - apiGroups: [apps]

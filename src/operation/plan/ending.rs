@@ -119,7 +119,18 @@ fn figures(run: &Run) -> Figures {
 /// Why it failed or what it did, and whether users waited for longer than they should.
 fn message(run: &Run) -> String {
     let said = run.failure.as_ref().map_or_else(|| summary(run), |failure| failure.message.clone());
-    [Some(said), report::overrun(run)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [Some(said), taken_back(run), report::overrun(run)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// How taking back what it had done ended.
+fn taken_back(run: &Run) -> Option<String> {
+    let undo = run.undo.as_ref()?;
+    let result = run.steps.get(undo.step).and_then(|step| step.result.as_ref());
+    Some(match (&undo.failure, result) {
+        (Some(failure), _) => format!("it could not be taken back: {}", failure.message),
+        (None, Some(result)) => format!("it was taken back: {}", result.summary),
+        (None, None) => "it was taken back".to_owned(),
+    })
 }
 
 /// What the steps say of themselves. Preflight's says what was to be done, not what was.

@@ -118,6 +118,7 @@ impl Planner<'_> {
             steps: Vec::new(),
             window: None,
             failure: None,
+            undo: None,
             finished_at: None,
             outcome: None,
         }));

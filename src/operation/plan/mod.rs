@@ -11,6 +11,8 @@ mod simulation;
 mod steps;
 mod stop;
 #[cfg(test)]
+mod taking_back_tests;
+#[cfg(test)]
 mod tests;
 mod window;
 
@@ -145,7 +147,7 @@ impl Planner<'_> {
 
     fn work_is_left(&self) -> bool {
         let run = self.run();
-        run.failure.is_none() && (run.steps.is_empty() || run.next_step().is_some())
+        run.failure_of_work().is_none() && (run.steps.is_empty() || run.next_step().is_some())
     }
 
     /// The homeserver's Lease, before anything is done to the homeserver and until all is done. What does not work on it
@@ -176,10 +178,24 @@ impl Planner<'_> {
                         format!("Synapse {} is suspended: set its spec.suspend to false", self.subject.request.synapse);
                     Some((Action::Wait(SAFETY), self.pending("SynapseSuspended", message)))
                 }
+                Some(_) if self.backup_is_missing() => {
+                    let name = self.subject.request.backup.as_deref().unwrap_or_default();
+                    let message = format!(
+                        "there is no SynapseBackup {name} in namespace {}: make a new SynapseRestore that names another, or the \
+                         repository itself",
+                        self.subject.namespace
+                    );
+                    Some((Action::Wait(SAFETY), self.pending("BackupNotFound", message)))
+                }
                 _ if !self.subject.lane.holds_homeserver => None,
                 _ => Some((Action::AcquireLease, self.pending("Starting", "takes the homeserver's Lease"))),
             },
         }
+    }
+
+    /// The run is not pinned yet, and what it is to be made from is not there.
+    fn backup_is_missing(&self) -> bool {
+        self.run().synapse.is_none() && self.subject.request.backup.is_some() && self.observed.backup.is_none()
     }
 
     fn run(&self) -> &Run {
@@ -198,7 +214,7 @@ impl Planner<'_> {
     fn fail(&mut self, reason: &str, class: ErrorClass, message: impl Into<String>) {
         let at = Time(self.now);
         let (reason, message) = (reason.to_owned(), message.into());
-        self.run_mut().failure.get_or_insert(Failure { reason, message, class, at });
+        self.run_mut().fail(Failure { reason, message, class, at });
     }
 
     /// Ends the run early and looks again, so that the way back begins from a status that says why.

@@ -20,7 +20,7 @@ use crate::{
         observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
         scale::Change,
     },
-    recipes::{Operation, RecipeStep},
+    recipes::{Operation, RecipeStep, Sight},
     task::report::{ErrorClass, Report, StepResult, TaskError},
 };
 
@@ -49,6 +49,8 @@ enum Blow {
     Uninstalling(bool),
     /// A Pod that ignores SIGTERM, or one that does not become Ready.
     PodsHang(usize),
+    /// Synapse does not start with what it finds, until that is taken back; or it does.
+    DoesNotStart(bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,11 +91,21 @@ pub(super) struct SimWorkload {
     pub(super) hangs: bool,
 }
 
+impl SimWorkload {
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+}
+
 pub(super) struct World {
     pub(super) subject: Subject,
     maintenance: SynapseMaintenance,
     /// There is also a step that comes afterwards.
     afterwards: bool,
+    /// Offline steps can be taken back.
+    pub(super) undoes: bool,
+    /// No Pod of Synapse becomes Ready, until a step is taken back.
+    pub(super) does_not_start: bool,
     exists: bool,
     synapse: Option<ObservedSynapse>,
     /// Holder and whether counts are on it.
@@ -105,7 +117,9 @@ pub(super) struct World {
     next_fate: Fate,
     uninstalling: bool,
     pub(super) now: Timestamp,
-    successes: BTreeMap<String, usize>,
+    pub(super) successes: BTreeMap<String, usize>,
+    /// Every Job that ends from now on.
+    all_fail: bool,
 }
 
 const SYNAPSE: &str = "
@@ -147,6 +161,8 @@ impl World {
             },
             maintenance,
             afterwards: false,
+            undoes: false,
+            does_not_start: false,
             exists: true,
             synapse: Some(ObservedSynapse {
                 uid: "s".to_owned(),
@@ -167,7 +183,13 @@ impl World {
             uninstalling: false,
             now,
             successes: BTreeMap::new(),
+            all_fail: false,
         }
+    }
+
+    pub(super) fn all_jobs_fail(&mut self) {
+        self.all_fail = true;
+        self.jobs.values_mut().filter(|job| job.state == JobState::Active).for_each(|job| job.fate = Fate::Terminal);
     }
 
     fn with_a_step_afterwards(self) -> Self {
@@ -176,7 +198,10 @@ impl World {
 
     /// What the recipe wants.
     fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
-        let mut steps = self.maintenance.steps(homeserver);
+        let mut steps = self.maintenance.steps(Sight::of(homeserver));
+        for step in steps.iter_mut().filter(|step| self.undoes && step.offline) {
+            step.undo = vec!["undo".to_owned()];
+        }
         if self.afterwards {
             let name = AFTERWARDS.to_owned();
             // The first in the list: it comes last all the same.
@@ -226,7 +251,7 @@ impl World {
                 pods: (0..one.pods)
                     .map(|number| ObservedPod {
                         name: format!("{}-{number}", one.workload.name),
-                        ready: !one.hangs,
+                        ready: !(one.hangs || self.does_not_start && one.role != Role::Authentication),
                         ..Default::default()
                     })
                     .collect(),
@@ -365,6 +390,7 @@ impl World {
         assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
         assert!(self.lingers <= 0, "a Job beside the Pod of another");
         let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
+        let fate = if self.all_fail { Fate::Terminal } else { fate };
         let key = (step.name.clone(), step.attempt);
         let uid = format!("{key:?}/{}", self.now);
         self.jobs.entry(key).or_insert(SimJob {
@@ -399,6 +425,7 @@ impl World {
                     _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
                 };
                 if job.fate == Fate::Succeeds {
+                    self.does_not_start &= !step.starts_with("undo-");
                     *self.successes.entry(step.clone()).or_default() += 1;
                 }
             }
@@ -449,11 +476,12 @@ impl World {
             }
             Blow::Uninstalling(uninstalling) => self.uninstalling = *uninstalling,
             Blow::PodsHang(index) => self.workloads[*index].hangs = true,
+            Blow::DoesNotStart(does_not) => self.does_not_start = *does_not,
         }
     }
 
     /// The world calms down; the operation must come to its end.
-    fn leave_in_peace(&mut self) {
+    pub(super) fn leave_in_peace(&mut self) {
         self.uninstalling = false;
         self.strike(&Blow::LeaseGivenBack);
         if self.subject.status.active_run().is_none_or(|run| run.synapse.is_none()) && self.synapse.is_none() {
@@ -470,7 +498,7 @@ impl World {
         panic!("the run does not end: {:#?}", self.subject.status.run);
     }
 
-    fn assert_all_is_back(&self) {
+    pub(super) fn assert_all_is_back(&self) {
         for one in self.workloads.iter().filter(|one| !one.meddled) {
             assert_eq!(one.replicas, Some(one.original), "{:?}", one.workload);
         }
@@ -511,6 +539,7 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => (0..4_usize).prop_map(Blow::WorkloadDeleted),
         1 => any::<bool>().prop_map(Blow::Uninstalling),
         1 => (0..4_usize).prop_map(Blow::PodsHang),
+        2 => any::<bool>().prop_map(Blow::DoesNotStart),
     ]
 }
 
@@ -543,9 +572,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn whatever_happens_the_replicas_come_back(afterwards: bool, blows in prop::collection::vec(blow(), 1..120)) {
+    fn whatever_happens_the_replicas_come_back(afterwards: bool, undoes: bool, blows in prop::collection::vec(blow(), 1..120)) {
         let mut world = World::new(STEPS);
-        world.afterwards = afterwards;
+        (world.afterwards, world.undoes) = (afterwards, undoes);
         for blow in &blows {
             world.strike(blow);
         }

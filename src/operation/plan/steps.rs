@@ -38,7 +38,10 @@ impl Planner<'_> {
         if self.run().synapse.is_some() {
             return None;
         }
-        // The Lease is held and the object was there a moment ago; if it is gone by now, wait for it as before.
+        // The Lease is held and the objects were there a moment ago; what is gone by now is waited for as before.
+        if self.backup_is_missing() {
+            return None;
+        }
         let synapse = self.observed.synapse.as_ref()?;
         let mut spec = synapse.spec.clone();
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);

@@ -14,10 +14,12 @@ impl Planner<'_> {
         if !self.work_is_left() {
             return;
         }
-        if self.subject.deleting {
+        // What Synapse cannot start with is taken back whatever becomes of the object.
+        let undoing = self.run().undo.is_some();
+        if self.subject.deleting && !undoing {
             return self.fail("Deleted", Terminal, "the object was deleted while it ran");
         }
-        if self.observed.uninstalling && self.run().synapse.is_some() {
+        if self.observed.uninstalling && self.run().synapse.is_some() && !undoing {
             return self.fail("Uninstalling", Transient, "the operator is being uninstalled");
         }
         if let (Some(_), LeaseState::Theirs(holder)) = (&self.run().synapse, &self.observed.lease) {
@@ -26,7 +28,7 @@ impl Planner<'_> {
             );
             return self.fail("LeaseLost", Transient, message);
         }
-        if let Some(message) = self.pinned_synapse_is_gone() {
+        if let Some(message) = self.pinned_synapse_is_gone().filter(|_| !undoing) {
             return self.fail("SynapseDeleted", Terminal, message);
         }
         let Some(window) = self.run().window.clone() else { return };
@@ -116,7 +118,8 @@ impl Planner<'_> {
     /// A Pod on a lost node stays Terminating for ever.
     fn pods_do_not_stop(&self, window: &Window) -> Option<String> {
         let within = &self.run().downtime.stop_within;
-        if window.stopped_at.is_some() || elapsed(&window.recorded_at, self.now) <= within.to_signed() {
+        let since = self.run().going_down_since()?;
+        if window.stopped_at.is_some() || elapsed(since, self.now) <= within.to_signed() {
             return None;
         }
         let (live, pod) = self.observed.workloads.iter().find_map(|live| live.pods.first().map(|pod| (live, pod)))?;

@@ -7,16 +7,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
 use crate::{
-    api::operation::{RecordedWorkload, Window},
+    api::operation::{RecordedWorkload, Role, StepState, StepStatus, Undo, Window},
     operation::{
         observed::{LeaseState, Live, TASK_STOPS_WITHIN},
         scale::Change,
     },
     task::report::ErrorClass::Transient,
 };
-
-/// How long the workloads may take to be Ready again before the run is called failed. They stay up either way.
-const READY_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
 
 impl Planner<'_> {
     /// `None`: the homeserver is down and no Pod of it is left.
@@ -71,17 +68,19 @@ impl Planner<'_> {
     }
 
     fn record_counts(&mut self) {
+        let no_main = !self.observed.workloads.iter().any(|live| live.role == Role::Main);
         let mut workloads: Vec<RecordedWorkload> = self
             .observed
             .workloads
             .iter()
             .filter_map(|live| {
-                let (workload, role, ready) = (live.workload.clone(), live.role, live.ready());
+                let (workload, role) = (live.workload.clone(), live.role);
+                let must_be_well = self.subject.request.heals && (role == Role::Main || no_main);
                 live.replicas.map(|replicas| RecordedWorkload {
                     workload,
                     role,
                     replicas,
-                    ready,
+                    ready: if must_be_well { replicas } else { live.ready() },
                     stopped: false,
                     returned: false,
                 })
@@ -95,6 +94,7 @@ impl Planner<'_> {
             stopped_at: None,
             resume_began_at: None,
             returned_at: None,
+            first_ready_at: None,
             ready_at: None,
         });
     }
@@ -126,6 +126,10 @@ impl Planner<'_> {
         if window.ready_at.is_some() || deleting {
             return None;
         }
+        let serves = |live: &Live| live.role != Role::Authentication && live.ready() > 0;
+        if live.iter().any(serves) {
+            window.first_ready_at.get_or_insert(Time(now));
+        }
         let waiting: Vec<String> =
             window.workloads.iter().filter_map(|recorded| not_ready(recorded, find(&live, recorded))).collect();
         if waiting.is_empty() {
@@ -133,17 +137,50 @@ impl Planner<'_> {
             return Some((Action::Continue, self.resuming("the homeserver is Ready again")));
         }
         let since = window.resume_began_at.clone().unwrap_or(Time(now));
-        if elapsed(&since, now) > READY_WITHIN {
+        if elapsed(&since, now) > self.run().downtime.ready_within.to_signed() {
             let message = format!(
-                "the replicas are back but not Ready: {}. Nothing more is done: see why with kubectl -n {} describe pods, \
-                 and kubectl logs",
+                "the replicas are back but not Ready: {}. See why with kubectl -n {} describe pods, and kubectl logs",
                 waiting.join("; "),
                 self.subject.namespace
             );
             self.fail("NotReadyAgain", Transient, message);
-            return None;
+            return self.take_back();
         }
         Some((Action::Wait(POLL), self.resuming(format!("waits until Ready: {}", waiting.join("; ")))))
+    }
+
+    /// Takes back what the run has done to the homeserver, once, and only if no Pod of Synapse was Ready with it: after that
+    /// clients hold tokens of it. `None`: there is nothing to take back, or it must not be.
+    fn take_back(&mut self) -> Option<Next> {
+        let now = Time(self.now);
+        let run = self.run_mut();
+        let window = run.window.as_mut()?;
+        if run.undo.is_some() || window.first_ready_at.is_some() {
+            return None;
+        }
+        // One that has failed may have done it and not have been able to say so.
+        let done = run.steps.iter().rfind(|step| !step.undo.is_empty() && step.attempt > 0)?.clone();
+        let message = format!("no Pod of Synapse became Ready: takes step {} back", done.name);
+        run.undo = Some(Undo { step: run.steps.len(), began_at: now, failure: None });
+        run.steps.push(StepStatus {
+            name: format!("undo-{}", done.name),
+            args: done.undo.clone(),
+            undo: Vec::new(),
+            state: StepState::Pending,
+            attempt: 0,
+            job_uid: None,
+            started_at: None,
+            finished_at: None,
+            retry_at: None,
+            message: None,
+            result: None,
+            ..done
+        });
+        (window.stopped_at, window.resume_began_at, window.returned_at) = (None, None, None);
+        for recorded in &mut window.workloads {
+            (recorded.stopped, recorded.returned) = (false, false);
+        }
+        Some((Action::Continue, Headline { phase: Phase::Stopping, reason: "TakingBack".to_owned(), message }))
     }
 
     /// `None`: nothing of this run is on the homeserver any more.

@@ -49,7 +49,7 @@ fn newest() -> Value {
 
 fn observed(drill: &Drill) -> Observed {
     let spec = homeserver("");
-    let steps = drill.steps(&spec);
+    let steps = drill.steps(Sight::of(&spec));
     let synapse = ObservedSynapse { uid: "s".to_owned(), generation: 1, deleting: false, spec };
     Observed { synapse: Some(synapse), steps, image: "tools".to_owned(), ..Default::default() }
 }
@@ -127,7 +127,7 @@ fn it_wants_a_backup_to_restore() {
 fn the_server_is_of_the_backup_s_major_and_knows_nothing_of_the_homeserver_s() {
     let of = |verify: Value| {
         let drill = backup(&json!({ "verify": verify }), &json!({"snapshots": [newest()]}));
-        let [step] = &drill.steps(&homeserver(""))[..] else { panic!("one step") };
+        let [step] = &drill.steps(Sight::of(&homeserver("")))[..] else { panic!("one step") };
         step.clone()
     };
     let step = of(json!({"cron": "@daily"}));

@@ -32,8 +32,8 @@ use crate::{
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
     let began = Instant::now();
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let Arguments { connection, administrator, wanted, at_once } = &arguments;
-    let begun = stop.run_until_cancelled(ready(connection, administrator, wanted, scratch.path())).await;
+    let Arguments { connection, wanted, at_once } = &arguments;
+    let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
     let Ready { mut server, chosen, programs, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
     if let Some(done) = done_before(&mut server, &connection.operation, &chosen.backup.shown.id).await? {
         return Ok(done);
@@ -85,7 +85,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
             ..StepResult::default()
         }),
         // The space is wanted for the next attempt, and for the database that serves.
-        Err(error) => Err(match Server::connect(connection, administrator).await {
+        Err(error) => Err(match Server::connect(connection, &wanted.administrator).await {
             Ok(mut server) => match server.drop_attempts(&connection.operation).await {
                 Ok(_) => error,
                 Err(left) => with(error, &format!("Database {name} could not be dropped: {left}")),

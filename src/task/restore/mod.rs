@@ -32,8 +32,6 @@ pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
     #[command(flatten)]
-    pub administrator: Administrator,
-    #[command(flatten)]
     pub wanted: Wanted,
     /// How many streams and indexes at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]

@@ -26,6 +26,9 @@ pub struct Wanted {
     #[command(flatten)]
     #[serde(flatten)]
     pub source: Source,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub administrator: Administrator,
     /// Namespace and name of the restore: the same name restores nothing a second time. Nothing: a restore by hand.
     #[arg(long, default_value = "")]
     pub restore: String,
@@ -42,6 +45,7 @@ impl Wanted {
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
         let mut args = self.source.to_args();
+        args.extend(self.administrator.to_args());
         args.push(format!("--restore={}", self.restore));
         args.push(format!("--existing={}", self.existing));
         args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
@@ -65,14 +69,9 @@ pub(super) struct Ready {
 ///
 /// # Errors
 /// The first thing that a restore would fail for.
-pub async fn check(
-    connection: &Connection,
-    administrator: &Administrator,
-    wanted: &Wanted,
-    step: &str,
-) -> Result<StepPlan> {
+pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Result<StepPlan> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let ready = ready(connection, administrator, wanted, scratch.path()).await?;
+    let ready = ready(connection, wanted, scratch.path()).await?;
     let database = &connection.database;
     let becomes = match ready.present {
         Present::Absent => format!("there is no database {database} yet"),
@@ -97,13 +96,8 @@ pub async fn check(
 }
 
 /// Everything that can be refused, with nothing changed.
-pub(super) async fn ready(
-    connection: &Connection,
-    administrator: &Administrator,
-    wanted: &Wanted,
-    scratch: &std::path::Path,
-) -> Result<Ready> {
-    let mut server = Server::connect(connection, administrator).await?;
+pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
+    let mut server = Server::connect(connection, &wanted.administrator).await?;
     let mut session = server.target.connect().await?;
     let mut second = server.target.connect().await?;
     crate::task::preflight::check_server(&mut session, &mut second).await?;

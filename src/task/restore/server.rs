@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::mark::{Mark, State};
 use crate::{
     postgres::{Credentials, Explain, Session, Target, quote},
@@ -15,15 +17,39 @@ use crate::{
 const LOCALE_PROVIDER_SINCE: i32 = 150_000;
 
 /// The role that makes and renames databases.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Administrator {
     /// Directory with the files `username` and `password` of a role that may make databases (CREATEDB) and is a member of
     /// Synapse's role. Without it Synapse's own role must be able to.
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_credentials_dir: Option<PathBuf>,
     /// The database to which it connects: a database that is renamed has no session in it.
-    #[arg(long, default_value = "postgres")]
+    #[arg(long, default_value = MAINTENANCE)]
     pub maintenance_database: String,
+}
+
+/// There on every server, unless somebody has dropped it.
+const MAINTENANCE: &str = "postgres";
+
+impl Default for Administrator {
+    fn default() -> Self {
+        Self { admin_credentials_dir: None, maintenance_database: MAINTENANCE.to_owned() }
+    }
+}
+
+impl Administrator {
+    /// The same as arguments of a task.
+    pub fn to_args(&self) -> Vec<String> {
+        let directory = self.admin_credentials_dir.iter();
+        let mut args: Vec<String> =
+            directory.map(|directory| format!("--admin-credentials-dir={}", directory.display())).collect();
+        if self.maintenance_database != MAINTENANCE {
+            args.push(format!("--maintenance-database={}", self.maintenance_database));
+        }
+        args
+    }
 }
 
 /// A session in the maintenance database.

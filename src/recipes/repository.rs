@@ -1,0 +1,34 @@
+//! What a Job needs to reach a repository.
+
+use crate::api::{
+    mounts::{Mount, Source},
+    repository::Repository,
+};
+
+/// Where the Secret of the repository is mounted.
+pub const SECRET: &str = "/var/run/synapse-keeper/repository";
+/// Where a volume with the repository is mounted.
+pub const VOLUME: &str = "/var/run/synapse-keeper/backups";
+/// restic keeps an index of the repository in memory: about 1 GiB for each 4 TiB of data (measured by its authors, restic
+/// manual, "Tuning backup parameters").
+pub const MEMORY_LIMIT: &str = "1Gi";
+
+/// Where the repository is, if its Secret does not say it.
+pub fn location(repository: &Repository) -> Option<String> {
+    repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path))
+}
+
+/// What a task needs to reach the repository.
+pub fn mounts(repository: &Repository) -> Vec<Mount> {
+    let password = repository.password_secret.as_ref().map(|password| Mount {
+        path: SECRET.to_owned(),
+        source: Source::SecretKey {
+            name: password.name.clone(),
+            key: password.key.clone(),
+            file: "RESTIC_PASSWORD".to_owned(),
+        },
+    });
+    let secret = repository.secret_name.iter().map(|name| Mount::secret(SECRET, name));
+    let volume = repository.volume.iter().map(|volume| Mount::writable_claim(VOLUME, &volume.claim_name));
+    secret.chain(password).chain(volume).collect()
+}

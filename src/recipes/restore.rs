@@ -1,0 +1,158 @@
+//! The recipe of `SynapseRestore`.
+
+use kube::ResourceExt;
+
+use super::{
+    Operation, RecipeStep, Request, Sight,
+    repository::{MEMORY_LIMIT, SECRET, location, mounts},
+};
+use crate::{
+    api::{
+        SynapseRestore,
+        mounts::Mount,
+        operation::{DatabaseAccess, OperationStatus},
+        repository::Repository,
+    },
+    task::{
+        preflight::Check,
+        restore::{Administrator, Source, Wanted},
+    },
+};
+
+/// Where the Secret of the role that makes databases is mounted.
+const ADMINISTRATOR: &str = "/var/run/synapse-keeper/postgres-admin";
+
+impl Operation for SynapseRestore {
+    const NAME: &'static str = "SynapseRestore";
+    const CHANGES_DATABASE: bool = true;
+
+    fn request(&self) -> Request {
+        let spec = &self.spec;
+        Request {
+            synapse: spec.synapse_ref.name.clone(),
+            downtime: spec.downtime.clone(),
+            jobs: spec.jobs.clone(),
+            backup: spec.from.backup_ref.as_ref().map(|backup| backup.name.clone()),
+            heals: true,
+            ..Request::default()
+        }
+    }
+
+    fn steps(&self, Sight { homeserver, backup }: Sight<'_>) -> Vec<RecipeStep> {
+        let from = &self.spec.from;
+        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
+            return Vec::new();
+        };
+        let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
+        let administrator =
+            Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
+        let wanted = Wanted {
+            source: Source {
+                repository_dir: SECRET.into(),
+                repository: location(repository),
+                server_name: homeserver.server_name.clone(),
+                origin: backup.and_then(ResourceExt::uid),
+                snapshot: from.snapshot.clone(),
+                before: from.before(),
+            },
+            administrator: administrator.clone(),
+            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
+            existing: self.spec.database.existing,
+            free_space: self.spec.database.free_space.clone(),
+        };
+        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
+        vec![database(&wanted, repository, administrator_mount.clone()), self.swap(&administrator, administrator_mount)]
+    }
+
+    fn synapse(&self) -> &str {
+        &self.spec.synapse_ref.name
+    }
+
+    fn status(&self) -> Option<&OperationStatus> {
+        self.status.as_ref().map(|status| &status.operation)
+    }
+
+    fn set_status(&mut self, status: OperationStatus) {
+        self.status.get_or_insert_default().absorb(status);
+    }
+
+    fn memories(&mut self) -> Vec<&mut OperationStatus> {
+        self.status.iter_mut().map(|status| &mut status.operation).collect()
+    }
+}
+
+impl SynapseRestore {
+    /// Users wait for this alone.
+    fn swap(&self, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
+        let common = |task: &str| [vec![task.to_owned()], administrator.to_args()].concat();
+        let mut args = common("swap-database");
+        args.push(format!("--existing={}", self.spec.database.existing));
+        args.push(format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks));
+        let mut undo = common("swap-database");
+        undo.push("--back".to_owned());
+        RecipeStep {
+            name: "swap".to_owned(),
+            offline: true,
+            args,
+            mounts: mount.into_iter().collect(),
+            undo,
+            ..RecipeStep::default()
+        }
+    }
+}
+
+/// Beside the database that serves.
+fn database(wanted: &Wanted, repository: &Repository, administrator: Option<Mount>) -> RecipeStep {
+    RecipeStep {
+        name: "database".to_owned(),
+        args: [vec!["restore-database".to_owned()], wanted.to_args()].concat(),
+        preflight: Some(Check::Restore(Box::new(wanted.clone())).to_json()),
+        database: DatabaseAccess::WithDisk,
+        mounts: mounts(repository).into_iter().chain(administrator).collect(),
+        memory_limit: Some(MEMORY_LIMIT.to_owned()),
+        ..RecipeStep::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{SynapseBackup, SynapseRestoreSpec},
+        recipes::tests::homeserver,
+    };
+
+    fn steps(spec: &str, homeserver_has: &str, backup: Option<&SynapseBackup>) -> Vec<RecipeStep> {
+        let spec: SynapseRestoreSpec =
+            serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: a}}, {spec}}}")).unwrap();
+        let mut object = SynapseRestore::new("after-the-fire", spec);
+        object.metadata.namespace = Some("matrix".to_owned());
+        let homeserver = homeserver(homeserver_has);
+        object.steps(Sight { homeserver: &homeserver, backup })
+    }
+
+    #[test]
+    fn what_users_wait_for_is_a_swap() {
+        let steps = steps("from: {repository: {secretName: s3}}", "", None);
+        let shape: Vec<(&str, bool)> = steps.iter().map(|step| (step.name.as_str(), step.offline)).collect();
+        assert_eq!(shape, [("database", false), ("swap", true)]);
+        assert_eq!(steps[1].args, ["swap-database", "--existing=refuse", "--scheduled-tasks=cancel"]);
+        assert_eq!(steps[1].undo, ["swap-database", "--back"]);
+        assert!(steps[0].args.contains(&"--restore=matrix/after-the-fire".to_owned()));
+        // Whoever made it: the cluster that did is gone.
+        assert!(!steps[0].args.iter().any(|arg| arg.starts_with("--origin")), "{:?}", steps[0].args);
+    }
+
+    #[test]
+    fn a_backup_s_repository_and_origin_are_its_own() {
+        let spec = serde_yaml_ng::from_str("{synapseRef: {name: a}, repository: {secretName: of-nightly}}").unwrap();
+        let mut backup = SynapseBackup::new("nightly", spec);
+        backup.metadata.uid = Some("uid-1".to_owned());
+        let from = "from: {backupRef: {name: nightly}, before: '2026-01-31T03:30:00Z'}";
+        let steps = steps(from, ", config: {}", Some(&backup));
+        assert_eq!(steps[0].mounts, [Mount::secret(SECRET, "of-nightly")]);
+        for wanted in ["--origin=uid-1", "--before=2026-01-31T03:30:00Z"] {
+            assert!(steps[0].args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", steps[0].args);
+        }
+    }
+}
