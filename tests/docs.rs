@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 40] = [
+const NO_REASONS: [&str; 41] = [
     "AccessDenied",
     "Always",
     "ConfigMap",
@@ -49,6 +49,7 @@ const NO_REASONS: [&str; 40] = [
     "Synapse",
     "SynapseBackup",
     "SynapseMaintenance",
+    "SynapseRestore",
     "Ti",
     "TiB",
     "True",
@@ -96,7 +97,7 @@ fn words_of_the_code() -> BTreeSet<String> {
 /// Words in backticks in the tables that explain reasons.
 fn words_of_the_tables() -> BTreeSet<String> {
     let mut words = BTreeSet::new();
-    for name in ["docs/backup.md", "docs/conditions.md", "docs/troubleshooting.md"] {
+    for name in ["docs/backup.md", "docs/conditions.md", "docs/restore.md", "docs/troubleshooting.md"] {
         let mut in_table = false;
         for event in Parser::new_ext(&read(&root().join(name)), Options::ENABLE_TABLES) {
             match event {

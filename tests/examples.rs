@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_yaml_ng::Value;
-use synapse_keeper::api::{Synapse, SynapseBackup, SynapseMaintenance};
+use synapse_keeper::api::{Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore};
 
 fn files(folder: &str) -> Vec<(PathBuf, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples").join(folder);
@@ -60,6 +60,7 @@ fn plain_examples_are_known_to_the_kinds_and_name_no_namespace() {
                 "Synapse" => read_as::<Synapse>(&object),
                 "SynapseMaintenance" => read_as::<SynapseMaintenance>(&object),
                 "SynapseBackup" => read_as::<SynapseBackup>(&object),
+                "SynapseRestore" => read_as::<SynapseRestore>(&object),
                 "Secret" => read_as::<Secret>(&object),
                 "PersistentVolumeClaim" => read_as::<PersistentVolumeClaim>(&object),
                 other => panic!("{}: {other}", path.display()),

@@ -157,8 +157,8 @@ impl BackupStatus {
     /// said of a backup that was found damaged, until another is found whole.
     fn conclude(&mut self, run: &Run) {
         let Some(ended) = &run.finished_at else { return };
-        let results = run.steps.iter().filter_map(|step| step.result.as_ref());
-        let verdict = results.filter_map(|result| Some((result.verdict.as_ref()?, &result.summary))).last();
+        let mut results = run.steps.iter().filter_map(|step| step.result.as_ref());
+        let verdict = results.find_map(|result| Some((result.verdict.as_ref()?, &result.summary)));
         if let Some((verdict, _)) = verdict {
             self.note(verdict, ended);
         }

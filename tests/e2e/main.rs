@@ -17,5 +17,7 @@ mod examples;
 mod homeserver;
 mod interruptions;
 mod objects;
+mod person;
+mod restore;
 mod s3;
 mod world;

@@ -57,6 +57,7 @@ impl Objects {
         let (group, version, kind) = match kind {
             "synapse" => ("synapse-keeper.dev", "v1alpha1", "Synapse"),
             "synmt" => ("synapse-keeper.dev", "v1alpha1", "SynapseMaintenance"),
+            "synrs" => ("synapse-keeper.dev", "v1alpha1", "SynapseRestore"),
             "synbk" => ("synapse-keeper.dev", "v1alpha1", "SynapseBackup"),
             "deployment" => ("apps", "v1", "Deployment"),
             "statefulset" => ("apps", "v1", "StatefulSet"),

@@ -142,10 +142,10 @@ impl World {
     /// What a person would look at first.
     fn dump(&self) -> String {
         let looks: [&[&str]; 4] = [
-            &["get", "synapse,synmt,synbk,leases,jobs,pods,deployments,statefulsets", "-o", "wide"],
+            &["get", "synapse,synmt,synbk,synrs,leases,jobs,pods,deployments,statefulsets", "-o", "wide"],
             &["get", "events", "--sort-by=.metadata.creationTimestamp"],
             &["logs", "deployment/keeper-synapse-keeper", "--tail=40"],
-            &["get", "synmt,synbk", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{\"\\n\"}{end}"],
+            &["get", "synmt,synbk,synrs", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{\"\\n\"}{end}"],
         ];
         looks.iter().map(|look| self.try_kubectl(look).1).collect::<Vec<_>>().join("\n")
     }

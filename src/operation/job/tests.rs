@@ -236,7 +236,7 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
         "synapse-keeper.dev/owner-uid=uid,!synapse-keeper.dev/lane"
     );
     let pod = pod_of(&job);
-    let [server] = &pod.init_containers.as_deref().unwrap()[..] else { panic!("one init container") };
+    let [server] = pod.init_containers.as_deref().unwrap() else { panic!("one init container") };
     assert_eq!(server.restart_policy.as_deref(), Some("Always"), "it goes on beside the task");
     let args = server.args.as_ref().unwrap();
     assert!(args.contains(&"listen_addresses=".to_owned()) && server.ports.is_none(), "{args:?}");

@@ -11,6 +11,7 @@ mod leases;
 mod life;
 mod refusals;
 mod rest;
+mod restore;
 mod rights;
 mod schedule;
 mod shutdown;
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         life::tests(),
         refusals::tests(),
         rest::tests(),
+        restore::tests(),
         rights::tests(),
         trouble::tests(),
     ]

@@ -93,6 +93,9 @@ pub fn success(task: &Task) -> Report {
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
         "backup" => result = Some(backup(task)),
         "verify" => result = Some(verdict(task, true)),
+        "restore-database" | "swap-database" => {
+            result = Some(StepResult { summary: format!("{} done", task.name()), ..Default::default() });
+        }
         "retain" => result = Some(StepResult { summary: "took none away".to_owned(), ..Default::default() }),
         _ => {
             let (before, after) = if task.is_offline() { (5_000_000, 3_000_000) } else { (5_000_000, 5_000_000) };

@@ -1,0 +1,158 @@
+//! Restores: another recipe on the same engine, which waits for a backup object, and takes back what Synapse does not start
+//! with.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
+use synapse_keeper::api::{
+    SynapseBackup, SynapseRestore,
+    operation::{OperationStatus, Outcome},
+};
+
+use crate::stage::{
+    Stage,
+    ledger::{Entry, Task},
+    script::{Fate, Script, Trouble, success},
+    tests,
+    world::World,
+};
+
+tests![
+    a_restore_waits_for_the_backup_that_it_names,
+    what_no_pod_is_ready_with_is_taken_back_whoever_is_killed,
+    a_synapse_that_did_not_run_before_must_run_afterwards,
+];
+
+fn restore(fields: &str) -> String {
+    format!(
+        "
+apiVersion: synapse-keeper.dev/v1alpha1
+kind: SynapseRestore
+metadata: {{name: after-the-fire}}
+spec:
+  synapseRef: {{name: example}}
+  {fields}
+"
+    )
+}
+
+fn status(object: &SynapseRestore) -> OperationStatus {
+    object.status.as_ref().map(|status| status.operation.clone()).unwrap_or_default()
+}
+
+async fn until(world: &World, what: &str, wanted: impl Fn(&OperationStatus) -> bool) -> OperationStatus {
+    let wanted = move |object: Option<&SynapseRestore>| object.is_some_and(|object| wanted(&status(object)));
+    status(&world.until("after-the-fire", what, wanted).await.expect("it is there"))
+}
+
+async fn until_ended(world: &World) -> OperationStatus {
+    until(world, "has ended", |status| !status.history.is_empty()).await
+}
+
+async fn a_restore_waits_for_the_backup_that_it_names(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    world.apply(&restore("from: {backupRef: {name: nightly}}")).await;
+    let reason = |status: &OperationStatus| status.conditions.iter().any(|one| one.reason == "BackupNotFound");
+    let waits = until(&world, "says what it waits for", reason).await;
+    assert!(waits.conditions.iter().any(|one| one.message.contains("no SynapseBackup nightly")), "{waits:?}");
+    assert!(world.lease().await.is_none(), "nobody is kept from the homeserver meanwhile");
+
+    world
+        .apply(
+            "
+apiVersion: synapse-keeper.dev/v1alpha1
+kind: SynapseBackup
+metadata: {name: nightly}
+spec:
+  synapseRef: {name: example}
+  repository: {secretName: of-nightly}
+  schedule: {cron: '@yearly'}
+",
+        )
+        .await;
+    let ended = until_ended(&world).await;
+    assert_eq!(ended.history[0].outcome, Outcome::Succeeded, "{:?}", ended.history);
+    world.assert_homeserver_is_back().await;
+    let uid = world.api::<SynapseBackup>().get("nightly").await.expect("it is there").uid().unwrap();
+    let jobs = world.api::<Job>().list(&Default::default()).await.expect("a list").items;
+    let pods = jobs.into_iter().map(|job| job.spec.unwrap().template.spec.unwrap());
+    let of_restore = |args: &[String]| args[0] == "restore-database";
+    let pod = pods
+        .into_iter()
+        .find(|pod| of_restore(pod.containers[0].args.as_deref().unwrap_or_default()))
+        .expect("a Job of the restore");
+    let args = pod.containers[0].args.clone().unwrap();
+    assert!(args.contains(&format!("--origin={uid}")), "{args:?}");
+    let secrets: Vec<String> =
+        pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret?.secret_name).collect();
+    assert!(secrets.contains(&"of-nightly".to_owned()), "{secrets:?}");
+}
+
+/// Pods are Ready but while the homeserver has what `swap-database` gave it.
+fn picky() -> Script {
+    let swapped = Arc::new(AtomicBool::new(false));
+    let sees = swapped.clone();
+    Script::default()
+        .tasks(move |task: &Task| {
+            if task.name() == "swap-database" {
+                swapped.store(!task.args.contains(&"--back".to_owned()), Ordering::SeqCst);
+            }
+            None
+        })
+        .pods(move |_| sees.load(Ordering::SeqCst).then_some(Trouble::NeverReady))
+}
+
+async fn what_no_pod_is_ready_with_is_taken_back_whoever_is_killed(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.play(picky());
+    let mut operator = world.operator();
+    world.apply(&restore("from: {repository: {secretName: s3}}\n  downtime: {readyWithin: 3s}")).await;
+    let undoing = |status: &OperationStatus| status.run.as_ref().is_some_and(|run| run.undo.is_some());
+    until(&world, "takes it back", undoing).await;
+    operator.kill().await;
+    operator = world.operator();
+    let back =
+        |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.args.contains(&"--back".to_owned()));
+    world.place.ledger.until("the swap back runs", back).await;
+    operator.kill().await;
+    let _operator = world.operator();
+
+    let ended = until_ended(&world).await;
+    let last = &ended.history[0];
+    assert_eq!((last.outcome, last.reason.as_deref()), (Outcome::Failed, Some("NotReadyAgain")), "{last:?}");
+    assert!(last.message.as_ref().is_some_and(|message| message.contains("it was taken back")), "{last:?}");
+    world.assert_homeserver_is_back().await;
+    assert_eq!(world.generations().await, [5, 5, 1, 5], "down and up, and once more");
+    assert_eq!(world.place.ledger.entries().iter().filter(|entry| back(entry)).count(), 1);
+    assert!(world.place.ledger.offline_beside_pods().is_empty());
+}
+
+/// Who restores because nothing runs any more wants more than what there was before.
+async fn a_synapse_that_did_not_run_before_must_run_afterwards(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    // Ill from the beginning, until the database is there.
+    let swapped = Arc::new(AtomicBool::new(false));
+    let sees = swapped.clone();
+    world.play(
+        Script::default()
+            .tasks(move |task: &Task| {
+                let is_swap = task.name() == "swap-database";
+                swapped.fetch_or(is_swap, Ordering::SeqCst);
+                is_swap.then(|| Fate::Reports(success(task)))
+            })
+            .pods(move |_| (!sees.load(Ordering::SeqCst)).then_some(Trouble::NeverReady)),
+    );
+    for replicas in [0, 1] {
+        world.scale("StatefulSet", "main", replicas).await;
+    }
+    let _operator = world.operator();
+    world.apply(&restore("from: {repository: {secretName: s3}}")).await;
+    let ended = until_ended(&world).await;
+    assert_eq!(ended.history[0].outcome, Outcome::Succeeded, "{:?}", ended.history);
+    world.assert_homeserver_is_back().await;
+}
