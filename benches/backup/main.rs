@@ -1,4 +1,5 @@
-//! A backup's time and bytes, beside `pg_dump -Fc`, which Synapse's manual tells people to run. `tests/bench/run` runs it.
+//! A backup's time and bytes, and a restore's time, beside `pg_dump -Fc` and `pg_restore`, which Synapse's manual tells people to
+//! run. `tests/bench/run` runs it.
 //!
 //! The program is the release binary, as in a Job; PostgreSQL is the private one of the tests, with a real Synapse's schema
 //! and rows. Each round begins with a new copy of the database and a new repository; what is compared runs one after the
@@ -17,6 +18,7 @@ use table::Table;
 
 const TIME: &str = "Backup";
 const BYTES: &str = "Bytes in the repository";
+const RESTORE: &str = "Restore";
 
 fn main() {
     let number = |name: &str, default: u32| {
@@ -60,6 +62,8 @@ async fn play(database: &Database, table: &mut Table) {
     table.note(BYTES, "synapse-keeper, first night", "MB", stored / 1e6);
     table.add(BYTES, "of pg_dump -Fc", "%", "≤ 100", 100.0 * stored / peer_bytes);
 
+    restore(database, &repository, &dump, table).await;
+
     let (second, added) = back_up(database, &repository).await;
     table.note(TIME, "second night, nothing changed", "s", second);
     table.note(BYTES, "added where nothing changed, of the first", "%", 100.0 * added / stored);
@@ -79,6 +83,47 @@ async fn back_up(database: &Database, repository: &Repository) -> (f64, f64) {
     let finished = database.task("backup").repository(repository).run().await;
     let took = began.elapsed().as_secs_f64();
     (took, finished.backup().added as f64)
+}
+
+/// Into a new database each. Both end with ANALYZE: without it the first requests take minutes. Ours has counted every row by
+/// then.
+async fn restore(database: &Database, repository: &Repository, dump: &Path, table: &mut Table) {
+    let began = Instant::now();
+    let peer = Database::empty(&format!("{}_peer", database.name));
+    pg_restore(&peer, dump);
+    peer.sql("ANALYZE");
+    let peer_took = began.elapsed().as_secs_f64();
+    table.note(RESTORE, "pg_restore -j2, ANALYZE", "s", peer_took);
+    database.server.psql("postgres", &format!("DROP DATABASE {}", peer.name));
+
+    let uid = format!("bench-{}", database.name);
+    let task = |task: &str| {
+        let task = database.task(task).administrator("databases");
+        task.with(&["--operation", &uid, "--existing", "rename"])
+    };
+    let began = Instant::now();
+    task("restore-database").of_server(repository).with(&["--free-space", "1Ti"]).run().await.result();
+    let took = began.elapsed().as_secs_f64();
+    table.note(RESTORE, "synapse-keeper, with every row counted", "s", took);
+    table.add(RESTORE, "of pg_restore's time", "%", "≤ 70", 100.0 * took / peer_took);
+
+    let began = Instant::now();
+    let swapped = task("swap-database").run().await;
+    table.note(RESTORE, "the swap, for which users wait", "s", began.elapsed().as_secs_f64());
+    let kept = swapped.result().restored.clone().expect("a swap").kept.expect("an old database");
+    // What follows is about the rows as they were.
+    database.server.psql("postgres", &format!("DROP DATABASE {}", database.name));
+    database.server.psql("postgres", &format!("ALTER DATABASE {kept} RENAME TO {}", database.name));
+}
+
+fn pg_restore(database: &Database, dump: &Path) {
+    let done = Command::new(database.server.program("pg_restore"))
+        .args(["-j2", "--no-owner", "--role=synapse", "-U", "postgres", "-h", &database.server.socket()])
+        .args(["-p", &database.server.port.to_string(), "-d", &database.name])
+        .arg(dump)
+        .status()
+        .expect("pg_restore");
+    assert!(done.success());
 }
 
 /// As Synapse's manual says.

@@ -50,14 +50,23 @@ const LISTED: usize = 20;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.schedule) == has(oldSelf.schedule)").message("a schedule can be neither added nor removed: make a new object").field_path(".schedule"))]
-#[x_kube(validation = Rule::new("has(self.schedule) || (self.synapseRef == oldSelf.synapseRef && self.repository == oldSelf.repository && self.quiesce == oldSelf.quiesce && self.downtime == oldSelf.downtime)").message("a backup without a schedule runs once and is immutable: make a new object"))]
+#[x_kube(validation = Rule::new("has(self.schedule) || (self.synapseRef == oldSelf.synapseRef && self.repository == oldSelf.repository && self.quiesce == oldSelf.quiesce && self.downtime == oldSelf.downtime && has(self.contents) == has(oldSelf.contents) && (!has(self.contents) || self.contents == oldSelf.contents) && self.remoteMedia == oldSelf.remoteMedia)").message("a backup without a schedule runs once and is immutable: make a new object"))]
 #[x_kube(validation = Rule::new("self.downtime.allowed || !self.quiesce").message("quiesce takes the homeserver down: set downtime.allowed to true or quiesce to false"))]
+#[x_kube(validation = Rule::new("!has(self.contents) || 'Database' in self.contents").message("contents must have Database: media and configuration alone do not bring a homeserver back, and what they belong to is known from the database"))]
+#[x_kube(validation = Rule::new("!self.remoteMedia || !has(self.contents) || 'Media' in self.contents").message("remoteMedia is about Media: put Media into contents"))]
 pub struct SynapseBackupSpec {
     /// The homeserver.
     #[x_kube(validation = Rule::new("self == oldSelf").message("synapseRef is immutable"))]
     pub synapse_ref: SynapseRef,
     /// Where to. Several homeservers may share one.
     pub repository: Repository,
+    /// What is backed up; without it all that the `Synapse` object names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub contents: Option<Vec<Content>>,
+    /// Takes along what Synapse has fetched from other homeservers too. It can fetch most of it again.
+    #[serde(default)]
+    pub remote_media: bool,
     /// When to run. Without it: once, at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
@@ -80,6 +89,16 @@ pub struct SynapseBackupSpec {
     /// How the Jobs look, where it differs from the `Synapse` object.
     #[serde(default)]
     pub jobs: JobSettings,
+}
+
+/// A part of a homeserver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Content {
+    Database,
+    /// The files that its users uploaded (`spec.mediaStore` of the `Synapse` object).
+    Media,
+    /// Its Secrets and ConfigMaps (`spec.config` of the `Synapse` object).
+    Config,
 }
 
 /// What every operation has, and the backups that there are.
@@ -123,6 +142,9 @@ pub struct BackupSnapshot {
     pub bytes: i64,
     /// Bytes that came new into the repository with it.
     pub added_bytes: i64,
+    /// How many of `bytes` are media; absent: it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_bytes: Option<i64>,
     /// PostgreSQL's major at that moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres_major: Option<i32>,

@@ -38,6 +38,11 @@ impl Mount {
         Self { path: path.to_owned(), source: Source::ConfigMap { name: name.to_owned() } }
     }
 
+    /// A claim of somebody else's, to read.
+    pub fn readable_claim(path: &str, name: &str) -> Self {
+        Self { path: path.to_owned(), source: Source::Claim { name: name.to_owned(), writable: false } }
+    }
+
     /// A claim that the task writes to.
     pub fn writable_claim(path: &str, name: &str) -> Self {
         Self { path: path.to_owned(), source: Source::Claim { name: name.to_owned(), writable: true } }

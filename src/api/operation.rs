@@ -85,9 +85,9 @@ pub struct Run {
     /// The image of the tools that the run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The node that has `postgres.dataVolume`, where it was known: a Job that mounts it runs there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
+    /// The claims that were last looked at for a Job, of those that are on one node at a time: a Job that mounts one runs there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<PinnedClaim>,
     /// The budget that the run began with.
     pub downtime: Downtime,
     /// Preflight first, then the steps in the order in which they are done.
@@ -106,6 +106,16 @@ pub struct Run {
     pub finished_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+}
+
+/// A PersistentVolumeClaim, as it was when a Job was to mount it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedClaim {
+    pub name: String,
+    /// The node of the Pod that had it. Absent: nobody had it, or nobody whose node is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// A run takes back what it did, because Synapse does not start with it. It is down once more meanwhile.
@@ -173,9 +183,13 @@ pub struct StepStatus {
     /// The task and its arguments, as the recipe made them when the run began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// It runs when the homeserver's Lease has been given back. That it fails is told, and changes nothing else.
+    /// It runs when the homeserver's Lease has been given back.
     #[serde(default)]
     pub afterwards: bool,
+    /// The run has not succeeded without it, although it comes afterwards. That another one fails is told, and changes nothing
+    /// else.
+    #[serde(default)]
+    pub decides: bool,
     /// What its Pod is told of the database.
     #[serde(default)]
     pub database: DatabaseAccess,
@@ -207,6 +221,9 @@ pub struct StepStatus {
     /// No new attempt before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
+    /// The Pod that waits for a claim that this attempt's Job has: the Job is stopped for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_way_to: Option<String>,
     /// What went wrong in the last attempt, or what there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -384,6 +401,13 @@ pub fn restart_reserve(at_most: SignedDuration) -> SignedDuration {
     RESTART_RESERVE.min(at_most / 4)
 }
 
+impl StepStatus {
+    /// Whether the run fails with it.
+    pub fn decides(&self) -> bool {
+        self.decides || !self.afterwards
+    }
+}
+
 impl Run {
     /// When offline work must be over, so that Synapse is Ready again within `downtime.atMost`.
     pub fn work_until(&self) -> Option<Timestamp> {
@@ -423,6 +447,17 @@ impl Run {
             return Some(undo.step).filter(|_| !self.was_taken_back());
         }
         self.steps.iter().position(|step| !step.afterwards && step.state != StepState::Succeeded)
+    }
+
+    /// The place of the first step that has not succeeded, of those without which the run has not.
+    pub fn next_deciding_step(&self) -> Option<usize> {
+        self.steps.iter().position(|step| step.decides() && step.state != StepState::Succeeded)
+    }
+
+    /// The place of the first step that comes when the homeserver's Lease has been given back, and has not ended.
+    pub fn next_step_afterwards(&self) -> Option<usize> {
+        let has_ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
+        self.steps.iter().position(|step| step.afterwards && !has_ended(step.state))
     }
 
     /// What it had done was taken back.

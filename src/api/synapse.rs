@@ -56,6 +56,9 @@ pub struct SynapseSpec {
     /// The Matrix Authentication Service, where there is one. It stops with Synapse and starts before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matrix_authentication_service: Option<MatrixAuthenticationService>,
+    /// Where Synapse keeps the files that users upload, for backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_store: Option<MediaStore>,
     /// What else a homeserver is made of, for backups: Jobs mount it, the operator does not read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigSources>,
@@ -69,6 +72,26 @@ pub struct SynapseSpec {
     /// Stops everything new for this homeserver. A run that is under way goes on to its end.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// A folder on a PersistentVolumeClaim.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaStore {
+    /// Name of the PersistentVolumeClaim that Synapse's Pods mount.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// Synapse's `media_store_path`, as seen from the root of the claim; `.` is the root itself.
+    #[serde(default = "default_media_path")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^(\.|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)$")
+    )]
+    pub path: String,
+}
+
+fn default_media_path() -> String {
+    "media_store".to_owned()
 }
 
 /// Objects of the homeserver's namespace that hold its configuration, its signing keys and other secrets.

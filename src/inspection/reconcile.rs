@@ -156,6 +156,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         image: object.spec.jobs.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
         database: job::Database::Connection,
+        nodes: Vec::new(),
         step: STEP,
         run: number,
         attempt: 1,

@@ -8,6 +8,7 @@ use kube::{
 use serde_json::json;
 
 use super::{
+    claims,
     job::{self, Blueprint},
     lease,
     observed::Subject,
@@ -175,8 +176,9 @@ fn build_job<K: Operation>(
         database: match step.database {
             DatabaseAccess::None => job::Database::Untold,
             DatabaseAccess::Connection => job::Database::Connection,
-            DatabaseAccess::WithDisk => job::Database::WithVolume { node: run.node.as_deref() },
+            DatabaseAccess::WithDisk => job::Database::WithVolume,
         },
+        nodes: claims::nodes(step, &pinned.spec, &run.claims),
         step: &step.name,
         run: run.number,
         attempt: step.attempt,

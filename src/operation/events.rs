@@ -99,7 +99,7 @@ fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Vec<Event> {
         }
         StepState::Running => vec![Event::normal("StepStarted", name, format!("step {name}, attempt {attempt}"))],
         StepState::Succeeded => of_success(step),
-        StepState::Failed if step.afterwards => vec![Event::warning("StepFailed", name, message)],
+        StepState::Failed if !step.decides() => vec![Event::warning("StepFailed", name, message)],
         // The run's failure tells why.
         StepState::Pending | StepState::Failed => Vec::new(),
     }

@@ -52,14 +52,11 @@ const DATA_VOLUME: &str = "/var/run/synapse-keeper/postgres-data";
 
 /// What a Job is told of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Database<'a> {
+pub enum Database {
     Untold,
     Connection,
-    /// Also `postgres.dataVolume`, where there is one, on the node of PostgreSQL's Pod: elsewhere a ReadWriteOnce volume
-    /// would not attach.
-    WithVolume {
-        node: Option<&'a str>,
-    },
+    /// Also `postgres.dataVolume`, where there is one.
+    WithVolume,
 }
 
 /// What makes one Job different from another.
@@ -75,7 +72,9 @@ pub struct Blueprint<'a> {
     pub spec: &'a SynapseSpec,
     pub image: &'a str,
     pub image_pull_policy: &'a str,
-    pub database: Database<'a>,
+    pub database: Database,
+    /// Where it must run: a ReadWriteOnce volume would not attach elsewhere.
+    pub nodes: Vec<&'a str>,
     /// `preflight`, `inspect` or the step's name; part of the Job's name.
     pub step: &'a str,
     pub run: i64,
@@ -191,7 +190,7 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         containers: vec![container],
         volumes: Some(volumes),
         image_pull_secrets: Some(list(&settings.image_pull_secrets)).filter(|secrets: &Vec<_>| !secrets.is_empty()),
-        affinity: node_affinity(blueprint.database),
+        affinity: node_affinity(&blueprint.nodes),
         node_selector: Some(settings.node_selector.clone()).filter(|selector| !selector.is_empty()),
         tolerations: Some(settings.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
         priority_class_name: settings.priority_class_name.clone(),
@@ -289,7 +288,7 @@ fn mounted(volume: &str, mount: &Mount) -> VolumeMount {
 }
 
 /// A place for scratch files, and what the connection needs.
-fn volumes(postgres: &Postgres, database: Database<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
+fn volumes(postgres: &Postgres, database: Database) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mut volumes =
         vec![Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
     let mut mounts = vec![VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() }];
@@ -308,7 +307,7 @@ fn volumes(postgres: &Postgres, database: Database<'_>) -> (Vec<Volume>, Vec<Vol
         let source = Source::SecretKey { name: ca.name.clone(), key: ca.key.clone(), file: ca.key.clone() };
         ("postgres-ca", Mount { path: CA.to_owned(), source })
     });
-    let with_volume = matches!(database, Database::WithVolume { .. });
+    let with_volume = database == Database::WithVolume;
     let data = postgres.data_volume.as_ref().filter(|_| with_volume).map(|data| {
         let source = Source::Claim { name: data.claim_name.clone(), writable: false };
         ("postgres-data", Mount { path: DATA_VOLUME.to_owned(), source })
@@ -320,14 +319,16 @@ fn volumes(postgres: &Postgres, database: Database<'_>) -> (Vec<Volume>, Vec<Vol
     (volumes, mounts)
 }
 
-fn node_affinity(database: Database<'_>) -> Option<Affinity> {
-    let Database::WithVolume { node: Some(node) } = database else { return None };
-    let this_node = NodeSelectorRequirement {
+/// On all of these at once: more than one is more than a Pod can do, and the scheduler says so.
+fn node_affinity(nodes: &[&str]) -> Option<Affinity> {
+    let this_node = |node: &&str| NodeSelectorRequirement {
         key: "metadata.name".to_owned(),
         operator: "In".to_owned(),
-        values: Some(vec![node.to_owned()]),
+        values: Some(vec![(*node).to_owned()]),
     };
-    let term = NodeSelectorTerm { match_fields: Some(vec![this_node]), match_expressions: None };
+    let match_fields: Vec<NodeSelectorRequirement> = nodes.iter().map(this_node).collect();
+    let match_fields = Some(match_fields).filter(|fields| !fields.is_empty())?;
+    let term = NodeSelectorTerm { match_fields: Some(match_fields), match_expressions: None };
     let required = NodeSelector { node_selector_terms: vec![term] };
     let node_affinity =
         NodeAffinity { required_during_scheduling_ignored_during_execution: Some(required), ..Default::default() };

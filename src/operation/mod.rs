@@ -13,6 +13,7 @@
 //! what an operation left behind that is no more.
 
 pub mod act;
+pub mod claims;
 pub mod events;
 pub mod job;
 pub mod kinds;

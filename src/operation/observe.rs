@@ -15,7 +15,7 @@ use kube::{
 };
 
 use super::{
-    job, kinds, lease,
+    claims, job, kinds, lease,
     observed::{
         JobLeft, JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN,
     },
@@ -27,7 +27,7 @@ use crate::{
     api::{
         Synapse, SynapseBackup,
         conditions::truncate,
-        operation::{RecordedWorkload, Run, StepState, Window},
+        operation::{RecordedWorkload, Run, StepState, StepStatus, Window},
         synapse::WorkloadRef,
     },
     context::Context,
@@ -65,12 +65,21 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
             let backups: Api<SynapseBackup> = Api::namespaced(context.client.clone(), &subject.namespace);
             observed.backup = find(&backups, name).await?;
         }
-        observed.data_node = data_node(context, subject, &observed).await?;
         return Ok(observed);
     };
     if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
         let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
         observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;
+        // Only what takes long is in the way: the others are over before a Pod has come elsewhere.
+        let node = observed.job.as_ref().and_then(|job| job.node.as_deref()).filter(|_| step.afterwards);
+        let held = claims::pinned_for(step, &pinned.spec, &run.claims);
+        if let (Some(node), false) = (node, held.is_empty()) {
+            observed.claim_wanted_by = claims::wanted_by(&context.client, &subject.namespace, &held, node).await?;
+        }
+    }
+    if let Some(step) = looks_for_claims(run) {
+        let mounted = claims::of_step(step, &pinned.spec);
+        observed.claims = claims::look(&context.client, &subject.namespace, &mounted).await?;
     }
     if observed.job.is_none() && may_have_left_pods(run) {
         observed.task_pods = task_pods(context, &subject.namespace, &subject.uid, subject.lane).await?;
@@ -89,6 +98,7 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
                 resolve::surroundings(&context.client, &subject.namespace, &pinned.name, &pinned.spec, &found, own_pod)
                     .await?;
             observed.refusal = resolve::refuse(&found, &pinned.spec, &surroundings);
+            observed.refusal = observed.refusal.or_else(|| claims::refuse(&observed.claims));
             for one in &found {
                 observed.workloads.push(live(context, subject, one).await?);
             }
@@ -113,7 +123,8 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
 
 /// A step was tried and has not succeeded, and the workloads are not on their way back.
 fn may_have_left_pods(run: &Run) -> bool {
-    let resuming = run.window.as_ref().is_some_and(|window| window.resume_began_at.is_some());
+    let is_open = |window: &Window| window.resume_began_at.is_some() && window.ready_at.is_none();
+    let resuming = run.window.as_ref().is_some_and(is_open);
     !resuming && run.steps.iter().any(|step| step.attempt > 0 && step.state != StepState::Succeeded)
 }
 
@@ -160,6 +171,15 @@ fn takes_stock(subject: &Subject, run: &Run) -> bool {
     })
 }
 
+/// The step that is about to begin, if it wants to know where claims are: preflight, for all that follow soon, and each that
+/// comes afterwards, when hours may have passed.
+fn looks_for_claims(run: &Run) -> Option<&StepStatus> {
+    let index = run.next_step().or_else(|| run.next_step_afterwards())?;
+    let step = &run.steps[index];
+    let wants = step.name == pinned::PREFLIGHT || step.afterwards;
+    (wants && step.state == StepState::Pending && run.failure.is_none()).then_some(step)
+}
+
 async fn synapse(context: &Context, subject: &Subject) -> kube::Result<Option<ObservedSynapse>> {
     let api: Api<Synapse> = Api::namespaced(context.client.clone(), &subject.namespace);
     Ok(find(&api, &subject.request.synapse).await?.map(|synapse| ObservedSynapse {
@@ -184,23 +204,6 @@ async fn lease_state(context: &Context, subject: &Subject) -> kube::Result<Lease
         ),
         None => LeaseState::Theirs(format!("Lease {} without a holder", found.name_any())),
     })
-}
-
-/// The node of a running Pod that has PostgreSQL's volume.
-async fn data_node(context: &Context, subject: &Subject, observed: &Observed) -> kube::Result<Option<String>> {
-    let Some(claim) = observed.synapse.as_ref().and_then(|synapse| synapse.spec.postgres.data_volume.as_ref()) else {
-        return Ok(None);
-    };
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &subject.namespace);
-    let pods = api.list(&ListParams::default()).await?;
-    let mounts = |pod: &&Pod| {
-        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        volumes
-            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-            .any(|volume| volume.claim_name == claim.claim_name)
-    };
-    let with_claim = pods.items.iter().filter(mounts).filter(|pod| pod.labels().get(lease::MANAGED_BY).is_none());
-    Ok(with_claim.filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).next())
 }
 
 async fn live(context: &Context, subject: &Subject, found: &Found) -> kube::Result<Live> {
@@ -270,6 +273,7 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
         state: job_state(&found),
         report: None,
         pod: None,
+        node: None,
         started: false,
         out_of_memory: false,
     };
@@ -285,6 +289,7 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
         .find(|status| status.name == job::CONTAINER);
     let state = container.and_then(|status| status.state.clone()).unwrap_or_default();
     observed.started = state.running.is_some() || state.terminated.is_some();
+    observed.node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     observed.pod = evicted(&pod).or_else(|| scale::problem(&pod));
     if let (Some(ended), true) = (state.terminated, observed.state != JobState::Active) {
         observed.out_of_memory = ended.reason.as_deref() == Some("OOMKilled");

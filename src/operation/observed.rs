@@ -54,7 +54,7 @@ pub struct Observed {
     pub lease: LeaseState,
     /// The workloads: before the downtime as the `Synapse` object names them, in it those on record.
     pub workloads: Vec<Live>,
-    /// Why the workloads cannot be taken down. Found before any was touched.
+    /// Why it cannot be done: found before any workload was touched.
     pub refusal: Option<Refusal>,
     /// Workloads that match the `Synapse` object, run, and are not on record.
     pub appeared: Vec<WorkloadRef>,
@@ -68,8 +68,10 @@ pub struct Observed {
     pub task_pods: Vec<String>,
     /// The operator is being uninstalled: bring everything back, begin nothing.
     pub uninstalling: bool,
-    /// The node of the Pod that has `postgres.dataVolume`.
-    pub data_node: Option<String>,
+    /// The claims that the step about to begin mounts.
+    pub claims: Vec<ObservedClaim>,
+    /// A Pod of somebody else's that waits on another node for a claim that the Job of the step under way has.
+    pub claim_wanted_by: Option<String>,
     /// The image that the operator was told to use for tasks.
     pub image: String,
 }
@@ -128,6 +130,18 @@ pub struct ObservedPod {
     pub problem: Option<String>,
 }
 
+/// A PersistentVolumeClaim that a step mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedClaim {
+    pub name: String,
+    /// The step writes to it.
+    pub writable: bool,
+    /// How it may be mounted, in Kubernetes' words; `None`: there is no such claim.
+    pub modes: Option<Vec<String>>,
+    /// The node of the Pod that has it, if that is none of ours.
+    pub node: Option<String>,
+}
+
 /// Why something is refused: a word, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -148,6 +162,8 @@ pub struct ObservedJob {
     pub report: Option<Report>,
     /// Why its Pod does not start or how it ended, in the kubelet's words and with the last log lines.
     pub pod: Option<String>,
+    /// The node of its Pod.
+    pub node: Option<String>,
     /// Its Pod runs or has run.
     pub started: bool,
     /// The Pod's container was killed for memory.

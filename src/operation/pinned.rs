@@ -14,8 +14,8 @@ use crate::{
 /// Name of the first step of every run.
 pub const PREFLIGHT: &str = "preflight";
 
-/// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards. A
-/// dry run has preflight alone; what does not work on the homeserver has none.
+/// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards,
+/// and last those that decide nothing. A dry run has preflight alone; what does not work on the homeserver has none.
 /// What was stated in the object is as old as the object, or younger.
 pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
     let Subject { request, created, status: OperationStatus { cursors, .. }, .. } = subject;
@@ -23,7 +23,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
         subject.lane.holds_homeserver.then(|| preflight(wanted, request, cursors, *created)).into_iter().collect();
     if !request.dry_run {
         let mut in_order: Vec<&RecipeStep> = wanted.iter().collect();
-        in_order.sort_by_key(|step| (step.afterwards, step.offline));
+        in_order.sort_by_key(|step| (step.afterwards, !step.decides, step.offline));
         steps.extend(in_order.into_iter().map(|step| {
             let mut args = step.args.clone();
             let cursor = cursors.iter().find(|cursor| cursor.step == step.name);
@@ -31,6 +31,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
             StepStatus {
                 offline: step.offline,
                 afterwards: step.afterwards,
+                decides: step.decides,
                 database: step.database,
                 mounts: step.mounts.clone(),
                 server: step.server.clone(),
@@ -72,6 +73,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         offline: false,
         args,
         afterwards: false,
+        decides: false,
         database: DatabaseAccess::default(),
         mounts: Vec::new(),
         server: None,
@@ -83,6 +85,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         started_at: None,
         finished_at: None,
         retry_at: None,
+        gives_way_to: None,
         message: None,
         result: None,
     }

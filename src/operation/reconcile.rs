@@ -51,6 +51,9 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         let mut observed = observe(context, &subject).await?;
         if let Some(synapse) = &observed.synapse {
             observed.steps = object.steps(Sight { homeserver: &synapse.spec, backup: observed.backup.as_ref() });
+            // What the run has pinned is not refused any more.
+            let begins = subject.status.active_run().is_some_and(|run| run.synapse.is_none());
+            observed.refusal = object.refusal(&synapse.spec).filter(|_| begins).or(observed.refusal);
         }
         let now = Timestamp::now();
         let plan = plan(&subject, &observed, now);

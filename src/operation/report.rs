@@ -71,10 +71,10 @@ pub fn write(status: &mut OperationStatus, subject: &Subject, headline: &Headlin
     };
 }
 
-/// How the step that comes afterwards ended. `None`: there is none, or it has not got there: what the last run left stays
+/// How the step that decides nothing ended. `None`: there is none, or it has not got there: what the last run left stays
 /// true.
 fn retention(status: &OperationStatus) -> Option<Result<(), String>> {
-    let step = status.run.as_ref()?.steps.iter().find(|step| step.afterwards)?;
+    let step = status.run.as_ref()?.steps.iter().find(|step| !step.decides())?;
     match step.state {
         StepState::Succeeded => Some(Ok(())),
         StepState::Failed => Some(Err(step.message.clone().unwrap_or_default())),

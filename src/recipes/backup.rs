@@ -1,5 +1,7 @@
 //! The recipe of `SynapseBackup`.
 
+use std::path::Path;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
@@ -10,13 +12,14 @@ use super::{
 use crate::{
     api::{
         SynapseBackup, SynapseSpec,
-        backup::BackupStatus,
+        backup::{BackupStatus, Content},
         mounts::{Mount, Source},
         operation::{DatabaseAccess, OperationStatus},
-        synapse::ConfigSources,
+        synapse::{self, ConfigSources},
     },
+    operation::observed::Refusal,
     task::{
-        backup::{ConfigObjects, Destination, retain::Keep},
+        backup::{ConfigObjects, Destination, media::MediaStore, retain::Keep},
         preflight::Check,
     },
 };
@@ -26,6 +29,8 @@ const CONFIG: &str = "/var/run/synapse-keeper/config";
 /// Where the homeserver's signing keys are mounted.
 const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
 const SIGNING_KEY_FILE: &str = "signing.key";
+/// Where the claim with the media is mounted.
+const MEDIA: &str = "/var/run/synapse-keeper/media";
 
 impl Operation for SynapseBackup {
     const NAME: &'static str = "SynapseBackup";
@@ -53,21 +58,26 @@ impl Operation for SynapseBackup {
             server_name: homeserver.server_name.clone(),
             origin: self.uid().unwrap_or_default(),
         };
-        let (config, config_mounts) = config(homeserver);
-        let mut args = vec!["backup".to_owned()];
-        args.extend(destination.to_args());
-        args.extend(config.to_args());
-        let database = RecipeStep {
-            name: "database".to_owned(),
-            offline: self.spec.quiesce,
-            args,
-            preflight: Some(Check::Backup { destination: destination.clone(), config }.to_json()),
-            database: DatabaseAccess::Connection,
-            mounts: [mounts(&self.spec.repository), config_mounts].concat(),
-            memory_limit: Some(MEMORY_LIMIT.to_owned()),
-            ..RecipeStep::default()
+        let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
+        let media = media.map(|store| self.media(store, destination.clone()));
+        let database = self.database(homeserver, destination.clone(), media.is_some());
+        [database].into_iter().chain(media).chain([self.retention(destination)]).collect()
+    }
+
+    fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
+        let lists = |content| self.spec.contents.iter().flatten().any(|listed| *listed == content);
+        let field = match () {
+            () if lists(Content::Media) && homeserver.media_store.is_none() => "mediaStore",
+            () if lists(Content::Config) && config(homeserver).0 == ConfigObjects::default() => "config",
+            () => return None,
         };
-        vec![database, self.retention(destination)]
+        Some(Refusal {
+            reason: "ContentsNotNamed",
+            message: format!(
+                "spec.contents lists what Synapse {} does not name: set spec.{field} there, or take it out of the list",
+                self.spec.synapse_ref.name
+            ),
+        })
     }
 
     fn synapse(&self) -> &str {
@@ -103,7 +113,58 @@ impl Operation for SynapseBackup {
 }
 
 impl SynapseBackup {
-    /// Also without a retention: what failed attempts left behind goes.
+    /// Whether the object wants it, if there is such a thing.
+    fn wants(&self, content: Content) -> bool {
+        self.spec.contents.as_ref().is_none_or(|contents| contents.contains(&content))
+    }
+
+    /// All but the media; a draft, if these are to come.
+    fn database(&self, homeserver: &SynapseSpec, destination: Destination, draft: bool) -> RecipeStep {
+        let (config, config_mounts) = match self.wants(Content::Config) {
+            true => config(homeserver),
+            false => Default::default(),
+        };
+        let mut args = vec!["backup".to_owned()];
+        args.extend(destination.to_args());
+        args.extend(config.to_args());
+        args.extend(draft.then(|| "--draft".to_owned()));
+        RecipeStep {
+            name: "database".to_owned(),
+            offline: self.spec.quiesce,
+            args,
+            preflight: Some(Check::Backup { destination, config }.to_json()),
+            database: DatabaseAccess::Connection,
+            mounts: [mounts(&self.spec.repository), config_mounts].concat(),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
+        }
+    }
+
+    /// The first may take days: nobody waits for it, but without it there is no backup.
+    fn media(&self, store: &synapse::MediaStore, destination: Destination) -> RecipeStep {
+        let run = self.status.as_ref().and_then(|status| status.operation.run.as_ref());
+        let of_run = format!("--of-run={}.{}", destination.origin, run.map_or(0, |run| run.number));
+        let folder =
+            MediaStore { media_store: Path::new(MEDIA).join(&store.path), remote_media: self.spec.remote_media };
+        let mut args = vec!["backup-media".to_owned()];
+        args.extend(Destination { init: false, ..destination }.to_args());
+        args.extend(folder.to_args());
+        args.push(of_run);
+        RecipeStep {
+            name: "media".to_owned(),
+            args,
+            preflight: Some(Check::Media(folder).to_json()),
+            afterwards: true,
+            decides: true,
+            database: DatabaseAccess::None,
+            mounts: [mounts(&self.spec.repository), vec![Mount::readable_claim(MEDIA, &store.claim_name)]].concat(),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
+        }
+    }
+
+    /// Also without a retention: what failed attempts left behind goes. It must not come before the media are stored: until then
+    /// the database's part of this run is such a thing.
     fn retention(&self, destination: Destination) -> RecipeStep {
         let mut args = vec!["retain".to_owned()];
         args.extend(Destination { init: false, ..destination }.to_args());
@@ -171,6 +232,62 @@ mod tests {
         let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["database", "retention"]);
         steps.into_iter().next().unwrap()
+    }
+
+    const MEDIA_STORE: &str = ", mediaStore: {claimName: synapse-media, path: data/media}";
+
+    #[test]
+    fn media_come_when_the_homeserver_is_free_again_and_complete_the_backup_of_their_run() {
+        let mut object = object("repository: {secretName: s3}, remoteMedia: true");
+        let run: Run = serde_json::from_value(serde_json::json!({
+            "number": 7, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T02:00:00Z", "downtime": {},
+        }))
+        .unwrap();
+        object.set_status(OperationStatus { run: Some(Box::new(run)), ..OperationStatus::default() });
+        let steps = object.steps(Sight::of(&homeserver(MEDIA_STORE)));
+        let [database, media, retention] = &steps[..] else { panic!("{steps:?}") };
+        assert!(database.args.contains(&"--draft".to_owned()), "{database:?}");
+        assert_eq!((media.name.as_str(), media.afterwards, media.decides), ("media", true, true));
+        assert!(retention.afterwards && !retention.decides);
+        let own = ["--media-store=/var/run/synapse-keeper/media/data/media", "--remote-media", "--of-run=uid-1.7"];
+        assert_eq!(media.args[media.args.len() - 3..], own, "{:?}", media.args);
+        assert!(!media.args.contains(&"--init".to_owned()), "the database's step has made it");
+        let claim = Mount::readable_claim("/var/run/synapse-keeper/media", "synapse-media");
+        assert_eq!(media.mounts, [Mount::secret(SECRET, "s3"), claim]);
+        let check: Check = serde_json::from_str(media.preflight.as_ref().unwrap()).unwrap();
+        assert!(
+            matches!(check, Check::Media(store) if store.remote_media && store.media_store.ends_with("data/media"))
+        );
+    }
+
+    #[test]
+    fn only_what_is_listed_is_taken_and_by_default_all_that_there_is() {
+        let all = format!("{MEDIA_STORE}, config: {{secrets: [key]}}");
+        let names = |spec: &str, homeserver_has: &str| {
+            let steps = object(spec).steps(Sight::of(&homeserver(homeserver_has)));
+            let with_config = steps[0].args.contains(&"--config-secret=key".to_owned());
+            let names: Vec<String> = steps.into_iter().map(|step| step.name).collect();
+            (names.join(" "), with_config)
+        };
+        let named = |names: &str, with_config| (names.to_owned(), with_config);
+        let list = |contents: &str| format!("repository: {{secretName: s3}}, contents: [{contents}]");
+        assert_eq!(names("repository: {secretName: s3}", &all), named("database media retention", true));
+        assert_eq!(names("repository: {secretName: s3}", ""), named("database retention", false));
+        assert_eq!(names(&list("Database"), &all), named("database retention", false));
+        assert_eq!(names(&list("Database, Media"), &all), named("database media retention", false));
+        assert_eq!(names(&list("Database, Config"), &all), named("database retention", true));
+    }
+
+    #[test]
+    fn what_is_listed_and_not_named_is_refused() {
+        for (contents, field) in [("Database, Media", "spec.mediaStore"), ("Database, Config", "spec.config")] {
+            let object = object(&format!("repository: {{secretName: s3}}, contents: [{contents}]"));
+            let refusal = object.refusal(&homeserver("")).expect("it is refused");
+            assert!(refusal.reason == "ContentsNotNamed" && refusal.message.contains(field), "{refusal:?}");
+            let all = format!("{MEDIA_STORE}, config: {{secrets: [key]}}");
+            assert_eq!(object.refusal(&homeserver(&all)), None);
+        }
+        assert_eq!(object("repository: {secretName: s3}").refusal(&homeserver("")), None);
     }
 
     #[test]

@@ -16,14 +16,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::api::{
-    SynapseBackup, SynapseSpec,
-    downtime::Downtime,
-    jobs::JobSettings,
-    mounts::Mount,
-    operation::{DatabaseAccess, OperationStatus},
-    schedule::Schedule,
-    verification::ScratchServer,
+use crate::{
+    api::{
+        SynapseBackup, SynapseSpec,
+        downtime::Downtime,
+        jobs::JobSettings,
+        mounts::Mount,
+        operation::{DatabaseAccess, OperationStatus},
+        schedule::Schedule,
+        verification::ScratchServer,
+    },
+    operation::observed::Refusal,
 };
 
 /// A kind whose objects are operations.
@@ -51,6 +54,11 @@ pub trait Operation:
 
     /// What to do, in order. The engine moves the online steps before the offline ones.
     fn steps(&self, sight: Sight<'_>) -> Vec<RecipeStep>;
+
+    /// Why there can be no such run for this homeserver, before it begins.
+    fn refusal(&self, _: &SynapseSpec) -> Option<Refusal> {
+        None
+    }
 
     /// Name of its `Synapse` object.
     fn synapse(&self) -> &str;
@@ -134,8 +142,11 @@ pub struct RecipeStep {
     /// checks are its own.
     pub preflight: Option<String>,
     /// It begins when the homeserver's Lease has been given back: it does not touch the homeserver, and takes as long as it
-    /// takes. That it fails is told, but the run has succeeded by then.
+    /// takes.
     pub afterwards: bool,
+    /// The run has not succeeded without it, although it comes afterwards. One that does not decide comes last: that it fails
+    /// is told, but the run has succeeded by then.
+    pub decides: bool,
     /// What it needs of the database.
     pub database: DatabaseAccess,
     /// What its Pod has mounted besides the credentials of PostgreSQL.

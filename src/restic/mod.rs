@@ -5,12 +5,14 @@
 
 mod download;
 mod errors;
+mod files;
 mod locks;
 mod repository;
 mod upload;
 
 pub use download::Download;
 pub use errors::{DAMAGED, KILLED, MISSING};
+pub use files::{Refused, RestoredFiles, StoredFiles};
 pub use locks::Wants;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

@@ -38,7 +38,7 @@ const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
 const PRUNE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Wait for a lock that has come since [`Repository::wait_for_locks`].
-const RETRY_LOCK: &str = "5m";
+pub(super) const RETRY_LOCK: &str = "5m";
 
 /// Where the repository is.
 const LOCATION: &str = "RESTIC_REPOSITORY";
@@ -308,7 +308,7 @@ impl Repository {
         }
     }
 
-    fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.envs(self.environment.iter().cloned()).env("RESTIC_CACHE_DIR", &self.cache).kill_on_drop(true);
         command

@@ -90,15 +90,7 @@ impl Upload {
     /// restic hears the signal but goes on reading until the input gives something or ends. Were the end seen first, there
     /// would be a snapshot of a part: without a manifest it is none of a backup.
     pub async fn abandon(mut self) {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let told = pid.is_some_and(|pid| kill_process(pid, Signal::INT).is_ok());
-        if told {
-            tokio::time::sleep(HEARS_WITHIN).await;
-        }
-        drop(self.input.take());
-        if tokio::time::timeout(ENDS_WITHIN, self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
-        }
+        interrupt(&mut self.child, self.input.take()).await;
     }
 
     /// restic ended although there was more to come: what it said.
@@ -111,6 +103,18 @@ impl Upload {
             }
             Err(error) => errors::not_started(&error),
         }
+    }
+}
+
+/// Tells restic to stop, and waits until it has taken its lock away.
+pub(super) async fn interrupt(child: &mut Child, input: Option<ChildStdin>) {
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    if pid.is_some_and(|pid| kill_process(pid, Signal::INT).is_ok()) && input.is_some() {
+        tokio::time::sleep(HEARS_WITHIN).await;
+    }
+    drop(input);
+    if tokio::time::timeout(ENDS_WITHIN, child.wait()).await.is_err() {
+        let _ = child.kill().await;
     }
 }
 

@@ -38,12 +38,16 @@ pub struct Task {
 enum Command {
     /// Back the database up into a restic repository. Synapse goes on serving.
     Backup(backup::Arguments),
+    /// Add the media to what `backup --draft` has stored: then it is a backup.
+    BackupMedia(backup::media::Arguments),
     /// Read what is true of a homeserver's database.
     Inspect(inspect::Arguments),
     /// Check that steps can be done, and say what they would do. Changes nothing.
     Preflight(preflight::Arguments),
     /// Write a backup's Secrets and ConfigMaps to a file, as manifests.
     RestoreConfig(backup::restore_config::Arguments),
+    /// Put a backup's media back into a media store. Nothing is deleted.
+    RestoreMedia(backup::media::restore::Arguments),
     /// Restore a backup's database beside the one that serves. Synapse goes on serving.
     RestoreDatabase(restore::Arguments),
     /// Take old backups out of a restic repository, and what failed attempts left there.
@@ -71,6 +75,8 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
             Command::Backup(arguments) => backup::run(arguments, &stop).await,
+            Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
+            Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),

@@ -40,6 +40,7 @@ const OLD_TRANSACTION: u64 = 300;
 pub enum Check {
     Vacuum(Vacuum),
     Backup { destination: backup::Destination, config: backup::ConfigObjects },
+    Media(backup::media::MediaStore),
     Restore(Box<restore::Wanted>),
 }
 
@@ -129,6 +130,7 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
             Check::Backup { destination, config } => backup::check(&mut session, name, destination, config).await?,
+            Check::Media(store) => store.check(&mut session, name).await?,
             Check::Restore(_) => continue,
         };
         // The offline steps stand in one downtime, one after the other.

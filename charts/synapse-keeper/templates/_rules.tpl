@@ -31,10 +31,14 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-# Whether Pods are really gone, are Ready again, or why they are not; on which node PostgreSQL's volume is.
+# Whether Pods are really gone, are Ready again, or why they are not; on which node a volume is that a step mounts.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list]
+# Whether a claim that a step mounts is there, and on how many nodes it may be.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 # The report of a step, where it is too long for the Pod's status, and the end of the log of one that failed.
 - apiGroups: [""]
   resources: [pods/log]

@@ -35,6 +35,7 @@ fn job(state: JobState, report: Option<Report>) -> ObservedJob {
         state,
         report,
         pod: None,
+        node: None,
         started: true,
         out_of_memory: false,
     }

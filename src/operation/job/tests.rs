@@ -23,7 +23,11 @@ jobs:
   fsGroup: 1000
 ";
 
-fn built(database: Database<'_>) -> Job {
+fn built(database: Database) -> Job {
+    built_on(database, &[])
+}
+
+fn built_on(database: Database, nodes: &[&str]) -> Job {
     let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
     build(&Blueprint {
         namespace: "matrix",
@@ -34,6 +38,7 @@ fn built(database: Database<'_>) -> Job {
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
         database,
+        nodes: nodes.to_vec(),
         step: "vacuum-1",
         run: 3,
         attempt: 2,
@@ -57,6 +62,7 @@ fn built_with(mounts: &[Mount]) -> PodSpec {
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
         database: Database::Untold,
+        nodes: Vec::new(),
         step: "database",
         run: 1,
         attempt: 1,
@@ -171,7 +177,7 @@ fn the_engine_s_labels_win_over_the_user_s() {
 
 #[test]
 fn the_data_volume_is_mounted_to_read_on_its_node() {
-    let pod = pod_of(&built(Database::WithVolume { node: Some("node1") }));
+    let pod = pod_of(&built_on(Database::WithVolume, &["node1"]));
     let mount = pod.containers[0].volume_mounts.iter().flatten().find(|mount| mount.name == "postgres-data").unwrap();
     assert_eq!(mount.read_only, Some(true));
     let args = pod.containers[0].args.clone().unwrap();
@@ -220,6 +226,7 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
             args: vec!["verify".to_owned()],
             mounts: &[],
             server: Some(server),
+            nodes: Vec::new(),
             memory_limit: None,
             deadline_seconds: None,
         })

@@ -137,7 +137,7 @@ fn taken_back(run: &Run) -> Option<String> {
 fn summary(run: &Run) -> String {
     let done = run.steps.iter().filter(|step| step.name != PREFLIGHT);
     let said: Vec<&str> = done.filter_map(|step| step.result.as_ref()).map(|result| result.summary.as_str()).collect();
-    let failed = run.steps.iter().filter(|step| step.afterwards && step.state == StepState::Failed);
+    let failed = run.steps.iter().filter(|step| !step.decides() && step.state == StepState::Failed);
     let failed = failed.map(|step| step.message.as_deref().unwrap_or_default());
     let said: Vec<&str> = said.into_iter().chain(failed).collect();
     match said.is_empty() {

@@ -113,7 +113,7 @@ impl Planner<'_> {
             start_before,
             synapse: None,
             image: None,
-            node: None,
+            claims: Vec::new(),
             downtime: self.subject.request.downtime.clone(),
             steps: Vec::new(),
             window: None,

@@ -150,6 +150,12 @@ impl Planner<'_> {
         run.failure_of_work().is_none() && (run.steps.is_empty() || run.next_step().is_some())
     }
 
+    /// Something is left without which the run has not succeeded.
+    fn is_undecided(&self) -> bool {
+        let run = self.run();
+        run.failure.is_none() && (run.steps.is_empty() || run.next_deciding_step().is_some())
+    }
+
     /// The homeserver's Lease, before anything is done to the homeserver and until all is done. What does not work on it
     /// waits for no more than its description.
     fn hold_lease(&mut self) -> Option<Next> {

@@ -49,6 +49,8 @@ enum Blow {
     Uninstalling(bool),
     /// A Pod that ignores SIGTERM, or one that does not become Ready.
     PodsHang(usize),
+    /// A Pod waits on another node for a volume that the Job of a step that comes afterwards has, or waits no more.
+    VolumeWanted(bool),
     /// Synapse does not start with what it finds, until that is taken back; or it does.
     DoesNotStart(bool),
 }
@@ -100,7 +102,7 @@ impl SimWorkload {
 pub(super) struct World {
     pub(super) subject: Subject,
     maintenance: SynapseMaintenance,
-    /// There is also a step that comes afterwards.
+    /// There are also steps that come afterwards: one that decides, and one that does not.
     afterwards: bool,
     /// Offline steps can be taken back.
     pub(super) undoes: bool,
@@ -115,6 +117,7 @@ pub(super) struct World {
     /// Seconds that the Pod of a Job that somebody deleted still runs.
     lingers: i64,
     next_fate: Fate,
+    volume_wanted: bool,
     uninstalling: bool,
     pub(super) now: Timestamp,
     pub(super) successes: BTreeMap<String, usize>,
@@ -180,6 +183,7 @@ impl World {
             jobs: BTreeMap::new(),
             lingers: 0,
             next_fate: Fate::Succeeds,
+            volume_wanted: false,
             uninstalling: false,
             now,
             successes: BTreeMap::new(),
@@ -192,7 +196,7 @@ impl World {
         self.jobs.values_mut().filter(|job| job.state == JobState::Active).for_each(|job| job.fate = Fate::Terminal);
     }
 
-    fn with_a_step_afterwards(self) -> Self {
+    pub(super) fn with_steps_afterwards(self) -> Self {
         Self { afterwards: true, ..self }
     }
 
@@ -203,9 +207,16 @@ impl World {
             step.undo = vec!["undo".to_owned()];
         }
         if self.afterwards {
-            let name = AFTERWARDS.to_owned();
-            // The first in the list: it comes last all the same.
-            steps.insert(0, RecipeStep { name, offline: false, afterwards: true, ..steps[0].clone() });
+            let afterwards = |name: &str, decides| RecipeStep {
+                name: name.to_owned(),
+                offline: false,
+                afterwards: true,
+                decides,
+                ..steps[0].clone()
+            };
+            // The first in the list: they come last all the same.
+            let both = [afterwards(OPTIONAL, false), afterwards(DECIDING, true)];
+            steps.splice(0..0, both);
         }
         steps
     }
@@ -236,6 +247,8 @@ impl World {
         };
         if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
             observed.job = self.jobs.get(&(step.name.clone(), step.attempt)).map(|job| self.observe_job(job));
+            let wanted = self.volume_wanted && step.afterwards && observed.job.is_some();
+            observed.claim_wanted_by = wanted.then(|| "main-0".to_owned());
         }
         if observed.job.is_none() && self.lingers > 0 {
             observed.task_pods = vec!["task".to_owned()];
@@ -281,6 +294,7 @@ impl World {
                 (_, Fate::Terminal) => Some(report(error(ErrorClass::Terminal))),
             },
             pod: None,
+            node: None,
             out_of_memory: false,
         }
     }
@@ -379,11 +393,11 @@ impl World {
         let step = &run.steps[index];
         assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
         let holds_lease = self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity());
-        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for {AFTERWARDS}, which nobody waits for");
+        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for those that nobody waits for");
         if step.afterwards {
             self.assert_nothing_is_out();
-            let run = self.subject.status.run.as_ref().unwrap();
             assert!(run.failure.is_none() && run.next_step().is_none(), "it comes when all else has succeeded");
+            assert!(step.decides() || run.next_deciding_step().is_none(), "it comes when the run has succeeded");
         }
         let offline = step.offline;
         let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
@@ -475,6 +489,7 @@ impl World {
                 (one.replicas, one.pods, one.meddled) = (None, 0, true);
             }
             Blow::Uninstalling(uninstalling) => self.uninstalling = *uninstalling,
+            Blow::VolumeWanted(wanted) => self.volume_wanted = *wanted,
             Blow::PodsHang(index) => self.workloads[*index].hangs = true,
             Blow::DoesNotStart(does_not) => self.does_not_start = *does_not,
         }
@@ -482,7 +497,7 @@ impl World {
 
     /// The world calms down; the operation must come to its end.
     pub(super) fn leave_in_peace(&mut self) {
-        self.uninstalling = false;
+        (self.uninstalling, self.volume_wanted) = (false, false);
         self.strike(&Blow::LeaseGivenBack);
         if self.subject.status.active_run().is_none_or(|run| run.synapse.is_none()) && self.synapse.is_none() {
             self.strike(&Blow::ObjectDeleted);
@@ -509,12 +524,13 @@ impl World {
         }
         let history = &self.subject.status.history;
         assert_eq!(history.len(), 1, "{history:?}");
-        if history[0].outcome == Outcome::Succeeded {
-            let run = self.subject.status.run.as_ref().unwrap();
-            let mut steps = run.steps.iter();
-            assert!(steps.all(|step| {
-                step.state == StepState::Succeeded || step.afterwards && step.state == StepState::Failed
-            }));
+        let run = self.subject.status.run.as_ref().unwrap();
+        let mut steps = run.steps.iter();
+        match history[0].outcome {
+            Outcome::Succeeded => assert!(steps.all(|step| {
+                step.state == StepState::Succeeded || !step.decides() && step.state == StepState::Failed
+            })),
+            _ => assert!(steps.all(|step| step.decides() || step.attempt == 0), "{:?}", run.steps),
         }
     }
 }
@@ -539,11 +555,13 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => (0..4_usize).prop_map(Blow::WorkloadDeleted),
         1 => any::<bool>().prop_map(Blow::Uninstalling),
         1 => (0..4_usize).prop_map(Blow::PodsHang),
+        2 => any::<bool>().prop_map(Blow::VolumeWanted),
         2 => any::<bool>().prop_map(Blow::DoesNotStart),
     ]
 }
 
-const AFTERWARDS: &str = "afterwards";
+const DECIDING: &str = "deciding";
+const OPTIONAL: &str = "optional";
 
 const STEPS: &str = "[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}]";
 
@@ -552,7 +570,7 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
     for moment in [Moment::BeforeStatus, Moment::BeforeAct, Moment::AfterAct] {
         // Killed at each turn of each of its lives.
         for lives in 1..6 {
-            let mut world = World::new(STEPS).with_a_step_afterwards();
+            let mut world = World::new(STEPS).with_steps_afterwards();
             for _ in 0..400 {
                 world.reconcile(lives, Some(moment));
                 world.reconcile(1, Some(Moment::AfterAct));
@@ -561,8 +579,8 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
             world.leave_in_peace();
             world.assert_all_is_back();
             assert_eq!(world.subject.status.history[0].outcome, Outcome::Succeeded, "{moment:?}");
-            let once =
-                BTreeMap::from(["preflight", "vacuum-2", "vacuum-1", AFTERWARDS].map(|step| (step.to_owned(), 1)));
+            let steps = ["preflight", "vacuum-2", "vacuum-1", DECIDING, OPTIONAL];
+            let once = BTreeMap::from(steps.map(|step| (step.to_owned(), 1)));
             assert_eq!(world.successes, once, "no Job twice to effect");
         }
     }

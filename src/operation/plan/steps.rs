@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, Phase, Planner, SAFETY, elapsed};
+use super::{Action, Headline, Next, POLL, Phase, Planner, SAFETY, elapsed};
 use crate::{
     api::{
         Duration,
@@ -11,7 +11,7 @@ use crate::{
         operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus, restart_reserve},
     },
     operation::{
-        job,
+        claims, job,
         observed::{JobState, ObservedJob, Subject},
         pinned,
     },
@@ -43,17 +43,18 @@ impl Planner<'_> {
             return None;
         }
         let synapse = self.observed.synapse.as_ref()?;
+        if let Some(refusal) = self.observed.refusal.clone() {
+            return self.failing(refusal.reason, Terminal, refusal.message);
+        }
         let mut spec = synapse.spec.clone();
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
         let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
         let (uid, generation) = (synapse.uid.clone(), synapse.generation);
         let steps = pinned::steps(&self.observed.steps, self.subject);
         let name = self.subject.request.synapse.clone();
-        let node = self.observed.data_node.clone();
         let run = self.run_mut();
         run.synapse = Some(Box::new(PinnedSynapse { name, uid, generation, spec }));
         run.image = Some(image);
-        run.node = node;
         run.steps = steps;
         Some((Action::Continue, self.pending("Starting", "the homeserver is ours")))
     }
@@ -75,8 +76,7 @@ impl Planner<'_> {
     /// The first step of those that come afterwards and has not ended, where all before it has succeeded.
     pub(super) fn afterwards(&mut self) -> Option<Next> {
         let run = self.run();
-        let ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
-        let index = run.steps.iter().position(|step| step.afterwards && !ended(step.state))?;
+        let index = run.next_step_afterwards()?;
         if run.failure.is_some() || self.subject.deleting {
             return None;
         }
@@ -109,6 +109,9 @@ impl Planner<'_> {
         if let Some(next) = self.wait_for_task_pods(index) {
             return Some(next);
         }
+        if !self.observed.claims.is_empty() {
+            self.run_mut().claims = claims::pin(&self.observed.claims);
+        }
         let step = &mut self.run_mut().steps[index];
         step.state = StepState::Running;
         step.attempt += 1;
@@ -120,6 +123,9 @@ impl Planner<'_> {
 
     /// Takes the Job's result, or waits for it.
     fn follow(&mut self, index: usize) -> Option<Next> {
+        if let Some(next) = self.give_way(index) {
+            return Some(next);
+        }
         let Some(job) = self.observed.job.clone() else {
             return match self.run().steps[index].job_uid {
                 // Its UID was never seen: the one before us died before it had created it, or before it had seen it.
@@ -160,6 +166,25 @@ impl Planner<'_> {
                 ),
             },
             JobState::Failed(why) => self.job_failed(index, &job, why),
+        }
+    }
+
+    /// A Pod of the homeserver's waits on another node for a claim that the Job has: it goes first. `None`: none does.
+    fn give_way(&mut self, index: usize) -> Option<Next> {
+        let step = &self.run().steps[index];
+        let pod = step.gives_way_to.clone().or_else(|| self.observed.claim_wanted_by.clone())?;
+        if self.observed.job.as_ref().is_some_and(|job| !job.ours) {
+            return None;
+        }
+        let message = format!("Pod {pod} waits on another node for a volume that its Job had, so the Job gave it up");
+        let headline = self.step_headline(index, &message);
+        self.run_mut().steps[index].gives_way_to = Some(pod);
+        match &self.observed.job {
+            Some(job) if job.deleted_at.is_none() => Some((Action::DeleteJob(index), headline)),
+            Some(_) => Some((Action::Wait(POLL), headline)),
+            None => {
+                self.wait_for_task_pods(index).or_else(|| self.try_again(index, Transient, "VolumeWanted", message))
+            }
         }
     }
 
@@ -223,6 +248,7 @@ impl Planner<'_> {
         let step = &mut self.run_mut().steps[index];
         step.message = Some(message.clone());
         step.job_uid = None;
+        step.gives_way_to = None;
         if class == Transient && step.attempt < ATTEMPTS {
             let pause = FIRST_PAUSE * 2_i32.pow(step.attempt.clamp(1, 10) as u32 - 1);
             step.state = StepState::Pending;
@@ -231,18 +257,18 @@ impl Planner<'_> {
             return Some((Action::Continue, self.step_headline(index, &message)));
         }
         let message = format!("step {}: {message}", step.name);
-        if !step.afterwards {
+        if step.decides() {
             step.state = StepState::Failed;
             step.finished_at = Some(Time(now));
         }
         self.give_up(index, reason, class, message)
     }
 
-    /// The end of the run; of a step that comes afterwards, no more than of that step.
+    /// The end of the run; of a step that decides nothing, no more than of that step.
     fn give_up(&mut self, index: usize, reason: &str, class: ErrorClass, message: String) -> Option<Next> {
         let now = self.now;
         let step = &mut self.run_mut().steps[index];
-        if !step.afterwards {
+        if step.decides() {
             return self.failing(reason, class, message);
         }
         step.state = StepState::Failed;

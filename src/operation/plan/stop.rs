@@ -10,15 +10,15 @@ use crate::{
 
 impl Planner<'_> {
     pub(super) fn notice_reasons_to_stop(&mut self) {
+        if self.subject.deleting && self.is_undecided() {
+            return self.fail("Deleted", Terminal, "the object was deleted while it ran");
+        }
         // Once the work is done there is nothing left to stop: what comes up now comes up a moment early.
         if !self.work_is_left() {
             return;
         }
         // What Synapse cannot start with is taken back whatever becomes of the object.
         let undoing = self.run().undo.is_some();
-        if self.subject.deleting && !undoing {
-            return self.fail("Deleted", Terminal, "the object was deleted while it ran");
-        }
         if self.observed.uninstalling && self.run().synapse.is_some() && !undoing {
             return self.fail("Uninstalling", Transient, "the operator is being uninstalled");
         }

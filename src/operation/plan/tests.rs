@@ -12,7 +12,10 @@ use crate::{
         conditions::{self, Type},
         operation::{OperationStatus, Outcome, Run, StepState, Window},
     },
-    operation::observed::{JobState, Observed, ObservedPod, Subject},
+    operation::{
+        claims,
+        observed::{JobState, Observed, ObservedClaim, ObservedPod, Subject},
+    },
     task::report::{Report, StepResult, TableResult, TaskError},
 };
 
@@ -20,7 +23,10 @@ const FULL: &str = "[{vacuum: {mode: Full}}]";
 
 /// A world that came so far, one turn after the other.
 fn until(steps: &str, there: impl Fn(&Run) -> bool) -> World {
-    let mut world = World::new(steps);
+    come(World::new(steps), there)
+}
+
+fn come(mut world: World, there: impl Fn(&Run) -> bool) -> World {
     for _ in 0..500 {
         if world.subject.status.run.as_deref().is_some_and(&there) {
             return world;
@@ -260,4 +266,117 @@ fn what_was_done_before_a_failure_is_counted() {
     world.subject.status = plan(&world.subject, &observed, world.now).status;
     let tables: Vec<String> = step(&world).result.unwrap().tables.into_iter().map(|table| table.name).collect();
     assert_eq!(tables, ["events", "state_groups_state"]);
+}
+
+/// A run whose work is done, with the Job of a step that comes afterwards; the step's place.
+fn afterwards(name: &str) -> (World, usize) {
+    let world = World::new(FULL).with_steps_afterwards();
+    let is_seen = |run: &Run| run.steps.iter().any(|step| step.name == name && step.job_uid.is_some());
+    let world = come(world, is_seen);
+    let index = world.subject.status.run.as_ref().unwrap().steps.iter().position(|step| step.name == name).unwrap();
+    (world, index)
+}
+
+/// What becomes of a run when the Job of the step under way ends with this error.
+fn ends_with(world: &mut World, error: TaskError) -> Plan {
+    let mut observed = world.observe();
+    let job = observed.job.as_mut().unwrap();
+    job.state = JobState::Failed("BackoffLimitExceeded".to_owned());
+    job.report = Some(Report { error: Some(error), ..Report::default() });
+    let failed = plan(&world.subject, &observed, world.now);
+    world.subject.status = failed.status.clone();
+    failed
+}
+
+#[test]
+fn a_step_that_decides_fails_the_run_also_when_it_comes_afterwards() {
+    let (mut world, index) = afterwards("deciding");
+    let failed = ends_with(&mut world, TaskError::terminal("MediaUnreadable", "uid 991 may not read them"));
+    fails(&failed, "MediaUnreadable", &["step deciding", "uid 991"]);
+    world.reconcile(10, None);
+    let status = &world.subject.status;
+    assert_eq!(status.history[0].outcome, Outcome::Failed);
+    let steps = &status.run.as_ref().unwrap().steps;
+    assert_eq!((steps[index].state, steps[index + 1].attempt), (StepState::Failed, 0), "what comes after it");
+    assert_eq!(conditions::find(&status.conditions, Type::RetentionFailed), None);
+}
+
+#[test]
+fn a_step_that_decides_is_tried_again_also_when_it_comes_afterwards() {
+    let (mut world, index) = afterwards("deciding");
+    let again = ends_with(&mut world, TaskError::transient("RepositoryUnreachable", "no answer"));
+    assert_eq!(failure(&again.status), None);
+    let step = &again.status.run.as_ref().unwrap().steps[index];
+    assert!(step.state == StepState::Pending && step.retry_at.is_some(), "{step:?}");
+}
+
+#[test]
+fn who_deletes_the_object_stops_what_decides_also_when_it_comes_afterwards() {
+    let (mut world, index) = afterwards("deciding");
+    world.subject.deleting = true;
+    let stopped = plan(&world.subject, &world.observe(), world.now);
+    fails(&stopped, "Deleted", &[]);
+    assert_eq!(stopped.action, Action::DeleteJob(index));
+}
+
+/// The last release knew one step that comes afterwards, and it decided nothing.
+#[test]
+fn a_run_that_the_last_release_began_ends_as_it_would_have() {
+    let (mut world, _) = afterwards("optional");
+    let mut run = serde_json::to_value(world.subject.status.run.as_ref().unwrap()).unwrap();
+    let steps = run["steps"].as_array_mut().unwrap();
+    steps.retain(|step| step["name"] != "deciding");
+    let last = steps.len() - 1;
+    for step in steps {
+        step.as_object_mut().unwrap().remove("decides").expect("a field that is new");
+    }
+    world.subject.status.run = Some(serde_json::from_value(run).unwrap());
+    let failed = ends_with(&mut world, TaskError::terminal("RepositoryFull", "the storage is full"));
+    assert_eq!(failed.action, Action::DeleteJob(last));
+    world.reconcile(10, None);
+    let status = &world.subject.status;
+    assert_eq!(status.history[0].outcome, Outcome::Succeeded);
+    assert!(conditions::is_true(&status.conditions, Type::RetentionFailed));
+}
+
+#[test]
+fn a_job_that_keeps_a_pod_from_its_volume_gives_way_and_is_done_again() {
+    let (mut world, index) = afterwards("deciding");
+    let wanted = Observed { claim_wanted_by: Some("synapse-main-0".to_owned()), ..world.observe() };
+    let stopped = plan(&world.subject, &wanted, world.now);
+    assert_eq!(stopped.action, Action::DeleteJob(index));
+    world.subject.status = stopped.status;
+
+    // The Pod may have its volume by now: the Job is stopped all the same, whichever operator does it.
+    let mut observed = world.observe();
+    observed.job.as_mut().unwrap().deleted_at = Some(world.now);
+    assert!(matches!(plan(&world.subject, &observed, world.now).action, Action::Wait(_)));
+    observed.job = None;
+    observed.task_pods = vec!["media-x".to_owned()];
+    assert!(matches!(plan(&world.subject, &observed, world.now).action, Action::Wait(_)), "its Pod is still there");
+    observed.task_pods.clear();
+    let again = plan(&world.subject, &observed, world.now);
+    assert_eq!(failure(&again.status), None);
+    let step = &again.status.run.as_ref().unwrap().steps[index];
+    assert_eq!((step.state, step.gives_way_to.as_deref()), (StepState::Pending, None));
+    assert!(step.message.as_ref().unwrap().contains("Pod synapse-main-0"), "{step:?}");
+}
+
+#[test]
+fn a_job_goes_where_its_volume_is_at_that_moment() {
+    let (mut world, index) = afterwards("deciding");
+    let run = world.subject.status.run.as_mut().unwrap();
+    let step = &mut run.steps[index];
+    (step.state, step.job_uid) = (StepState::Pending, None);
+    let on = |node: &str| ObservedClaim {
+        name: "synapse-media".to_owned(),
+        writable: false,
+        modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        node: Some(node.to_owned()),
+    };
+    run.claims = claims::pin(&[on("node-1")]);
+    let observed = Observed { claims: vec![on("node-2")], job: None, ..world.observe() };
+    let begun = plan(&world.subject, &observed, world.now);
+    assert_eq!(begun.action, Action::CreateJob(index));
+    assert_eq!(begun.status.run.unwrap().claims, claims::pin(&[on("node-2")]));
 }

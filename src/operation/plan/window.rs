@@ -195,7 +195,8 @@ impl Planner<'_> {
     pub(super) fn stop_job(&mut self) -> Option<Next> {
         use crate::api::operation::StepState::{Failed, Running};
 
-        let index = self.run().next_step()?;
+        let run = self.run();
+        let index = run.next_step().or_else(|| run.failure_of_work().and(run.next_step_afterwards()))?;
         if self.run().steps[index].state != Running {
             return self.wait_for_task_pods(index);
         }

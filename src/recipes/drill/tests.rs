@@ -80,6 +80,7 @@ fn ended(report: Report) -> Drill {
         report: Some(report),
         pod: None,
         started: true,
+        node: None,
         out_of_memory: false,
     });
     assert_eq!(turn(&mut drill, &observed), Action::Continue, "its result is on record");

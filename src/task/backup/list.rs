@@ -1,4 +1,4 @@
-//! Which backups there are. What has no manifest, or lacks a stream that its manifest names, does not exist.
+//! Which backups there are. What has no manifest, or lacks a stream or the media that its manifest names, does not exist.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    manifest::{MANIFEST_TAG, POSTGRES, TAG, format_tag, origin_tag, server_tag},
+    manifest::{DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, origin_tag, server_tag},
     marks::Mark,
 };
 use crate::{
@@ -32,8 +32,18 @@ pub struct Backup {
     pub shown: BackupSnapshot,
     /// The moment that it shows, by PostgreSQL's clock.
     pub taken_at: Timestamp,
-    /// restic's snapshots of its streams.
+    /// Which attempt made it.
+    pub attempt: String,
+    /// restic's snapshots of all that it consists of, but for the manifest.
     pub streams: Vec<String>,
+}
+
+/// All snapshots of an origin.
+///
+/// # Errors
+/// What restic answers.
+pub(super) async fn listed(repository: &Repository, origin: &str) -> Result<Vec<Listed>> {
+    repository.list(&[TAG.to_owned(), origin_tag(origin)]).await
 }
 
 impl Inventory {
@@ -42,7 +52,7 @@ impl Inventory {
     /// # Errors
     /// What restic answers.
     pub async fn of_origin(repository: &Repository, origin: &str) -> Result<Self> {
-        Ok(Self::new(&repository.list(&[TAG.to_owned(), origin_tag(origin)]).await?))
+        Ok(Self::new(&listed(repository, origin).await?))
     }
 
     /// What there is of a homeserver, whoever made it.
@@ -84,26 +94,28 @@ impl Inventory {
             .ok_or_else(|| self.not_found(&format!("before {moment}")))
     }
 
-    fn new(listed: &[Listed]) -> Self {
+    pub(super) fn new(listed: &[Listed]) -> Self {
         let mut attempts: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
         // What a newer release has stored may be whole in its own way.
-        let of_our_format = |snapshot: &&Listed| snapshot.tags.contains(&format_tag());
-        for snapshot in listed.iter().filter(of_our_format) {
+        for snapshot in listed.iter().filter(|snapshot| is_known(&snapshot.tags)) {
             if let Some(attempt) = tag(snapshot, "attempt=") {
                 attempts.entry(attempt).or_default().push(snapshot);
             }
         }
         let mut inventory = Self::default();
         for (attempt, snapshots) in attempts {
-            match whole(&snapshots) {
-                Some(backup) => inventory.backups.push(backup),
-                None => {
-                    let ids = snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
-                    inventory.leftovers.insert(attempt.to_owned(), ids);
-                }
+            let backup = whole(attempt, &snapshots);
+            let belongs = |id: &String| {
+                backup.as_ref().is_some_and(|backup| backup.shown.id == *id || backup.streams.contains(id))
+            };
+            let ids = snapshots.iter().map(|snapshot| snapshot.id.clone());
+            let left: Vec<String> = ids.filter(|id| !belongs(id)).collect();
+            if !left.is_empty() {
+                inventory.leftovers.insert(attempt.to_owned(), left);
             }
+            inventory.backups.extend(backup);
         }
-        inventory.marks = listed.iter().filter(of_our_format).filter_map(Mark::read).collect();
+        inventory.marks = listed.iter().filter(|snapshot| is_known(&snapshot.tags)).filter_map(Mark::read).collect();
         let verified_at = |backup: &Backup| {
             inventory.mark_of(&backup.shown.id).filter(|mark| mark.is_whole).map(|mark| Time(mark.at))
         };
@@ -121,27 +133,47 @@ impl Inventory {
     }
 }
 
-/// The backup that these snapshots of an attempt make, if they do.
-fn whole(snapshots: &[&Listed]) -> Option<Backup> {
-    let is_manifest = |snapshot: &&&Listed| snapshot.tags.iter().any(|tag| tag == MANIFEST_TAG);
-    let manifest = snapshots.iter().find(is_manifest)?;
-    let streams: Vec<&&Listed> = snapshots.iter().filter(|snapshot| !is_manifest(snapshot)).collect();
+/// The backup that these snapshots of an attempt make, if they do. Of several manifests, such as those of two tasks that did
+/// not know of each other, the first counts: a backup is there once.
+fn whole(attempt: &str, snapshots: &[&Listed]) -> Option<Backup> {
+    let mut manifests = snapshots.iter().filter(|snapshot| has(snapshot, MANIFEST_TAG));
+    manifests.find_map(|manifest| of_manifest(attempt, manifest, snapshots))
+}
+
+fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Option<Backup> {
+    let is_stream = |snapshot: &&&Listed| ![MANIFEST_TAG, DRAFT_TAG, MEDIA_TAG].iter().any(|tag| has(snapshot, tag));
+    let streams: Vec<&&Listed> = snapshots.iter().filter(is_stream).collect();
     let parts: usize = tag(manifest, "parts=")?.parse().ok()?;
     let taken_at: Timestamp = tag(manifest, "taken-at=")?.parse().ok()?;
     if streams.len() != parts {
         return None;
     }
-    let bytes: u64 = streams.iter().map(|stream| stream.bytes).sum();
-    let added: u64 = snapshots.iter().map(|snapshot| snapshot.added).sum();
-    let (bytes, added) = (bytes.cast_signed(), added.cast_signed());
+    // It names one of the snapshots that attempts at the media have left.
+    let media = match tag(manifest, "media=") {
+        Some(id) => Some(snapshots.iter().find(|snapshot| snapshot.id == id && has(snapshot, MEDIA_TAG))?),
+        None => None,
+    };
+    let media_bytes = media.map(|media| media.bytes.cast_signed());
+    let bytes = streams.iter().map(|stream| stream.bytes).sum::<u64>().cast_signed() + media_bytes.unwrap_or_default();
+    // The draft has served. It is small, and goes with the backup.
+    let drafts = snapshots.iter().filter(|snapshot| has(snapshot, DRAFT_TAG));
+    let all: Vec<&Listed> = streams.into_iter().chain(media).chain(drafts).copied().collect();
+    let added = manifest.added + all.iter().map(|snapshot| snapshot.added).sum::<u64>();
+    let shown = BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added.cast_signed());
     Some(Backup {
         shown: BackupSnapshot {
+            media_bytes,
             postgres_major: tag(manifest, POSTGRES).and_then(|major| major.parse().ok()),
-            ..BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added)
+            ..shown
         },
         taken_at,
-        streams: streams.iter().map(|stream| stream.id.clone()).collect(),
+        attempt: attempt.to_owned(),
+        streams: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
     })
+}
+
+pub(super) fn has(snapshot: &Listed, wanted: &str) -> bool {
+    snapshot.tags.iter().any(|tag| tag == wanted)
 }
 
 /// The rest of the tag that begins so.
@@ -151,7 +183,7 @@ pub(super) fn tag<'a>(snapshot: &'a Listed, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::manifest::format_tag, *};
 
     fn stored(id: &str, attempt: &str, more: &[&str]) -> Listed {
         let tags =
@@ -205,7 +237,7 @@ mod tests {
             stored("d", "u.2.2", &[]),
             manifest("torn", "u.2.2", "parts=2"),
             // Of a newer release, and of somebody who has borrowed our tag.
-            Listed { tags: vec!["format=2".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
+            Listed { tags: vec!["format=3".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
             Listed { tags: vec![format_tag()], ..stored("f", "", &[]) },
         ]);
         assert_eq!(inventory.leftovers.len(), 2, "{inventory:?}");
@@ -219,5 +251,50 @@ mod tests {
         assert!(missing.message.contains("whole of 2026-11-22T02:00:00Z"), "{missing}");
         assert_eq!(inventory.leftovers["u.2.1"], ["c"]);
         assert_eq!(inventory.leftovers["u.2.2"], ["d", "torn"]);
+    }
+    #[test]
+    fn a_backup_with_media_is_whole_with_those_that_its_manifest_names() {
+        let named =
+            |id, attempt, media| stored(id, attempt, &["manifest", "parts=1", "taken-at=2026-11-22T02:00:00Z", media]);
+        let inventory = Inventory::new(&[
+            stored("stream", "u.1.1", &[]),
+            stored("draft", "u.1.1", &["draft"]),
+            // Of an attempt that was killed before the manifest, and of the one that was not.
+            stored("first", "u.1.1", &["media"]),
+            stored("second", "u.1.1", &["media"]),
+            named("whole", "u.1.1", "media=second"),
+            // Of a task that was held for dead.
+            named("again", "u.1.1", "media=first"),
+            // Its media are gone.
+            stored("a", "u.2.1", &[]),
+            stored("b", "u.2.1", &["media"]),
+            named("torn", "u.2.1", "media=gone"),
+            // Its media are under way, or came to nothing.
+            stored("c", "u.3.1", &[]),
+            stored("d", "u.3.1", &["draft"]),
+            stored("e", "u.3.1", &["media"]),
+        ]);
+        let [backup] = &inventory.backups[..] else { panic!("{inventory:?}") };
+        assert_eq!((backup.shown.id.as_str(), backup.attempt.as_str()), ("whole", "u.1.1"));
+        assert_eq!(backup.streams, ["stream", "second", "draft"]);
+        assert_eq!((backup.shown.bytes, backup.shown.media_bytes, backup.shown.added_bytes), (200, Some(100), 28));
+        assert_eq!(inventory.leftovers["u.1.1"], ["first", "again"]);
+        assert_eq!(inventory.leftovers["u.2.1"], ["a", "b", "torn"]);
+        assert_eq!(inventory.leftovers["u.3.1"], ["c", "d", "e"]);
+    }
+
+    #[test]
+    fn what_the_first_format_stored_is_whole_too() {
+        let first = |id: &str, more: &[&str]| {
+            let mut listed = stored(id, "u.1.1", more);
+            listed.tags[0] = "format=1".to_owned();
+            listed
+        };
+        let inventory = Inventory::new(&[
+            first("a", &[]),
+            first("whole", &["manifest", "parts=1", "taken-at=2026-11-22T02:00:00Z"]),
+        ]);
+        assert_eq!(inventory.backups.len(), 1, "{inventory:?}");
+        assert_eq!(inventory.backups[0].shown.media_bytes, None);
     }
 }

@@ -19,13 +19,19 @@ pub const SCHEMA_FILE: &str = "schema.dump";
 /// The homeserver's configuration: manifests of Secrets and ConfigMaps.
 pub const CONFIG_FILE: &str = "config.yaml";
 
-/// The version of this format. A reader refuses a higher one.
-pub const FORMAT: u32 = 1;
+/// The version of this format. A reader refuses a higher one. Since 2 there may be media, and a draft beside the manifest.
+pub const FORMAT: u32 = 2;
+/// The oldest that is read.
+const OLDEST_FORMAT: u32 = 1;
 
 /// The tag of everything that synapse-keeper stores.
 pub const TAG: &str = "synapse-keeper";
 /// The tag of a manifest's snapshot.
 pub const MANIFEST_TAG: &str = "manifest";
+/// The tag of a snapshot with a manifest that still lacks the media.
+pub const DRAFT_TAG: &str = "draft";
+/// The tag of a snapshot with media.
+pub const MEDIA_TAG: &str = "media";
 
 /// The tag of an owner's snapshots.
 pub fn origin_tag(origin: &str) -> String {
@@ -37,12 +43,17 @@ pub fn format_tag() -> String {
     format!("format={FORMAT}")
 }
 
+/// Whether the tags are of a format that is known.
+pub fn is_known(tags: &[String]) -> bool {
+    (OLDEST_FORMAT..=FORMAT).any(|format| tags.contains(&format!("format={format}")))
+}
+
 /// The tag of a homeserver's snapshots, whoever made them: the cluster that did may be gone.
 pub fn server_tag(server_name: &str) -> String {
     format!("server={server_name}")
 }
 
-/// The tag of the snapshots of one attempt.
+/// The tag of the snapshots that may belong together: those of one attempt at the database, and the media for it.
 pub fn attempt_tag(attempt: &str) -> String {
     format!("attempt={attempt}")
 }
@@ -52,7 +63,12 @@ pub fn parts_tag(parts: usize) -> String {
     format!("parts={parts}")
 }
 
-/// The tag of a manifest's snapshot with the moment that was backed up: restic's own time is that of a node.
+/// The tag of a manifest's snapshot that says which media belong to it.
+pub fn media_tag(snapshot: &str) -> String {
+    format!("media={snapshot}")
+}
+
+/// The tag with the moment that was backed up: restic's own time is that of a node.
 pub fn taken_at_tag(taken_at: &Time) -> String {
     format!("taken-at={}", taken_at.0)
 }
@@ -91,12 +107,18 @@ pub struct Manifest {
     /// The schema and the streams of rows, by the name of their file. Sequences know no snapshot; their values stand among
     /// the rows and were read after it was taken, so that none is behind a row.
     pub parts: BTreeMap<String, StoredPart>,
+    /// The files that users uploaded. `None`: they were not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<StoredMedia>,
     /// Ids of the keys with which the homeserver signed at that moment, such as `ed25519:a_abcd`; none: nobody said where they
     /// are. Never the keys themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signing_key_ids: Vec<String>,
     /// Tables whose rows were left out on purpose.
     pub left_out: Vec<String>,
+    /// What of the homeserver is known not to be in it, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// How long it took, in seconds.
     pub seconds: f64,
 }
@@ -111,6 +133,21 @@ pub struct StoredPart {
     pub bytes: u64,
     /// Its tables, with the rows that passed by.
     pub rows: BTreeMap<String, u64>,
+}
+
+/// Media. They were read after the moment of the database: whatever that knows of is among them, but for what Synapse deleted
+/// meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredMedia {
+    /// restic's id of the snapshot that holds them, with the paths that they have in Synapse's `media_store_path`.
+    pub snapshot: String,
+    /// How many files, thumbnails included.
+    pub files: u64,
+    /// Their length in bytes.
+    pub bytes: u64,
+    /// Whether what Synapse has fetched from other homeservers is among them.
+    pub remote: bool,
 }
 
 impl Manifest {
@@ -164,9 +201,10 @@ impl Manifest {
         self.parts.values().flat_map(|part| part.rows.values()).sum()
     }
 
-    /// Length of all streams, in bytes.
+    /// Length of all streams and of the media, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.parts.values().map(|part| part.bytes).sum()
+        let streams: u64 = self.parts.values().map(|part| part.bytes).sum();
+        streams + self.media.as_ref().map_or(0, |media| media.bytes)
     }
 
     /// How many tables have their rows in it.

@@ -2,8 +2,8 @@
 //!
 //! [`snapshot`] holds the moment and keeps every table as it is. [`parts`] says which tables go together: each part is a
 //! stream of its own, so that several are read at once and, at the restore, written at once. [`stream`] carries the output
-//! of `pg_dump` to restic and counts the rows that pass. [`manifest`] names what belongs together, and goes in last: what
-//! has no manifest does not exist.
+//! of `pg_dump` to restic and counts the rows that pass. [`manifest`] names what belongs together, and goes in last ([`seal`]):
+//! what has no manifest does not exist. Where there are [`media`] to back up, the last is their task.
 //!
 //! The rows of a part are plain SQL (`COPY … FROM stdin`), not compressed: restic finds again what it has seen on other nights, and
 //! compresses. Stock `psql` and `pg_restore` can read everything.
@@ -15,10 +15,13 @@ mod facts;
 pub mod list;
 pub mod manifest;
 pub mod marks;
+pub mod media;
 pub mod parts;
+mod providers;
 pub mod restore_config;
 pub mod retain;
 mod run;
+mod seal;
 pub mod snapshot;
 mod stream;
 
@@ -40,6 +43,9 @@ pub struct Arguments {
     pub destination: Destination,
     #[command(flatten)]
     pub config: ConfigObjects,
+    /// `task backup-media` follows: until it has stored the media there is no backup.
+    #[arg(long)]
+    pub draft: bool,
     /// When it must be over, such as 2026-01-31T03:30:00Z: users are waiting.
     #[arg(long)]
     pub until: Option<Timestamp>,

@@ -156,6 +156,7 @@ mod tests {
         let backup = |moment: &&str| Backup {
             shown: BackupSnapshot { id: (*moment).to_owned(), ..Default::default() },
             taken_at: moment.parse().unwrap(),
+            attempt: String::new(),
             streams: vec![],
         };
         moments.iter().map(backup).collect()

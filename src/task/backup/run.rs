@@ -14,23 +14,25 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arguments, Destination,
+    Arguments,
     facts::Facts,
     list::Inventory,
-    manifest::{self, CONFIG_FILE, FORMAT, MANIFEST_TAG, Manifest, SCHEMA_FILE, StoredPart, TAG},
+    manifest::{CONFIG_FILE, FORMAT, Manifest, SCHEMA_FILE, StoredPart},
     out_of_time,
     parts::{self, Part},
+    providers,
+    seal::{Attempt, Sealed, findings},
     snapshot::{self, Snapshot},
     stopped,
     stream::{Rows, carry, carry_bytes},
 };
 use crate::{
     bytes,
-    postgres::{Session, Target, lock, programs::Programs, sessions},
+    postgres::{Application, Session, Target, lock, programs::Programs, sessions},
     restic::{Opened, Repository, Stored, Wants},
     task::{
         output::progress,
-        report::{BackupFindings, Findings, Report, Result, StepResult, TaskError},
+        report::{Findings, Report, Result, StepResult, TaskError},
     },
 };
 
@@ -65,35 +67,21 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     let (mut parts, mut added) = backup.store(&mut session, stop).await?;
     backup.snapshot.still_held().await?;
     if let Some(config) = &backup.config {
-        let stored = carry_bytes(config, backup.repository.store_stream(CONFIG_FILE, &backup.tags(&[]))?).await?;
+        let stored =
+            carry_bytes(config, backup.repository.store_stream(CONFIG_FILE, &backup.attempt().tags(&[]))?).await?;
         added += stored.added;
         let Stored { snapshot, bytes, .. } = stored;
         parts.insert(CONFIG_FILE.to_owned(), StoredPart { snapshot, bytes, rows: BTreeMap::new() });
     }
     let manifest = backup.manifest(parts, began.elapsed());
-    let json = serde_json::to_vec_pretty(&manifest).expect("plain data");
-    let tags = [
-        MANIFEST_TAG.to_owned(),
-        manifest::parts_tag(manifest.parts.len()),
-        manifest::taken_at_tag(&manifest.taken_at),
-        manifest::postgres_tag(manifest.postgres_version),
-    ];
-    let upload = backup.repository.store_stream(manifest::FILE, &backup.tags(&tags))?;
-    let stored = carry_bytes(&json, upload).await?;
-    let inventory = Inventory::of_origin(&backup.repository, &arguments.destination.origin).await?;
-    if !inventory.backups.iter().any(|backup| backup.shown.id == stored.snapshot) {
-        return Err(TaskError::transient(
-            "BackupNotListed",
-            format!("The repository does not list the backup that was just stored ({:.8}).", stored.snapshot),
-        ));
+    let attempt = backup.attempt();
+    let is_new = backup.opened.is_new;
+    if arguments.draft {
+        let Stored { snapshot, added: also, .. } = attempt.leave_draft(&backup.repository, &manifest).await?;
+        return Ok(Done { manifest, snapshot, added: added + also, is_new, inventory: None });
     }
-    Ok(Done {
-        manifest,
-        snapshot: stored.snapshot,
-        added: added + stored.added,
-        is_new: backup.opened.is_new,
-        inventory,
-    })
+    let Sealed { snapshot, added: also, inventory } = attempt.seal(&backup.repository, &manifest).await?;
+    Ok(Done { manifest, snapshot, added: added + also, is_new, inventory: Some(inventory) })
 }
 
 /// A backup under way.
@@ -210,7 +198,7 @@ impl<'a> Backup<'a> {
             Stream::Rows { part, with_sequences } => (part.file.clone(), self.rows(part, *with_sequences)),
         };
         command.arg(format!("--snapshot={}", self.snapshot.id));
-        let upload = self.repository.store_stream(&file, &self.tags(&[]))?;
+        let upload = self.repository.store_stream(&file, &self.attempt().tags(&[]))?;
         let (Stored { snapshot, bytes, added }, rows) = carry(command, upload, stop).await?;
         if let Stream::Rows { part, .. } = &stream {
             check(part, &rows)?;
@@ -254,25 +242,18 @@ impl<'a> Backup<'a> {
             ctype,
             database_bytes: self.facts.bytes,
             parts,
+            media: None,
             signing_key_ids: self.signing_key_ids.clone(),
             left_out: self.snapshot.left_out.clone(),
+            warnings: self.config.as_deref().map(providers::warnings).unwrap_or_default(),
             seconds: took.as_secs_f64(),
         }
     }
 
-    fn tags(&self, more: &[String]) -> Vec<String> {
-        let application = &self.target.application;
-        let attempt =
-            format!("{}.{}.{}", application.operation.replace(',', "-"), application.run, application.attempt);
-        let Destination { origin, server_name, .. } = &self.arguments.destination;
-        let own = [
-            TAG.to_owned(),
-            manifest::origin_tag(origin),
-            manifest::server_tag(server_name),
-            manifest::format_tag(),
-            manifest::attempt_tag(&attempt),
-        ];
-        own.into_iter().chain(more.iter().cloned()).collect()
+    fn attempt(&self) -> Attempt {
+        let Application { operation, run, attempt } = &self.target.application;
+        let name = format!("{}.{run}.{attempt}", operation.replace(',', "-"));
+        Attempt { destination: self.arguments.destination.clone(), name }
     }
 }
 
@@ -295,13 +276,13 @@ fn check(part: &Part, rows: &Rows) -> Result<()> {
 /// What came of it.
 struct Done {
     manifest: Manifest,
-    /// restic's id of the snapshot with the manifest: the backup's name.
+    /// restic's id of the snapshot with the manifest: the backup's name; or that of the draft.
     snapshot: String,
     /// Bytes that came new into the repository.
     added: u64,
     is_new: bool,
-    /// All of the origin, read back from the repository.
-    inventory: Inventory,
+    /// All of the origin, read back from the repository. `None`: the media are to come, and until then there is no backup.
+    inventory: Option<Inventory>,
 }
 
 impl Done {
@@ -309,30 +290,27 @@ impl Done {
         let Self { manifest, added, .. } = self;
         let took = Duration::from_secs_f64(manifest.seconds);
         let made = if self.is_new { " into a new repository" } else { "" };
+        let place = match self.inventory {
+            Some(_) => format!(" in snapshot {:.8}", self.snapshot),
+            None => String::new(),
+        };
         StepResult {
             summary: format!(
-                "backed up {} rows of {} tables in {} s{made}: {} in snapshot {:.8}, {} of it new",
+                "backed up {} rows of {} tables in {} s{made}: {}{place}, {} of it new",
                 manifest.rows(),
                 manifest.tables(),
                 took.as_secs(),
                 bytes::human(manifest.bytes().cast_signed()),
-                self.snapshot,
                 bytes::human(added.cast_signed()),
             ),
             seconds: Some(manifest.seconds),
-            backups: Some(self.inventory.listed()),
+            warnings: manifest.warnings.clone(),
+            backups: self.inventory.as_ref().map(Inventory::listed),
             ..StepResult::default()
         }
     }
 
     fn findings(&self) -> Findings {
-        let Self { manifest, snapshot, added, .. } = self;
-        Findings::Backup(BackupFindings {
-            snapshot: snapshot.clone(),
-            taken_at: manifest.taken_at.clone(),
-            bytes: manifest.bytes(),
-            added: *added,
-            rows: manifest.rows(),
-        })
+        findings(&self.manifest, &self.snapshot, self.added)
     }
 }

@@ -1,8 +1,8 @@
 //! What was restored is read back and compared with the manifest: a program that ended well is not enough.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join_all;
 use sqlx::AssertSqlSafe;
 
 use crate::{
@@ -43,11 +43,7 @@ pub async fn check(target: &Target, manifest: &Manifest, at_once: u16) -> Result
     // What was left out is there, and empty.
     let left_out = manifest.left_out.iter().map(|table| (table.as_str(), 0));
     let expected: BTreeMap<&str, u64> = manifest.rows_by_table().chain(left_out).collect();
-    let found: BTreeMap<&str, u64> = stream::iter(expected.keys().copied())
-        .map(|table| async move { Ok::<_, TaskError>((table, count(target, table).await?)) })
-        .buffer_unordered(at_once.into())
-        .try_collect()
-        .await?;
+    let found = count_all(target, &expected, at_once).await?;
     if let Some(different) = differences(&expected, &found) {
         return Err(TaskError::terminal(
             "RowsDiffer",
@@ -58,11 +54,30 @@ pub async fn check(target: &Target, manifest: &Manifest, at_once: u16) -> Result
     Ok(Checked { rows: found.values().sum(), tables: found.len(), bytes })
 }
 
-/// A session for each: a large table takes minutes, and others go on beside it.
-async fn count(target: &Target, table: &str) -> Result<u64> {
+/// Several sessions, each of which takes the next table: a large one takes minutes, and the others go on beside it.
+async fn count_all<'a>(
+    target: &Target,
+    expected: &BTreeMap<&'a str, u64>,
+    at_once: u16,
+) -> Result<BTreeMap<&'a str, u64>> {
+    let mut largest_first: Vec<(&str, u64)> = expected.iter().map(|(table, rows)| (*table, *rows)).collect();
+    largest_first.sort_by_key(|(_, rows)| std::cmp::Reverse(*rows));
+    let tables = RefCell::new(largest_first.into_iter());
+    let counting = (0..at_once).map(async |_| {
+        let mut session = target.connect().await?;
+        session.execute("SET statement_timeout = 0").await.explain("setting the statement's time")?;
+        let mut found = Vec::new();
+        loop {
+            let next = tables.borrow_mut().next();
+            let Some((table, _)) = next else { return Ok::<_, TaskError>(found) };
+            found.push((table, count(&mut session, table).await?));
+        }
+    });
+    Ok(try_join_all(counting).await?.into_iter().flatten().collect())
+}
+
+async fn count(session: &mut Session, table: &str) -> Result<u64> {
     let doing = format!("counting the rows of {table}");
-    let mut session: Session = target.connect().await?;
-    session.execute("SET statement_timeout = 0").await.explain(&doing)?;
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM ONLY {table}")))
         .fetch_one(&mut session.connection)
         .await

@@ -10,6 +10,7 @@ use crate::stage::{
 tests![
     a_wrong_maintenance_is_refused_and_the_field_named,
     a_wrong_synapse_is_refused_and_the_field_named,
+    a_wrong_backup_is_refused_and_the_field_named,
     what_must_not_change_is_refused_and_what_may_is_taken,
     everything_that_the_docs_offer_is_taken,
 ];
@@ -81,6 +82,8 @@ async fn a_wrong_synapse_is_refused_and_the_field_named(stage: Arc<Stage>, test:
         (with("host: postgres,", "host: postgres, port: 70000,"), &["spec.postgres.port"]),
         (with("host: postgres,", "host: postgres, tls: {mode: verify},"), &["spec.postgres.tls.mode"]),
         (with("host: postgres,", "host: postgres, pasword: x,"), &["spec.postgres.pasword"]),
+        (with("  serverName", "  mediaStore: {claimName: a, path: ../b}\n  serverName"), &["spec.mediaStore.path"]),
+        (with("  serverName", "  mediaStore: {claimName: a, path: /b}\n  serverName"), &["spec.mediaStore.path"]),
         (
             with("  serverName", "  adminApi: {url: 'http://admin:secret@synapse:8008'}\n  serverName"),
             &["spec.adminApi.url"],
@@ -88,6 +91,33 @@ async fn a_wrong_synapse_is_refused_and_the_field_named(stage: Arc<Stage>, test:
     ];
     for (yaml, said) in wrong {
         refused(&world, yaml, said).await;
+    }
+}
+
+async fn a_wrong_backup_is_refused_and_the_field_named(stage: Arc<Stage>, test: &'static str) {
+    let world = World::empty(&stage, test).await;
+    let backup = |fields: &str| {
+        format!(
+            "apiVersion: synapse-keeper.dev/v1alpha1\nkind: SynapseBackup\nmetadata: {{name: b}}\nspec:\n  \
+             synapseRef: {{name: example}}\n  suspend: true\n  repository: {{secretName: s3}}\n  {fields}\n"
+        )
+    };
+    let wrong: &[(&str, &[&str])] = &[
+        ("contents: []", &["spec.contents"]),
+        ("contents: [Media, Config]", &["contents must have Database", "bring a homeserver back"]),
+        ("contents: [Database, Database]", &["spec.contents", "duplicate entries"]),
+        ("contents: [Database, Logs]", &["spec.contents", "Media"]),
+        ("contents: [Database, Config]\n  remoteMedia: true", &["put Media into contents"]),
+        ("quiesce: true\n  downtime: {allowed: false}", &["quiesce takes the homeserver down"]),
+    ];
+    for (fields, said) in wrong {
+        refused(&world, &backup(fields), said).await;
+    }
+    world.apply(&backup("contents: [Database, Media]\n  remoteMedia: true")).await;
+    for fields in
+        ["remoteMedia: true", "contents: [Database, Media]", "contents: [Database, Media, Config]\n  remoteMedia: true"]
+    {
+        refused(&world, &backup(fields), &["immutable"]).await;
     }
 }
 
@@ -168,6 +198,7 @@ jobs:
   matrixAuthenticationService:
     workloads: {selector: {matchExpressions: [{key: app, operator: In, values: [mas]}]}}
   adminApi: {url: 'http://synapse:8008'}
+  mediaStore: {claimName: synapse-media, path: .}
   suspend: true
   postgres:
     host: postgres.example.org

@@ -175,7 +175,7 @@ async fn a_dead_backup_s_replicas_come_back(stage: Arc<Stage>, test: &'static st
 }
 
 /// What becomes of a task with this name.
-fn only(name: &'static str, fate: impl Fn(&Task) -> Fate + Send + Sync + 'static) -> Script {
+pub fn only(name: &'static str, fate: impl Fn(&Task) -> Fate + Send + Sync + 'static) -> Script {
     Script::default().tasks(move |task| (task.name() == name).then(|| fate(task)))
 }
 

@@ -9,6 +9,7 @@ mod intruders;
 mod kinds;
 mod leases;
 mod life;
+mod media;
 mod refusals;
 mod rest;
 mod restore;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         intruders::tests(),
         leases::tests(),
         life::tests(),
+        media::tests(),
         refusals::tests(),
         rest::tests(),
         restore::tests(),

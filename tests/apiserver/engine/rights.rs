@@ -142,8 +142,16 @@ async fn use_everything(world: &World) {
     world.place.ledger.until("the offline task runs", began).await;
     world.scale("StatefulSet", "main", 1).await;
     world.until_failed("m").await;
-    // And one by its labels.
-    world.apply(SYNAPSE).await;
+    // And one by its labels, with a volume.
+    world.apply("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}").await;
+    world
+        .apply(
+            &SYNAPSE.replace(
+                "secretName: synapse-postgres}",
+                "secretName: synapse-postgres}, dataVolume: {claimName: data}",
+            ),
+        )
+        .await;
     world.play(Script::default());
     world.maintain("n", ANALYZE_AND_FULL).await;
     world.until_complete("n").await;

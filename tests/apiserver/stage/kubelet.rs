@@ -28,7 +28,7 @@ use super::{
     script::{Fate, Script, Trouble},
 };
 
-/// The node that all Pods run on.
+/// The node that Pods run on that do not want another.
 pub const NODE: &str = "node-1";
 /// How long a task works and a Pod takes to stop.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -118,6 +118,7 @@ impl Kubelet {
             place: self.place(&namespace),
             api: Api::namespaced(self.client.clone(), &namespace),
             name: pod.name_any(),
+            node: wanted_node(&pod).unwrap_or(NODE).to_owned(),
             began: Timestamp::now(),
         };
         match task_of(&pod) {
@@ -138,6 +139,7 @@ struct Life {
     place: Arc<Place>,
     api: Api<Pod>,
     name: String,
+    node: String,
     began: Timestamp,
 }
 
@@ -146,7 +148,9 @@ impl Life {
     async fn of_workload(&self, seen: &mut watch::Receiver<Pod>) {
         let trouble = self.place.script().trouble(&self.name);
         self.bind().await;
-        self.run(trouble != Some(Trouble::NeverReady)).await;
+        if trouble != Some(Trouble::NeverStarts) {
+            self.run(trouble != Some(Trouble::NeverReady)).await;
+        }
         told_to_stop(seen).await;
         match self.place.script().trouble(&self.name) {
             Some(Trouble::NeverStops) => return gone(seen).await,
@@ -240,7 +244,7 @@ impl Life {
     }
 
     async fn bind(&self) {
-        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": self.name}, "target": {"kind": "Node", "name": NODE}});
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": self.name}, "target": {"kind": "Node", "name": self.node}});
         // A Pod that is gone again needs no node.
         let _: kube::Result<Value> =
             self.api.create_subresource("binding", &self.name, &PostParams::default(), &binding).await;
@@ -296,6 +300,14 @@ fn task_of(pod: &Pod) -> Option<Task> {
     pod.labels().get("batch.kubernetes.io/job-name")?;
     let args = pod.spec.as_ref()?.containers.first()?.args.clone().unwrap_or_default();
     Some(Task { owner: pod.labels().get("synapse-keeper.dev/owner-uid")?.clone(), args })
+}
+
+/// The node that a Pod's affinity names.
+fn wanted_node(pod: &Pod) -> Option<&str> {
+    let node = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &node.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let field = terms.first()?.match_fields.as_ref()?.first()?;
+    field.values.as_ref()?.first().map(String::as_str)
 }
 
 /// The tests put this label on the Pods of a homeserver.

@@ -23,8 +23,18 @@ impl Task {
         self.args.iter().find_map(|arg| arg.strip_prefix(flag)?.strip_prefix('='))
     }
 
+    /// Whether it has a flag without a value.
+    pub fn has(&self, flag: &str) -> bool {
+        self.args.iter().any(|arg| arg == flag)
+    }
+
     pub fn attempt(&self) -> i32 {
         self.flag("--attempt").and_then(|attempt| attempt.parse().ok()).unwrap_or_default()
+    }
+
+    /// It may run beside another operation.
+    fn leaves_homeserver_alone(&self) -> bool {
+        matches!(self.name(), "inspect" | "retain" | "backup-media" | "verify")
     }
 
     /// Nobody may write to the database meanwhile.
@@ -125,7 +135,7 @@ impl Ledger {
         let (mut running, mut bad) = (BTreeSet::new(), Vec::new());
         for entry in self.entries() {
             match entry {
-                Entry::TaskBegan { pod, task, .. } if !matches!(task.name(), "inspect" | "retain" | "verify") => {
+                Entry::TaskBegan { pod, task, .. } if !task.leaves_homeserver_alone() => {
                     if !running.is_empty() {
                         bad.push(pod.clone());
                     }

@@ -48,6 +48,8 @@ pub enum Trouble {
     NeverReady,
     /// It takes this many milliseconds to stop.
     StopsSlowly(u64),
+    /// Its volume does not come to its node.
+    NeverStarts,
 }
 
 type OfTask = dyn Fn(&Task) -> Option<Fate> + Send + Sync;
@@ -91,7 +93,14 @@ pub fn success(task: &Task) -> Report {
     match task.name() {
         "preflight" => findings = Some(Findings::Preflight(preflight(task))),
         "inspect" => findings = Some(Findings::Inspection(Box::new(inspection()))),
-        "backup" => result = Some(backup(task)),
+        // What has no media yet is no backup.
+        "backup" if task.has("--draft") => {
+            result = Some(StepResult { summary: "drafted".to_owned(), ..Default::default() })
+        }
+        "backup" => result = Some(backup(task.flag("--run"))),
+        "backup-media" => {
+            result = Some(backup(task.flag("--of-run").and_then(|run| run.split_once('.')).map(|(_, run)| run)));
+        }
         "verify" => result = Some(verdict(task, true)),
         "restore-database" | "swap-database" => {
             result = Some(StepResult { summary: format!("{} done", task.name()), ..Default::default() });
@@ -130,8 +139,8 @@ fn preflight(task: &Task) -> PreflightFindings {
 }
 
 /// As many backups as runs.
-fn backup(task: &Task) -> StepResult {
-    let number: i64 = task.flag("--run").and_then(|run| run.parse().ok()).expect("it belongs to a run");
+fn backup(run: Option<&str>) -> StepResult {
+    let number: i64 = run.and_then(|run| run.parse().ok()).expect("it belongs to a run");
     let all = (1..=number)
         .map(|n| BackupSnapshot::new(format!("snapshot-{n}"), Some(taken_at(n)), n << 30, 1 << 20))
         .map(|backup| BackupSnapshot { postgres_major: Some(15), ..backup });

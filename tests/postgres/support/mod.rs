@@ -12,7 +12,7 @@ mod server;
 pub use database::{Database, execute};
 pub use pooler::Pooler;
 pub use program::{Finished, Program};
-pub use repository::{REPOSITORY_PASSWORD, Repository};
+pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
 
 use std::time::{Duration, Instant};

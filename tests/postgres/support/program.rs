@@ -21,6 +21,7 @@ pub struct Program {
     mounts: TempDir,
     credentials: Vec<(&'static str, String)>,
     path: Option<std::ffi::OsString>,
+    is_no_superuser: bool,
 }
 
 /// A call that has started.
@@ -44,7 +45,13 @@ impl Program {
     pub fn task(task: &str) -> Self {
         let credentials = vec![("username", "synapse".to_owned()), ("password", PASSWORD.to_owned())];
         let mounts = tempfile::tempdir().expect("a directory");
-        Self { arguments: vec!["task".to_owned(), task.to_owned()], mounts, credentials, path: None }
+        Self {
+            arguments: vec!["task".to_owned(), task.to_owned()],
+            mounts,
+            credentials,
+            path: None,
+            is_no_superuser: false,
+        }
     }
 
     /// Only programs in this folder are found on the PATH. PostgreSQL's are where Debian has them.
@@ -66,6 +73,12 @@ impl Program {
     /// Mounts the Secret of another role, or a wrong one.
     pub fn credentials(mut self, username: &str, password: &str) -> Self {
         self.credentials = vec![("username", username.to_owned()), ("password", password.to_owned())];
+        self
+    }
+
+    /// What the mode of a file forbids is forbidden, whoever runs the tests: as in a Pod.
+    pub fn no_superuser(mut self) -> Self {
+        self.is_no_superuser = true;
         self
     }
 
@@ -96,7 +109,14 @@ impl Program {
         fs::write(termination_log(&self.mounts), "").expect("a termination log");
         // Benchmarks name the release build.
         let program = std::env::var_os("SYNAPSE_KEEPER").unwrap_or_else(|| env!("CARGO_BIN_EXE_synapse-keeper").into());
-        let mut command = Command::new(program);
+        let mut command = match self.is_no_superuser {
+            false => Command::new(program),
+            true => {
+                let mut command = Command::new("/usr/bin/setpriv");
+                command.args(["--bounding-set", "-dac_override,-dac_read_search", "--"]).arg(program);
+                command
+            }
+        };
         if let Some(folder) = self.path {
             command.env("PATH", folder);
         }

@@ -36,6 +36,13 @@ while os.path.exists(sys.argv[1]):
 shutil.copyfileobj(open(0, 'rb', 0), open(1, 'wb', 0))
 ";
 
+/// When a restic waits.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    Before,
+    After,
+}
+
 /// A folder for a repository, and the Secret that names it.
 pub struct Repository {
     folder: TempDir,
@@ -108,6 +115,30 @@ impl Repository {
         held
     }
 
+    /// From now on a restic with these words in its arguments waits, before or after its work, until the returned file is gone.
+    /// It waits when the file with the ending `reached` is there. As in a container it ends with the task that started it.
+    pub fn hold(&self, moment: Moment, words: &str) -> PathBuf {
+        let held = self.folder.path().join("held");
+        fs::write(&held, "").expect("a file");
+        let path = self.programs().join("restic");
+        let restic = format!("/usr/bin/setpriv --pdeathsig KILL '{}' \"$@\"", PROGRAMS.join("restic").display());
+        let work = match moment {
+            Moment::Before => format!("hold; exec {restic}"),
+            Moment::After => format!("{restic}; code=$?; hold; exit $code"),
+        };
+        let script = format!(
+            "#!/bin/sh\nhold() {{\n: >'{held}.reached'\n\
+             while [ -e '{held}' ]; do kill -0 $PPID 2>/dev/null || exit 1; /bin/sleep 0.02; done\nkill -0 $PPID 2>/dev/null || exit 1\n}}\n\
+             case \"$*\" in *'{words}'*) {work} ;; *) exec {restic} ;; esac\n",
+            held = held.display(),
+        );
+        let _ = fs::remove_file(held.with_extension("reached"));
+        fs::remove_file(&path).expect("the link or a script");
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
+        held
+    }
+
     /// `restic`, which must succeed; what it printed.
     pub fn restic(&self, arguments: &[&str]) -> String {
         let output = Command::new(PROGRAMS.join("restic"))
@@ -159,11 +190,14 @@ impl Repository {
         summary.and_then(|summary| Some(summary["snapshot_id"].as_str()?.to_owned())).expect("an id")
     }
 
+    /// The snapshots with a tag, as restic lists them.
+    pub fn list(&self, tag: &str) -> Vec<serde_json::Value> {
+        serde_json::from_str(&self.restic(&["snapshots", "--json", "--tag", tag])).expect("JSON")
+    }
+
     /// Ids of the snapshots with a tag.
     pub fn snapshots(&self, tag: &str) -> Vec<String> {
-        let list: serde_json::Value =
-            serde_json::from_str(&self.restic(&["snapshots", "--json", "--tag", tag])).expect("JSON");
-        list.as_array().expect("a list").iter().map(|one| one["id"].as_str().expect("an id").to_owned()).collect()
+        self.list(tag).iter().map(|one| one["id"].as_str().expect("an id").to_owned()).collect()
     }
 }
 

@@ -1,0 +1,56 @@
+//! `task restore-media`: puts a backup's media back into a media store. What is missing or differs is written; nothing is
+//! deleted, and what was uploaded since stays.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::store;
+use crate::{
+    bytes,
+    task::{
+        report::{Result, StepResult, TaskError},
+        restore::source::{Chosen, Source},
+    },
+};
+
+/// Which backup, and where to.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub source: Source,
+    /// Synapse's media_store_path. It must be there.
+    #[arg(long)]
+    pub media_store: PathBuf,
+}
+
+/// Runs the task. Cut off, it can be run again.
+///
+/// # Errors
+/// Those of [`Source::find`]; terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`; what restic answers.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
+    let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+    let Chosen { repository, backup, manifest } = arguments.source.find(scratch.path()).await?;
+    let Some(media) = manifest.media else {
+        return Err(TaskError::terminal(
+            "NoMediaInBackup",
+            format!("Backup {:.8} has no media: they were not asked for when it was made.", backup.shown.id),
+        ));
+    };
+    if !arguments.media_store.is_dir() {
+        // restic would make it, wherever a mistyped path leads.
+        let message =
+            format!("There is no directory {}: it is Synapse's media_store_path.", arguments.media_store.display());
+        return Err(TaskError::terminal("MediaMissing", message));
+    }
+    let restored = repository.restore_files(&media.snapshot, &arguments.media_store, stop).await?;
+    let restored = restored.map_err(|refused| store::not_written(&refused))?;
+    let summary = format!(
+        "{} files of media are as they were on {}: {}, of which {} had to be written",
+        media.files,
+        backup.taken_at,
+        bytes::human(media.bytes.cast_signed()),
+        bytes::human(restored.bytes_restored.cast_signed()),
+    );
+    Ok(StepResult { summary, ..StepResult::default() })
+}
