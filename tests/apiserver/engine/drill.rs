@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use k8s_openapi::{
     api::{batch::v1::Job, coordination::v1::Lease},
     apimachinery::pkg::apis::meta::v1::Time,
@@ -41,6 +42,7 @@ tests![
     a_drill_runs_while_the_homeserver_is_down_for_another,
     a_damaged_backup_is_told_and_the_next_backup_is_made,
     a_drill_that_cannot_start_is_no_verdict,
+    a_backup_that_was_verified_costs_nothing,
     killed_at_every_request_of_a_drill,
 ];
 
@@ -217,15 +219,37 @@ async fn a_damaged_backup_is_told_and_the_next_backup_is_made(stage: Arc<Stage>,
 async fn a_drill_that_cannot_start_is_no_verdict(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     let _operator = world.operator();
-    world.apply(&backup(&format!("jobs: {{startWithin: 2s}}\n  {VERIFY}"))).await;
+    backed_up(&world).await;
     world.play(only("verify", |_| Fate::NoImage));
-    world.run_now::<SynapseBackup>("nightly", "1").await;
-    until_runs(&world, 1).await;
+    world.apply(&backup(&format!("jobs: {{startWithin: 2s}}\n  {VERIFY}"))).await;
     verify_now(&world, "1").await;
     let status = until_drilled(&world, "1").await;
     assert_eq!(verified(&status), ("Unknown", "PodDoesNotStart"));
     assert_eq!(jobs_of_drills(&world).await, []);
     assert_eq!(status.last_verified_at, None);
+}
+
+async fn a_backup_that_was_verified_costs_nothing(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let busy = world.operator();
+    backed_up(&world).await;
+    verify_now(&world, "1").await;
+    let status = until_drilled(&world, "1").await;
+    let last = status.last_verified_at.clone();
+    world
+        .until::<Synapse>("example", "was told", |synapse| {
+            synapse.and_then(|synapse| synapse.status.as_ref()?.last_verified.clone()) == last
+        })
+        .await;
+    busy.kill().await;
+    let idle = world.operator();
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let sent = idle.wire.sent();
+    let of_it = |(_, method, path): &&(usize, Method, String)| *method != Method::GET || path.ends_with("/nightly");
+    assert_eq!(sent.iter().find(of_it), None, "{sent:?}");
+    assert!(idle.wire.count() > 10, "it is alive");
+    // Nor does it forget what it has not in its cache.
+    assert_eq!(world.api::<SynapseBackup>().get("nightly").await.expect("it is there").status, Some(status));
 }
 
 async fn killed_at_every_request_of_a_drill(stage: Arc<Stage>, test: &'static str) {
