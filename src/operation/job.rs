@@ -161,7 +161,7 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
     }
     if let Some(server) = blueprint.server {
         volume_mounts.push(server::socket());
-        volumes.extend(server::volumes(server));
+        volumes.extend(server::volumes(server, &labels_of(blueprint)));
     }
     // What a new volume is given to, where nobody says it: PostgreSQL could not write to it otherwise.
     let server_group = blueprint.server.filter(|server| server.volume.is_some()).map(|server| server.run_as_user);

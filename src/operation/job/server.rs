@@ -11,7 +11,7 @@ use k8s_openapi::{
         Container, EmptyDirVolumeSource, EnvVar, EphemeralVolumeSource, PersistentVolumeClaimSpec,
         PersistentVolumeClaimTemplate, SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
     },
-    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
 use super::{resources, restricted};
@@ -78,8 +78,8 @@ pub fn container(server: &ScratchServer) -> Container {
     }
 }
 
-/// Its volumes.
-pub fn volumes(server: &ScratchServer) -> Vec<Volume> {
+/// Its volumes. One that is made for it has the labels of its Job, so that a person finds it.
+pub fn volumes(server: &ScratchServer, labels: &BTreeMap<String, String>) -> Vec<Volume> {
     let empty = |name: &str| Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
@@ -89,7 +89,7 @@ pub fn volumes(server: &ScratchServer) -> Vec<Volume> {
         None => empty("postgres-data"),
         Some(volume) => Volume {
             name: "postgres-data".to_owned(),
-            ephemeral: Some(EphemeralVolumeSource { volume_claim_template: Some(claim(volume)) }),
+            ephemeral: Some(EphemeralVolumeSource { volume_claim_template: Some(claim(volume, labels)) }),
             ..Default::default()
         },
     };
@@ -101,10 +101,10 @@ pub fn socket() -> VolumeMount {
     VolumeMount { name: "postgres-socket".to_owned(), mount_path: SOCKET.to_owned(), ..Default::default() }
 }
 
-fn claim(volume: &ScratchVolume) -> PersistentVolumeClaimTemplate {
+fn claim(volume: &ScratchVolume, labels: &BTreeMap<String, String>) -> PersistentVolumeClaimTemplate {
     let size = BTreeMap::from([("storage".to_owned(), Quantity(volume.size.clone()))]);
     PersistentVolumeClaimTemplate {
-        metadata: None,
+        metadata: Some(ObjectMeta { labels: Some(labels.clone()), ..Default::default() }),
         spec: PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: volume.storage_class_name.clone(),

@@ -260,7 +260,9 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
     let volume = ScratchVolume { size: "20Gi".to_owned(), storage_class_name: Some("fast".to_owned()) };
     let pod = pod_of(&built(&scratch(Some(volume))));
     let data = pod.volumes.unwrap().into_iter().find(|volume| volume.name == "postgres-data").unwrap();
-    let claim = data.ephemeral.unwrap().volume_claim_template.unwrap().spec;
+    let template = data.ephemeral.unwrap().volume_claim_template.unwrap();
+    assert_eq!(template.metadata.unwrap().labels.unwrap()[LANE], "drill");
+    let claim = template.spec;
     assert_eq!(claim.storage_class_name.as_deref(), Some("fast"));
     assert_eq!(claim.resources.unwrap().requests.unwrap()["storage"], Quantity("20Gi".to_owned()));
     assert_eq!(pod.security_context.unwrap().fs_group, Some(999), "a new volume is root's");
