@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 41] = [
+const NO_REASONS: [&str; 44] = [
     "AccessDenied",
     "Always",
     "ConfigMap",
@@ -40,7 +40,10 @@ const NO_REASONS: [&str; 41] = [
     "PodScheduled",
     "Quiesce",
     "QuotaExceeded",
+    "ReadOnlyMany",
+    "ReadWriteMany",
     "ReadWriteOnce",
+    "ReadWriteOncePod",
     "Resume",
     "Run",
     "RuntimeDefault",

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    backup::Content,
     downtime::Downtime,
     jobs::JobSettings,
     operation::{OperationStatus, Run},
@@ -45,6 +46,13 @@ pub struct SynapseRestoreSpec {
     pub synapse_ref: SynapseRef,
     /// Which backup.
     pub from: RestoreSource,
+    /// What is restored; without it all that the backup has and the `Synapse` object names. Secrets and ConfigMaps are not: see
+    /// `synapse-keeper task restore-config`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 3), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = Rule::new("'Database' in self").message("contents must have Database: media can be put back by hand, with synapse-keeper task restore-media"))]
+    #[x_kube(validation = Rule::new("!('Config' in self)").message("Secrets and ConfigMaps are not restored by an operation: synapse-keeper task restore-config writes them to a file"))]
+    pub contents: Option<Vec<Content>>,
     /// What becomes of the database that is there.
     #[serde(default)]
     pub database: RestoreDatabase,

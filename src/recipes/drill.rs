@@ -90,7 +90,7 @@ impl Operation for Drill {
             before: None,
         };
         args.extend(source.to_args());
-        args.push(format!("--socket={SOCKET}"));
+        args.extend([format!("--snapshot={}", newest.id), format!("--socket={SOCKET}")]);
         vec![RecipeStep {
             name: "verify".to_owned(),
             args,

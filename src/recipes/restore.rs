@@ -1,5 +1,7 @@
 //! The recipe of `SynapseRestore`.
 
+use std::path::Path;
+
 use kube::ResourceExt;
 
 use super::{
@@ -9,16 +11,20 @@ use super::{
 use crate::{
     api::{
         SynapseRestore,
+        backup::Content,
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
+        synapse::MediaStore,
     },
     task::{
         preflight::Check,
-        restore::{Administrator, Source, Wanted},
+        restore::{Administrator, Source, Wanted, WantedMedia},
     },
 };
 
+/// Where the claim with the media is mounted.
+const MEDIA: &str = "/var/run/synapse-keeper/media";
 /// Where the Secret of the role that makes databases is mounted.
 const ADMINISTRATOR: &str = "/var/run/synapse-keeper/postgres-admin";
 
@@ -61,7 +67,10 @@ impl Operation for SynapseRestore {
             free_space: self.spec.database.free_space.clone(),
         };
         let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
-        vec![database(&wanted, repository, administrator_mount.clone()), self.swap(&administrator, administrator_mount)]
+        let database = database(&wanted, repository, administrator_mount.clone());
+        let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
+        let media = media.map(|store| self.media(store, &wanted.source, repository));
+        [database].into_iter().chain(media).chain([self.swap(&administrator, administrator_mount)]).collect()
     }
 
     fn synapse(&self) -> &str {
@@ -82,6 +91,34 @@ impl Operation for SynapseRestore {
 }
 
 impl SynapseRestore {
+    /// Whether the object wants it, if there is such a thing.
+    fn wants(&self, content: Content) -> bool {
+        self.spec.contents.as_ref().is_none_or(|contents| contents.contains(&content))
+    }
+
+    /// Before the swap, so that every file that the restored database knows of is there; those that are there already do not
+    /// change.
+    fn media(&self, store: &MediaStore, source: &Source, repository: &Repository) -> RecipeStep {
+        let wanted = WantedMedia {
+            media_store: Path::new(MEDIA).join(&store.path),
+            // Who did not ask for them by name takes what there is.
+            if_any: self.spec.contents.is_none(),
+        };
+        let mut args = vec!["restore-media".to_owned()];
+        args.extend(source.to_args());
+        args.push(format!("--media-store={}", wanted.media_store.display()));
+        args.extend(wanted.if_any.then(|| "--if-any".to_owned()));
+        RecipeStep {
+            name: "media".to_owned(),
+            args,
+            preflight: Some(Check::RestoreMedia(wanted).to_json()),
+            database: DatabaseAccess::None,
+            mounts: [mounts(repository), vec![Mount::writable_claim(MEDIA, &store.claim_name)]].concat(),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..RecipeStep::default()
+        }
+    }
+
     /// Users wait for this alone.
     fn swap(&self, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
         let common = |task: &str| [vec![task.to_owned()], administrator.to_args()].concat();
@@ -151,8 +188,32 @@ mod tests {
         let from = "from: {backupRef: {name: nightly}, before: '2026-01-31T03:30:00Z'}";
         let steps = steps(from, ", config: {}", Some(&backup));
         assert_eq!(steps[0].mounts, [Mount::secret(SECRET, "of-nightly")]);
-        for wanted in ["--origin=uid-1", "--before=2026-01-31T03:30:00Z"] {
-            assert!(steps[0].args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", steps[0].args);
-        }
+        assert!(steps[0].args.contains(&"--origin=uid-1".to_owned()), "{:?}", steps[0].args);
+        // Preflight finds the one; the steps are told which.
+        let check: Check = serde_json::from_str(steps[0].preflight.as_ref().unwrap()).unwrap();
+        let before = "2026-01-31T03:30:00Z".parse().ok();
+        assert!(matches!(check, Check::Restore(wanted) if wanted.source.before == before));
+        assert!(!steps[0].args.iter().any(|arg| arg.contains("snapshot") || arg.contains("before")), "{steps:?}");
+    }
+
+    #[test]
+    fn media_are_back_before_the_swap() {
+        let store = ", mediaStore: {claimName: synapse-media, path: data/media}";
+        let shape = |spec: &str, homeserver_has: &str| {
+            let steps = steps(&format!("from: {{repository: {{secretName: s3}}}}{spec}"), homeserver_has, None);
+            let names: Vec<String> = steps.iter().map(|step| step.name.clone()).collect();
+            (names.join(" "), steps)
+        };
+        let (names, steps) = shape("", store);
+        assert_eq!(names, "database media swap");
+        assert!(!steps[1].offline && steps[1].database == DatabaseAccess::None);
+        assert_eq!(steps[1].mounts[1], Mount::writable_claim("/var/run/synapse-keeper/media", "synapse-media"));
+        let own = ["--media-store=/var/run/synapse-keeper/media/data/media", "--if-any"];
+        assert_eq!(steps[1].args[steps[1].args.len() - 2..], own, "{:?}", steps[1].args);
+        let (names, steps) = shape(", contents: [Database, Media]", store);
+        assert_eq!(names, "database media swap");
+        assert!(!steps[1].args.contains(&"--if-any".to_owned()), "who asks for them wants them");
+        assert_eq!(shape(", contents: [Database]", store).0, "database swap");
+        assert_eq!(shape("", "").0, "database swap");
     }
 }

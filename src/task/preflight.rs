@@ -42,6 +42,7 @@ pub enum Check {
     Backup { destination: backup::Destination, config: backup::ConfigObjects },
     Media(backup::media::MediaStore),
     Restore(Box<restore::Wanted>),
+    RestoreMedia(restore::WantedMedia),
 }
 
 impl Check {
@@ -91,17 +92,15 @@ fn cursor(text: &str) -> std::result::Result<(String, String), String> {
 /// # Errors
 /// The first thing that would make a step fail.
 pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
-    let restores = arguments.steps.iter().filter_map(|(name, check)| match check {
-        Check::Restore(wanted) => Some((name, wanted)),
+    let wanted = arguments.steps.iter().find_map(|(_, check)| match check {
+        Check::Restore(wanted) => Some(wanted),
         _ => None,
     });
-    let mut findings = PreflightFindings::default();
-    for (name, wanted) in restores {
-        progress(&format!("looking at step {name}"));
-        findings.plan.push(restore::preflight(&arguments.connection, wanted, name).await?);
+    match wanted {
+        // There may be no database yet to look at.
+        Some(wanted) => restore::preflight(&arguments.connection, wanted, &arguments.steps).await,
+        None => look(arguments).await,
     }
-    // There may be no database yet to look at.
-    if findings.plan.is_empty() { look(arguments).await } else { Ok(findings) }
 }
 
 /// What needs the homeserver's database.
@@ -131,7 +130,7 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
             }
             Check::Backup { destination, config } => backup::check(&mut session, name, destination, config).await?,
             Check::Media(store) => store.check(&mut session, name).await?,
-            Check::Restore(_) => continue,
+            Check::Restore(_) | Check::RestoreMedia(_) => continue,
         };
         // The offline steps stand in one downtime, one after the other.
         let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();

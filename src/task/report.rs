@@ -7,7 +7,7 @@
 //! The exit code says the same in short: 0 success, [`EXIT_TERMINAL`] or [`EXIT_TRANSIENT`]. Anything else means that the
 //! task was killed and what it did is unknown.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -234,6 +234,9 @@ pub struct BackupFindings {
 pub struct PreflightFindings {
     /// One entry for each step.
     pub plan: Vec<crate::api::operation::StepPlan>,
+    /// What steps are told besides, by their names, now that it is known: so that they do what was looked at.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub arguments: BTreeMap<String, Vec<String>>,
     /// Sessions in the database that are not Synapse's and do not matter, for people.
     pub other_sessions: Vec<String>,
     /// What is allowed but worth a look, for people.

@@ -22,6 +22,12 @@ impl<'a> Person<'a> {
         ask(self.world, &["send", &self.token, &self.room, text]).expect("an event");
     }
 
+    /// Uploads a file; its id.
+    pub fn shares(&self, text: &str) -> String {
+        let shared = ask(self.world, &["share", &self.token, text]).expect("a file");
+        shared["media_id"].as_str().expect("an id").to_owned()
+    }
+
     /// The messages in the room, and how many one-time keys the homeserver has of the device; the error where there is none.
     pub fn looks(&self) -> Result<(Vec<String>, u64), String> {
         let seen = ask(self.world, &["look", &self.token, &self.room])?;

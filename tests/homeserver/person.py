@@ -5,6 +5,7 @@
     send TOKEN ROOM TEXT     sends a message
     look TOKEN ROOM          {"messages": […], "one_time_keys": N}
     upload-keys TOKEN N      uploads one-time keys: {"one_time_keys": N}
+    share TOKEN TEXT         uploads a file: {"media_id"}
 
 Runs in a Pod of Synapse, from standard input.
 """
@@ -63,12 +64,22 @@ def look(token, room):
     return {"messages": texts, "one_time_keys": upload(token, 0)}
 
 
+def share(token, text):
+    path = "/_matrix/media/v3/upload?filename=note.txt"
+    request = urllib.request.Request(URL + path, method="POST", data=text.encode())
+    request.add_header("Content-Type", "text/plain")
+    request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return {"media_id": json.load(answer)["content_uri"].rsplit("/", 1)[1]}
+
+
 answers = {
     "sign-up": sign_up,
     "send": lambda token, room, text: client(
         "PUT", f"rooms/{urllib.parse.quote(room)}/send/m.room.message/{time.time_ns()}", token,
         {"msgtype": "m.text", "body": text}),
     "look": look,
+    "share": share,
     "upload-keys": lambda token, count: {"one_time_keys": upload(token, int(count))},
 }
 print(json.dumps(answers[COMMAND](*ARGUMENTS)))

@@ -194,7 +194,7 @@ async fn what_cannot_be_read_is_told_and_there_is_no_backup() {
     draft(&database, &repository, "1").run().await.backup();
     let (file, words) = (store.path().join("local_content/AA/bb/eeff"), ["jobs.runAsUser", "jobs.fsGroup", "User "]);
     let forbid = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-    forbid(0);
+    forbid(0o000);
     let refused = media(store.path(), &repository).no_superuser().run().await;
     refused.refused("MediaUnreadable", &["local_content/AA/bb/eeff", words[0], words[1], words[2]]);
     assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new());
@@ -237,7 +237,7 @@ async fn preflight_finds_what_the_media_would_fail_for() {
     );
     check(empty.path()).await.refused("MediaMissing", &["the database knows of media"]);
 
-    fs::set_permissions(store.path().join("local_thumbnails"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(store.path().join("local_thumbnails"), fs::Permissions::from_mode(0o000)).unwrap();
     check(store.path()).await.refused("MediaUnreadable", &["local_thumbnails", "jobs.runAsUser"]);
     fs::set_permissions(store.path().join("local_thumbnails"), fs::Permissions::from_mode(0o700)).unwrap();
 }

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use crate::{
-    backup::{add_one_time_keys, back_up, content},
-    support::{Database, Finished, Program, Repository, eventually, execute},
+    backup::{MANIFEST, add_one_time_keys, back_up, content},
+    support::{Database, Finished, PASSWORD, Program, Repository, eventually, execute},
 };
 
 /// A restore with all that its Job has. Tests share a server: each has UIDs of its own.
@@ -305,4 +306,40 @@ async fn a_backup_that_does_not_fit_is_refused() {
     // The Synapse that runs here is older than the backup's.
     database.as_synapse_sql("UPDATE schema_version SET version = 10");
     restore().run().await.refused("SchemaTooNew", &["schema 10", "or a newer one"]);
+}
+
+#[tokio::test]
+async fn preflight_finds_the_backup_and_the_steps_are_told_which() {
+    let (database, repository) = backed_up("restore_preflight").await;
+    let secret = tempfile::tempdir().unwrap();
+    std::fs::write(secret.path().join("username"), "databases").unwrap();
+    std::fs::write(secret.path().join("password"), PASSWORD).unwrap();
+    let wanted = |existing: &str| {
+        let mut wanted = repository.destination();
+        let more = json!({
+            "serverName": "example.org", "snapshot": "latest", "restore": "matrix/r", "existing": existing,
+            "freeSpace": "10Gi", "adminCredentialsDir": secret.path(),
+        });
+        wanted.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        format!("database={}", json!({"restore": wanted}))
+    };
+    let media = format!("media={}", json!({"restoreMedia": {"mediaStore": "/nowhere", "ifAny": true}}));
+    let preflight = |existing: &str, media: &str| {
+        let task = database.task("preflight").repository_programs(&repository);
+        task.with(&["--step", &wanted(existing), "--step", media]).run()
+    };
+    let before = databases(&database);
+    let found = preflight("Rename", &media).await;
+    let found = found.preflight();
+    let snapshot = format!("--snapshot={}", repository.snapshots(MANIFEST)[0]);
+    for step in ["database", "media"] {
+        assert_eq!(found.arguments[step], std::slice::from_ref(&snapshot));
+    }
+    let told: Vec<&str> = found.plan.iter().map(|plan| plan.summary.as_str()).collect();
+    assert!(told[0].contains("restore_preflight would be kept as restore_preflight_before_"), "{told:?}");
+    assert_eq!(told[1], "the backup has no media");
+    preflight("Refuse", &media).await.refused("DatabaseInUse", &[]);
+    let wants_media = media.replace("true", "false");
+    preflight("Rename", &wants_media).await.refused("NoMediaInBackup", &[]);
+    assert_eq!(databases(&database), before, "it changes nothing");
 }

@@ -285,6 +285,9 @@ impl Planner<'_> {
             let summary = summaries.join("; ");
             self.status.expected_downtime_seconds = expected_downtime(&findings.plan, &self.run().downtime);
             self.status.plan = findings.plan;
+            for step in &mut self.run_mut().steps {
+                step.args.extend(findings.arguments.get(&step.name).cloned().unwrap_or_default());
+            }
             self.leave_out_what_does_nothing(&now);
             let step = &mut self.run_mut().steps[index];
             step.message = Some(findings.other_sessions.join("; ")).filter(|sessions| !sessions.is_empty());

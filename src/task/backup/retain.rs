@@ -3,6 +3,9 @@
 //! Which ones is decided on manifests, by the moments of their databases: one backup is several of restic's snapshots, and
 //! `restic forget --keep-*` would tear it apart. A backup loses its manifest first: cut off in the middle it does not exist,
 //! and the next run clears the rest away. Nothing is touched that is not of this origin.
+//!
+//! It comes when the run has succeeded, and never beside one: the draft and the streams of a backup whose media are still under
+//! way look like what an attempt left behind.
 
 use std::collections::BTreeSet;
 

@@ -14,12 +14,14 @@ pub mod check;
 mod existing;
 pub mod fill;
 mod mark;
+mod media;
 mod preflight;
 mod server;
 pub mod source;
 pub mod swap;
 
 pub use beside::run;
+pub use media::WantedMedia;
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;
 pub use source::Source;

@@ -15,7 +15,8 @@ use crate::{
     postgres::{disk, programs::Programs},
     task::{
         arguments::Connection,
-        report::{Result, TaskError},
+        preflight::Check,
+        report::{PreflightFindings, Result, TaskError},
     },
 };
 
@@ -69,16 +70,31 @@ pub(super) struct Ready {
 ///
 /// # Errors
 /// The first thing that a restore would fail for.
-pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Result<StepPlan> {
+pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, Check)]) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
+    let snapshot = format!("--snapshot={}", ready.chosen.backup.shown.id);
+    let mut findings = PreflightFindings::default();
+    for (name, check) in steps {
+        let plan = match check {
+            Check::Restore(_) => database_plan(connection, &ready, name),
+            Check::RestoreMedia(media) => media.plan(&ready.chosen, name)?,
+            _ => continue,
+        };
+        findings.plan.push(plan);
+        findings.arguments.insert(name.clone(), vec![snapshot.clone()]);
+    }
+    Ok(findings)
+}
+
+fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan {
     let database = &connection.database;
     let becomes = match ready.present {
         Present::Absent => format!("there is no database {database} yet"),
         _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
     };
     let Chosen { backup, manifest, .. } = &ready.chosen;
-    Ok(StepPlan {
+    StepPlan {
         step: step.to_owned(),
         summary: format!(
             "would restore backup {:.8} of {} ({} rows of {} tables); {becomes}; {} is free of {} needed",
@@ -92,7 +108,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
         needed_bytes: Some(ready.needed),
         free_bytes: Some(ready.free),
         ..StepPlan::default()
-    })
+    }
 }
 
 /// Everything that can be refused, with nothing changed.
@@ -192,7 +208,6 @@ mod tests {
         let args = [
             "--repository-dir=/r",
             "--server-name=example.org",
-            "--snapshot=latest",
             "--restore=a/b",
             "--existing=rename",
             "--free-space=1Gi",

@@ -51,14 +51,13 @@ pub struct Chosen {
 }
 
 impl Source {
-    /// The same as arguments of the task.
+    /// The same as arguments of the task, but for the backup: preflight finds it, and steps are told which it was. Until they run
+    /// there may be a newer one.
     pub fn to_args(&self) -> Vec<String> {
         let mut args = vec![format!("--repository-dir={}", self.repository_dir.display())];
         args.extend(self.repository.iter().map(|repository| format!("--repository={repository}")));
         args.push(format!("--server-name={}", self.server_name));
         args.extend(self.origin.iter().map(|origin| format!("--origin={origin}")));
-        args.push(format!("--snapshot={}", self.snapshot));
-        args.extend(self.before.iter().map(|before| format!("--before={before}")));
         args
     }
 

@@ -1,14 +1,16 @@
 //! `task restore-media`: puts a backup's media back into a media store. What is missing or differs is written; nothing is
 //! deleted, and what was uploaded since stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
 use super::store;
 use crate::{
     bytes,
+    restic::Refused,
     task::{
+        backup::list::Backup,
         report::{Result, StepResult, TaskError},
         restore::source::{Chosen, Source},
     },
@@ -22,6 +24,33 @@ pub struct Arguments {
     /// Synapse's media_store_path. It must be there.
     #[arg(long)]
     pub media_store: PathBuf,
+    /// A backup without media is no error.
+    #[arg(long)]
+    pub if_any: bool,
+}
+
+/// A backup that has no media.
+pub fn no_media(backup: &Backup) -> TaskError {
+    TaskError::terminal(
+        "NoMediaInBackup",
+        format!("Backup {:.8} has no media: they were not asked for when it was made.", backup.shown.id),
+    )
+}
+
+/// Whether files can be put there. restic would make the directory, wherever a mistyped path leads.
+///
+/// # Errors
+/// Terminal: `MediaMissing`, `MediaNotWritten`.
+pub fn writable(media_store: &Path) -> Result<()> {
+    if !media_store.is_dir() {
+        let message = format!("There is no directory {}: it is Synapse's media_store_path.", media_store.display());
+        return Err(TaskError::terminal("MediaMissing", message));
+    }
+    let tried = tempfile::Builder::new().prefix(".synapse-keeper").tempfile_in(media_store);
+    tried.map(drop).map_err(|error| {
+        let refused = Refused { item: media_store.display().to_string(), why: error.to_string() };
+        store::not_written(&[refused])
+    })
 }
 
 /// Runs the task. Cut off, it can be run again.
@@ -32,17 +61,10 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Chosen { repository, backup, manifest } = arguments.source.find(scratch.path()).await?;
     let Some(media) = manifest.media else {
-        return Err(TaskError::terminal(
-            "NoMediaInBackup",
-            format!("Backup {:.8} has no media: they were not asked for when it was made.", backup.shown.id),
-        ));
+        let nothing = StepResult { summary: "the backup has no media".to_owned(), ..StepResult::default() };
+        return if arguments.if_any { Ok(nothing) } else { Err(no_media(&backup)) };
     };
-    if !arguments.media_store.is_dir() {
-        // restic would make it, wherever a mistyped path leads.
-        let message =
-            format!("There is no directory {}: it is Synapse's media_store_path.", arguments.media_store.display());
-        return Err(TaskError::terminal("MediaMissing", message));
-    }
+    writable(&arguments.media_store)?;
     let restored = repository.restore_files(&media.snapshot, &arguments.media_store, stop).await?;
     let restored = restored.map_err(|refused| store::not_written(&refused))?;
     let summary = format!(

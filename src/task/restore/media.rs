@@ -1,0 +1,44 @@
+//! A backup's media, on their way back: what is found out before anything begins.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::source::Chosen;
+use crate::{
+    api::operation::StepPlan,
+    bytes,
+    task::{
+        backup::media::restore::{no_media, writable},
+        report::Result,
+    },
+};
+
+/// What is wanted of the media.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WantedMedia {
+    /// Synapse's media_store_path.
+    pub media_store: PathBuf,
+    /// A backup without media is no reason to refuse.
+    pub if_any: bool,
+}
+
+impl WantedMedia {
+    /// What would be done.
+    ///
+    /// # Errors
+    /// Terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`.
+    pub(super) fn plan(&self, chosen: &Chosen, step: &str) -> Result<StepPlan> {
+        let summary = match &chosen.manifest.media {
+            None if self.if_any => "the backup has no media".to_owned(),
+            None => return Err(no_media(&chosen.backup)),
+            Some(media) => {
+                writable(&self.media_store)?;
+                let size = bytes::human(media.bytes.cast_signed());
+                format!("would put back what is missing of {} files of media ({size})", media.files)
+            }
+        };
+        Ok(StepPlan { step: step.to_owned(), summary, ..StepPlan::default() })
+    }
+}
