@@ -215,7 +215,7 @@ impl Repository {
     /// What restic answers. Content that does not have its checksum any more is one of them.
     pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
         let file = format!("/{file}");
-        self.run(&[self.dump(), &[snapshot, &file]].concat(), LIST_WITHIN).await
+        self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
     }
 
     /// Begins to read a file of a snapshot, however large.
@@ -228,12 +228,12 @@ impl Repository {
         Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
     }
 
-    fn dump(&self) -> &'static [&'static str] {
-        if self.locks_to_read {
-            &["dump", "--quiet", "--retry-lock", RETRY_LOCK]
-        } else {
-            &["dump", "--quiet", "--no-lock"]
-        }
+    fn dump(&self) -> Vec<&'static str> {
+        [&["dump", "--quiet"], self.lock_to_read()].concat()
+    }
+
+    pub(super) fn lock_to_read(&self) -> &'static [&'static str] {
+        if self.locks_to_read { &["--retry-lock", RETRY_LOCK] } else { &["--no-lock"] }
     }
 
     /// Takes snapshots out of the list. Their data stays until a [`Repository::prune`].

@@ -12,6 +12,7 @@ use synapse_keeper::task::report::Verdict;
 
 use crate::{
     backup::{ALL, back_up, mounted_config},
+    media::{draft, media, media_store},
     retain::retain,
     support::{Database, Program, Repository, server},
 };
@@ -192,6 +193,26 @@ async fn a_manifest_that_is_not_this_backup_s_is_found() {
         done.refused(reason, &[words]);
         assert_eq!(verdict(done.report()).map(|found| found.is_whole), Some(false), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn media_are_looked_at_and_what_is_missing_is_found() {
+    let database = Database::of_synapse("verify_media");
+    let (repository, store) = (Repository::new(), media_store());
+    draft(&database, &repository, "1").run().await.result();
+    let snapshot = media(store.path(), &repository).run().await.backup().snapshot.clone();
+    let done = verify(&repository, &snapshot, "verify_media_drill").run().await;
+    let seen = "3 files of media are there";
+    assert!(done.result().summary.contains(seen), "{done:?}");
+    assert!(done.result().summary.ends_with("and 3 of them were read"), "{done:?}");
+
+    let manifest = fs::read_to_string(repository.fetch(&snapshot, "manifest.json")).unwrap();
+    let mut one_more: Value = serde_json::from_str(&manifest).unwrap();
+    one_more["media"]["files"] = json!(4);
+    let one_more = repository.store("manifest.json", &one_more.to_string());
+    let done = verify(&repository, &one_more, "verify_media_missing").run().await;
+    done.refused("MediaDiffer", &["there are 3 files", "there were 4"]);
+    assert_eq!(verdict(done.report()).map(|found| found.is_whole), Some(false));
 }
 
 #[tokio::test]

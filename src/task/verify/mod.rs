@@ -5,6 +5,7 @@
 //! backup is whole, or is not, is also marked in the repository, so that the retention knows it.
 
 mod checks;
+mod media;
 mod server;
 mod verdict;
 
@@ -131,7 +132,10 @@ impl Drill {
         filling.fill().await?;
         progress("counts the rows");
         let checked = check(&target, manifest, *at_once).await?;
-        let seen = checks::all(&target, repository, manifest).await?;
+        let mut seen = checks::all(&target, repository, manifest).await?;
+        if let Some(media) = &manifest.media {
+            seen = format!("{seen}, {}", media::check(repository, media).await?);
+        }
         Ok((checked, seen))
     }
 

@@ -4,7 +4,7 @@ use crate::{restic::DAMAGED, task::report::TaskError};
 
 /// Errors of a backup that does not come back. A repository that cannot be reached, a server that does not start or a disk that is
 /// full says nothing about it.
-const DAMAGE: [&str; 9] = [
+const DAMAGE: [&str; 10] = [
     DAMAGED,
     "ManifestUnreadable",
     "ServerNameDiffers",
@@ -14,6 +14,7 @@ const DAMAGE: [&str; 9] = [
     "SequenceBehind",
     "SigningKeyDiffers",
     "ConfigUnreadable",
+    "MediaDiffer",
 ];
 
 /// Whether the backup is not what it should be.
