@@ -10,7 +10,7 @@ use kube::{
 };
 
 use super::{
-    lease,
+    job,
     observed::{ObservedClaim, Refusal},
     scale,
 };
@@ -129,11 +129,12 @@ pub fn nodes<'a>(step: &StepStatus, spec: &SynapseSpec, pinned: &'a [PinnedClaim
     nodes
 }
 
-/// The Pods of a namespace that have not ended, but for those of our Jobs.
+/// The Pods of a namespace that have not ended, but for those of our Jobs. Who else is managed by somebody is no matter: Helm
+/// says so of what it installs.
 async fn others(client: &Client, namespace: &str) -> kube::Result<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let ObjectList { items, .. } = api.list(&ListParams::default()).await?;
-    let is_other = |pod: &Pod| !pod.labels().contains_key(lease::MANAGED_BY) && !scale::has_ended(pod);
+    let is_other = |pod: &Pod| !pod.labels().contains_key(job::OWNER_UID) && !scale::has_ended(pod);
     Ok(items.into_iter().filter(is_other).collect())
 }
 

@@ -10,13 +10,14 @@ use super::{
 };
 use crate::{
     api::{
-        SynapseRestore,
+        SynapseRestore, SynapseSpec,
         backup::Content,
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
         synapse::MediaStore,
     },
+    operation::observed::Refusal,
     task::{
         preflight::Check,
         restore::{Administrator, Source, Wanted, WantedMedia},
@@ -71,6 +72,19 @@ impl Operation for SynapseRestore {
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
         [database].into_iter().chain(media).chain([self.swap(&administrator, administrator_mount)]).collect()
+    }
+
+    /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
+    /// back in time.
+    fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
+        homeserver.matrix_authentication_service.as_ref().map(|_| Refusal {
+            reason: "AuthenticationNotInBackup",
+            message: format!(
+                "Synapse {} names a Matrix Authentication Service, whose database is not in the backup: the two would be out of \
+                 step. Bring back both by hand, from the same moment (docs/restore.md)",
+                self.spec.synapse_ref.name
+            ),
+        })
     }
 
     fn synapse(&self) -> &str {
@@ -194,6 +208,16 @@ mod tests {
         let before = "2026-01-31T03:30:00Z".parse().ok();
         assert!(matches!(check, Check::Restore(wanted) if wanted.source.before == before));
         assert!(!steps[0].args.iter().any(|arg| arg.contains("snapshot") || arg.contains("before")), "{steps:?}");
+    }
+
+    #[test]
+    fn who_has_another_service_for_logins_is_refused() {
+        let spec = serde_yaml_ng::from_str("{synapseRef: {name: a}, from: {repository: {secretName: s3}}}").unwrap();
+        let object = SynapseRestore::new("after-the-fire", spec);
+        assert_eq!(object.refusal(&homeserver("")), None);
+        let mas = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}}";
+        let refusal = object.refusal(&homeserver(mas)).expect("it is refused");
+        assert!(refusal.message.contains("Synapse a") && refusal.message.contains("by hand"), "{refusal:?}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ metadata: {name: look}
 spec:
   restartPolicy: Never
   automountServiceAccountToken: false
-  securityContext: {runAsNonRoot: true, fsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
+  securityContext: {runAsNonRoot: true, runAsUser: 991, fsGroup: 991, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: restic
       image: localhost/synapse-keeper-tools:dev

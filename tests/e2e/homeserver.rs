@@ -24,6 +24,7 @@ spec:
     credentials: {secretName: synapse-postgres}
     dataVolume: {claimName: data-postgres-0}
   config: {secrets: [synapse-signing-key]}
+  jobs: {runAsUser: 991, fsGroup: 991}
 ";
 
 /// A namespace with an operator and a homeserver.

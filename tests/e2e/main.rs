@@ -16,7 +16,6 @@ mod bad_input;
 mod examples;
 mod homeserver;
 mod interruptions;
-mod media;
 mod objects;
 mod person;
 mod restore;

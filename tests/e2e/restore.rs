@@ -4,35 +4,76 @@ use serde_json::Value;
 
 use crate::{
     audit, homeserver,
+    kubectl::run,
     person::Person,
+    s3,
     world::{World, condition, text},
 };
 
-/// From the repository alone, as when the cluster is gone.
-const AFTER_THE_FIRE: &str = "
+/// Into the bucket of another namespace.
+const BACKUP: &str = "
 apiVersion: synapse-keeper.dev/v1alpha1
-kind: SynapseRestore
-metadata: {name: after-the-fire}
+kind: SynapseBackup
+metadata: {name: before-the-upgrade}
 spec:
   synapseRef: {name: example}
-  from:
-    repository:
-      volume: {claimName: backups}
-      passwordSecret: {name: backup-password, key: password}
-  jobs: {fsGroup: 65532}
+  repository: {secretName: repository}
+";
+
+/// `task restore-config` by hand, and what it wrote.
+const RESTORE_CONFIG: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: restore-config}
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  securityContext: {runAsNonRoot: true, runAsUser: 991, seccompProfile: {type: RuntimeDefault}}
+  initContainers:
+    - name: restore
+      image: localhost/synapse-keeper-tools:dev
+      imagePullPolicy: IfNotPresent
+      command: [synapse-keeper, task, restore-config, --server-name=example.org, --repository-dir=/repository,
+                --output=/tmp/config.yaml]
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}
+      volumeMounts:
+        - {name: repository, mountPath: /repository, readOnly: true}
+        - {name: tmp, mountPath: /tmp}
+  containers:
+    - name: look
+      image: localhost/synapse:1.163.2
+      imagePullPolicy: IfNotPresent
+      command: [cat, /tmp/config.yaml]
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+  volumes:
+    - {name: repository, secret: {secretName: repository}}
+    - {name: tmp, emptyDir: {}}
 ";
 
 #[test]
 fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
+    let vault = World::without_operator("vault");
+    s3::start(&vault);
     let world = World::new("restore");
+    s3::tell(&vault, &world);
     world.apply_file("tests/homeserver/manifests");
     serves(&world);
     let alice = Person::sign_up(&world, "alice");
     alice.says("before the backup");
+    let cat = alice.shares("a photo of the cat");
     world.apply_file("examples/synapse.yaml");
-    world.apply_file("examples/backup-volume.yaml");
-    world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
+    world.apply(BACKUP);
+    let backup = world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
+    assert!(backup["status"]["snapshots"][0]["mediaBytes"].as_i64() > Some(0), "{:#}", backup["status"]);
+    let told = text(&backup["status"]["history"][0]["message"]);
+    assert!(told.contains("files of media"), "{told}");
+    assert!(backup["status"]["run"]["window"].is_null(), "the homeserver was taken down for a backup");
     alice.says("after the backup");
+    let dog = alice.shares("a photo of the dog");
+    let lost = file_of(&cat);
+    world.kubectl(&["exec", "synapse-main-0", "--", "rm", &lost]);
     let bob = Person::sign_up(&world, "bob");
     let newest = "SELECT max(stream_ordering) FROM events";
     let before: i64 = world.sql(newest).parse().unwrap();
@@ -51,6 +92,9 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     assert_eq!(messages, ["before the backup"]);
     assert_eq!(one_time_keys, 0);
     assert_eq!(alice.uploads_keys(7), 7);
+    assert_eq!(alice.sees(&cat).expect("it is back"), "a photo of the cat");
+    assert!(alice.sees(&dog).is_err(), "the database of before does not know it");
+    world.kubectl(&["exec", "synapse-main-0", "--", "test", "-e", &file_of(&dog)]);
     let refused = bob.looks().unwrap_err();
     assert!(refused.contains("401"), "{refused}");
     alice.says("after the restore");
@@ -59,9 +103,20 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     assert!(shown.contains("Succeeded") && shown.contains(&kept), "{shown}");
 
     the_same_name_restores_nothing_a_second_time(&world);
-    what_is_lost_comes_back_from_the_repository_alone(&world);
-    assert_eq!(alice.looks().expect("the token of before"), (vec!["before the backup".to_owned()], 0));
     audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
+
+    // Everything but the bucket burns.
+    let (client, namespace) = (alice.client(), world.namespace.clone());
+    drop(world);
+    run("kubectl", &["wait", "--for=delete", &format!("namespace/{namespace}"), "--timeout=4m"], "");
+    let world = World::new("restore");
+    s3::tell(&vault, &world);
+    what_is_lost_comes_back_from_the_repository_alone(&world, &Person::with(&world, client), &cat);
+}
+
+/// Where Synapse keeps what somebody has uploaded.
+fn file_of(media_id: &str) -> String {
+    format!("/data/media_store/local_content/{}/{}/{}", &media_id[..2], &media_id[2..4], &media_id[4..])
 }
 
 /// As Argo CD makes what somebody has deleted.
@@ -75,12 +130,30 @@ fn the_same_name_restores_nothing_a_second_time(world: &World) {
     assert!(refused["status"]["run"]["window"].is_null(), "a refusal touches no replica");
 }
 
-fn what_is_lost_comes_back_from_the_repository_alone(world: &World) {
-    world.kubectl(&["exec", "postgres-0", "--", "psql", "-U", "postgres", "-c", "DROP DATABASE synapse WITH (FORCE)"]);
-    world.apply(AFTER_THE_FIRE);
-    let done = world.wait_phase_of("synrs/after-the-fire", "Succeeded");
-    assert_eq!(done["status"]["restored"]["kept"], Value::Null);
+/// As docs/restore.md walks through it.
+fn what_is_lost_comes_back_from_the_repository_alone(world: &World, alice: &Person<'_>, cat: &str) {
+    for file in ["secrets", "postgres", "redis", "synapse"] {
+        world.apply_file(&format!("tests/homeserver/manifests/{file}.yaml"));
+    }
+    // These are in nobody's Git.
+    world.kubectl(&["delete", "secret", "synapse-signing-key", "synapse-registration"]);
+    world.apply(RESTORE_CONFIG);
+    world.wait("pod/restore-config", "done", |pod| pod["status"]["phase"] == "Succeeded");
+    world.apply(&world.kubectl(&["logs", "restore-config", "-c", "look"]));
+    // It starts, and makes tables of its own.
     serves(world);
+    world.apply_file("examples/synapse.yaml");
+    let example = include_str!("../../examples/restore-disaster.yaml");
+    world.apply(example.rsplit("---").next().unwrap());
+    let done = world.wait_phase_of("synrs/after-the-fire", "Succeeded");
+    assert!(text(&done["status"]["restored"]["kept"]).starts_with("synapse_before_"), "{:#}", done["status"]);
+
+    assert_eq!(alice.looks().expect("the token of before"), (vec!["before the backup".to_owned()], 0));
+    assert_eq!(alice.sees(cat).expect("it is back"), "a photo of the cat");
+    alice.says("after the fire");
+    let keys = "SELECT DISTINCT jsonb_object_keys(json::jsonb -> 'signatures' -> 'example.org') FROM event_json";
+    assert_eq!(world.sql(keys), "ed25519:a_demo", "another key would make it another homeserver");
+    audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
 }
 
 fn serves(world: &World) {

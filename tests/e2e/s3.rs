@@ -37,6 +37,15 @@ pub fn start(world: &World) {
     world.kubectl(&["rollout", "status", "deployment/s3", "--timeout=4m"]);
 }
 
+/// Gives another namespace the Secret with which restic reaches the bucket.
+pub fn tell(vault: &World, world: &World) {
+    let secret = vault.kubectl(&["get", "secret", "repository", "-o", "json"]);
+    let secret: serde_json::Value = serde_json::from_str(&secret).expect("JSON");
+    let copy =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "repository"}, "data": secret["data"]});
+    world.apply(&copy.to_string());
+}
+
 /// Takes it down.
 pub fn stop(world: &World) {
     world.kubectl(&["scale", "deployment/s3", "--replicas=0"]);

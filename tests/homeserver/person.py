@@ -6,6 +6,7 @@
     look TOKEN ROOM          {"messages": […], "one_time_keys": N}
     upload-keys TOKEN N      uploads one-time keys: {"one_time_keys": N}
     share TOKEN TEXT         uploads a file: {"media_id"}
+    see TOKEN MEDIA_ID       downloads it: {"content"}
 
 Runs in a Pod of Synapse, from standard input.
 """
@@ -73,6 +74,13 @@ def share(token, text):
         return {"media_id": json.load(answer)["content_uri"].rsplit("/", 1)[1]}
 
 
+def see(token, media_id):
+    request = urllib.request.Request(f"{URL}/_matrix/client/v1/media/download/example.org/{media_id}")
+    request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return {"content": answer.read().decode()}
+
+
 answers = {
     "sign-up": sign_up,
     "send": lambda token, room, text: client(
@@ -80,6 +88,7 @@ answers = {
         {"msgtype": "m.text", "body": text}),
     "look": look,
     "share": share,
+    "see": see,
     "upload-keys": lambda token, count: {"one_time_keys": upload(token, int(count))},
 }
 print(json.dumps(answers[COMMAND](*ARGUMENTS)))

@@ -343,3 +343,64 @@ async fn preflight_finds_the_backup_and_the_steps_are_told_which() {
     preflight("Rename", &wants_media).await.refused("NoMediaInBackup", &[]);
     assert_eq!(databases(&database), before, "it changes nothing");
 }
+
+/// At each of its progress: nothing has a name that somebody uses before it is whole, and each attempt begins where the last one
+/// was killed.
+#[tokio::test]
+async fn killed_at_every_step_it_comes_to_its_end_and_the_old_database_is_as_it_was() {
+    let (database, repository) = backed_up("restore_series").await;
+    let files = database.files();
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let running = restore(&database, &repository, "series-0001")
+            .with(&["--existing", "rename", "--attempt", &attempt.to_string()])
+            .start();
+        if !running.killed_after(attempt).await {
+            break;
+        }
+        assert_eq!(database.files(), files, "killed after {attempt}");
+        let marks = database.server.psql(
+            "postgres",
+            "SELECT count(*) FROM pg_database WHERE datname LIKE 'synapse_keeper_ries0001%' \
+             AND shobj_description(oid, 'pg_database') LIKE '%\"whole\"%'",
+        );
+        assert_eq!(marks.trim(), "0", "killed after {attempt}: nothing is whole yet");
+    }
+    assert!(attempt > 8, "killed only {attempt} times");
+    let left = "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname LIKE 'synapse_keeper_ries0001%'";
+    assert_eq!(database.server.psql("postgres", left).trim(), format!("synapse_keeper_ries0001_{attempt}"));
+    swap(&database, "series-0001").with(&["--existing", "rename"]).run().await.result();
+}
+
+#[tokio::test]
+async fn a_swap_that_is_killed_at_any_moment_leaves_one_whole_database_by_the_homeserver_s_name() {
+    let (database, repository) = backed_up("restore_halves").await;
+    database.as_synapse_sql("CREATE TABLE only_in_the_old_one (a int)");
+    let uid = "halves-0001";
+    restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await.result();
+    let users = database.sql("SELECT count(*) FROM users");
+    let is_old = || database.sql("SELECT count(*) FROM pg_class WHERE relname = 'only_in_the_old_one'") == "1";
+    // There and back again, each time a little later until it was too late.
+    let (mut times, mut later) = (0, Duration::from_millis(100));
+    for round in 0..200 {
+        let was_old = is_old();
+        let back: &[&str] = if was_old { &[] } else { &["--back"] };
+        let mut running = swap(&database, uid).with(&["--existing", "rename"]).with(back).start();
+        tokio::time::sleep(later).await;
+        running.child.kill().await.unwrap();
+        assert_eq!(database.sql("SELECT count(*) FROM users"), users, "round {round}");
+        let has_keys = database.sql("SELECT count(*) FROM e2e_one_time_keys_json") != "0";
+        assert_eq!(has_keys, is_old(), "round {round}");
+        if is_old() == was_old {
+            later += Duration::from_millis(40);
+            continue;
+        }
+        times += 1;
+        later = later.saturating_sub(Duration::from_millis(200));
+        if times == 4 {
+            return;
+        }
+    }
+    panic!("swapped {times} times in 200 attempts");
+}

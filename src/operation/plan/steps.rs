@@ -171,18 +171,17 @@ impl Planner<'_> {
 
     /// A Pod of the homeserver's waits on another node for a claim that the Job has: it goes first. `None`: none does.
     fn give_way(&mut self, index: usize) -> Option<Next> {
-        let step = &self.run().steps[index];
-        let pod = step.gives_way_to.clone().or_else(|| self.observed.claim_wanted_by.clone())?;
-        if self.observed.job.as_ref().is_some_and(|job| !job.ours) {
-            return None;
-        }
+        let job = self.observed.job.as_ref();
+        let is_in_the_way = job.is_some_and(|job| job.ours && job.state == JobState::Active);
+        let wanted_by = self.observed.claim_wanted_by.as_ref().filter(|_| is_in_the_way);
+        let pod = self.run().steps[index].gives_way_to.as_ref().or(wanted_by)?.clone();
         let message = format!("Pod {pod} waits on another node for a volume that its Job had, so the Job gave it up");
         let headline = self.step_headline(index, &message);
         self.run_mut().steps[index].gives_way_to = Some(pod);
         match &self.observed.job {
             Some(job) if job.deleted_at.is_none() => Some((Action::DeleteJob(index), headline)),
-            Some(_) => Some((Action::Wait(POLL), headline)),
-            None => {
+            Some(job) if !self.is_lost(job) => Some((Action::Wait(POLL), headline)),
+            Some(_) | None => {
                 self.wait_for_task_pods(index).or_else(|| self.try_again(index, Transient, "VolumeWanted", message))
             }
         }

@@ -351,6 +351,8 @@ fn a_job_that_keeps_a_pod_from_its_volume_gives_way_and_is_done_again() {
     let mut observed = world.observe();
     observed.job.as_mut().unwrap().deleted_at = Some(world.now);
     assert!(matches!(plan(&world.subject, &observed, world.now).action, Action::Wait(_)));
+    let lost = plan(&world.subject, &observed, world.now + SignedDuration::from_mins(3));
+    assert_eq!(lost.status.run.as_ref().unwrap().steps[index].state, StepState::Pending, "it is on a lost node");
     observed.job = None;
     observed.task_pods = vec!["media-x".to_owned()];
     assert!(matches!(plan(&world.subject, &observed, world.now).action, Action::Wait(_)), "its Pod is still there");
@@ -360,6 +362,16 @@ fn a_job_that_keeps_a_pod_from_its_volume_gives_way_and_is_done_again() {
     let step = &again.status.run.as_ref().unwrap().steps[index];
     assert_eq!((step.state, step.gives_way_to.as_deref()), (StepState::Pending, None));
     assert!(step.message.as_ref().unwrap().contains("Pod synapse-main-0"), "{step:?}");
+}
+
+#[test]
+fn a_job_that_has_ended_is_in_nobody_s_way() {
+    let (world, index) = afterwards("deciding");
+    let mut observed = Observed { claim_wanted_by: Some("synapse-main-0".to_owned()), ..world.observe() };
+    let job = observed.job.as_mut().unwrap();
+    (job.state, job.report) = (JobState::Complete, Some(Report::default()));
+    let done = plan(&world.subject, &observed, world.now);
+    assert_eq!(done.status.run.unwrap().steps[index].state, StepState::Succeeded);
 }
 
 #[test]

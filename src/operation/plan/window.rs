@@ -2,14 +2,13 @@
 //!
 //! Before the first replica is touched the counts stand in two places, the operation's status and the homeserver's Lease.
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
 use crate::{
     api::operation::{RecordedWorkload, Role, StepState, StepStatus, Undo, Window},
     operation::{
-        observed::{LeaseState, Live, TASK_STOPS_WITHIN},
+        observed::{LeaseState, Live, ObservedJob, TASK_STOPS_WITHIN},
         scale::Change,
     },
     task::report::ErrorClass::Transient,
@@ -200,13 +199,11 @@ impl Planner<'_> {
         if self.run().steps[index].state != Running {
             return self.wait_for_task_pods(index);
         }
-        // From the deletion on, not from the failure: the operator may have been away in between.
-        let is_lost = |deleted_at: &Timestamp| self.now.duration_since(*deleted_at) > TASK_STOPS_WITHIN;
         match &self.observed.job {
             Some(job) if job.ours && job.deleted_at.is_none() => {
                 Some((Action::DeleteJob(index), self.step_headline(index, "its Job is stopped")))
             }
-            Some(job) if job.ours && !job.deleted_at.as_ref().is_some_and(is_lost) => {
+            Some(job) if job.ours && !self.is_lost(job) => {
                 Some((Action::Wait(POLL), self.step_headline(index, "its Job is stopped")))
             }
             Some(_) | None => {
@@ -222,6 +219,12 @@ impl Planner<'_> {
                 Some((Action::Continue, self.resuming("its Job is gone")))
             }
         }
+    }
+
+    /// Its Pods should have been gone for long: their node is lost. It counts from the deletion on, not from what led to it: the
+    /// operator may have been away in between.
+    pub(super) fn is_lost(&self, job: &ObservedJob) -> bool {
+        job.deleted_at.is_some_and(|deleted_at| self.now.duration_since(deleted_at) > TASK_STOPS_WITHIN)
     }
 
     /// A Job that somebody deleted may be gone before its Pod: it may still write, so nothing else begins. `None`: none is

@@ -75,8 +75,9 @@ async fn swap(arguments: &Arguments, server: &mut Server, databases: &[Found]) -
     if let Some((found, mark)) = present.and_then(|found| Some((found, mine(found, connection, State::InPlace)?))) {
         return Ok(swapped(found, mark, vec![]));
     }
-    let Some((new, mark)) = databases.iter().find_map(|found| Some((found, mine(found, connection, State::Whole)?)))
-    else {
+    // One that was taken back may be tried again, by a person who has mended what kept Synapse from starting.
+    let ready = |found| mine(found, connection, State::Whole).or_else(|| mine(found, connection, State::TakenBack));
+    let Some((new, mark)) = databases.iter().find_map(|found| Some((found, ready(found)?))) else {
         return Err(TaskError::terminal(
             "RestoredDatabaseGone",
             "The database that this restore has made beside the old one is not there any more. Nothing was replaced: make a \

@@ -52,7 +52,7 @@ async fn pod_with_media(world: &World, name: &str, node: &str) {
         "
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}}}
+metadata: {{name: {name}, labels: {{app.kubernetes.io/managed-by: Helm}}}}
 spec:
   nodeName: {node}
   terminationGracePeriodSeconds: 1

@@ -7,9 +7,13 @@ use std::sync::{
 };
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt;
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use synapse_keeper::api::{
-    SynapseBackup, SynapseRestore,
+    Synapse, SynapseBackup, SynapseRestore,
     operation::{OperationStatus, Outcome},
 };
 
@@ -22,6 +26,7 @@ use crate::stage::{
 };
 
 tests![
+    a_restore_of_half_a_homeserver_is_refused,
     a_restore_waits_for_the_backup_that_it_names,
     what_no_pod_is_ready_with_is_taken_back_whoever_is_killed,
     a_synapse_that_did_not_run_before_must_run_afterwards,
@@ -40,6 +45,18 @@ spec:
     )
 }
 
+/// The service's database is in no backup: here the workload is one like the others.
+async fn without_mas(stage: &Arc<Stage>, test: &str) -> World {
+    let world = World::with_homeserver(stage, test).await;
+    let workload = |kind, name| json!({"kind": kind, "name": name});
+    let deployments = ["worker", "idle", "mas"].map(|name| workload("Deployment", name));
+    let refs = [&[workload("StatefulSet", "main")], &deployments[..]].concat();
+    let spec = json!({"matrixAuthenticationService": null, "workloads": {"selector": null, "refs": refs}});
+    let patch = Patch::Merge(json!({"spec": spec}));
+    world.api::<Synapse>().patch("example", &PatchParams::default(), &patch).await.expect("it is there");
+    world
+}
+
 fn status(object: &SynapseRestore) -> OperationStatus {
     object.status.as_ref().map(|status| status.operation.clone()).unwrap_or_default()
 }
@@ -53,8 +70,14 @@ async fn until_ended(world: &World) -> OperationStatus {
     until(world, "has ended", |status| !status.history.is_empty()).await
 }
 
+/// A restore from the newest backup of `nightly`, to its end.
+pub async fn once(world: &World) -> OperationStatus {
+    world.apply(&restore("from: {backupRef: {name: nightly}}")).await;
+    until_ended(world).await
+}
+
 async fn a_restore_waits_for_the_backup_that_it_names(stage: Arc<Stage>, test: &'static str) {
-    let world = World::with_homeserver(&stage, test).await;
+    let world = without_mas(&stage, test).await;
     let _operator = world.operator();
     world.apply(&restore("from: {backupRef: {name: nightly}}")).await;
     let reason = |status: &OperationStatus| status.conditions.iter().any(|one| one.reason == "BackupNotFound");
@@ -108,7 +131,7 @@ fn picky() -> Script {
 }
 
 async fn what_no_pod_is_ready_with_is_taken_back_whoever_is_killed(stage: Arc<Stage>, test: &'static str) {
-    let world = World::with_homeserver(&stage, test).await;
+    let world = without_mas(&stage, test).await;
     world.play(picky());
     let mut operator = world.operator();
     world.apply(&restore("from: {repository: {secretName: s3}}\n  downtime: {readyWithin: 3s}")).await;
@@ -134,7 +157,7 @@ async fn what_no_pod_is_ready_with_is_taken_back_whoever_is_killed(stage: Arc<St
 
 /// Who restores because nothing runs any more wants more than what there was before.
 async fn a_synapse_that_did_not_run_before_must_run_afterwards(stage: Arc<Stage>, test: &'static str) {
-    let world = World::with_homeserver(&stage, test).await;
+    let world = without_mas(&stage, test).await;
     // Ill from the beginning, until the database is there.
     let swapped = Arc::new(AtomicBool::new(false));
     let sees = swapped.clone();
@@ -155,4 +178,14 @@ async fn a_synapse_that_did_not_run_before_must_run_afterwards(stage: Arc<Stage>
     let ended = until_ended(&world).await;
     assert_eq!(ended.history[0].outcome, Outcome::Succeeded, "{:?}", ended.history);
     world.assert_homeserver_is_back().await;
+}
+
+async fn a_restore_of_half_a_homeserver_is_refused(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    world.apply(&restore("from: {repository: {secretName: s3}}")).await;
+    let ended = until_ended(&world).await;
+    assert_eq!(ended.history[0].reason.as_deref(), Some("AuthenticationNotInBackup"), "{:?}", ended.history);
+    world.assert_homeserver_is_back().await;
+    assert_eq!(world.generations().await, [1, 1, 1, 1], "nothing was touched");
 }

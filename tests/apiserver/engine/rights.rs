@@ -25,7 +25,7 @@ use synapse_keeper::{
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::backup;
+use super::{backup, restore};
 use crate::stage::{
     Stage,
     ledger::{Entry, Task},
@@ -156,6 +156,7 @@ async fn use_everything(world: &World) {
     world.maintain("n", ANALYZE_AND_FULL).await;
     world.until_complete("n").await;
     backup::once(world, "quiesce: true").await;
+    restore::once(world).await;
     world.until_synapse_is_ready().await;
 }
 

@@ -11,7 +11,10 @@ use synapse_keeper::task::report::{
     BackupFindings, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError,
 };
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
 use super::{Database, PASSWORD, REPOSITORY_PASSWORD};
 
@@ -161,6 +164,20 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self
+    }
+
+    /// Ends it by SIGKILL as soon as it has told of its progress so many times. False: it had ended before.
+    pub async fn killed_after(mut self, lines: usize) -> bool {
+        let mut told = BufReader::new(self.child.stdout.take().expect("its output is a pipe")).lines();
+        for _ in 0..lines {
+            let line = told.next_line().await.expect("text");
+            if !line.is_some_and(|line| line.contains("\"progress\"")) {
+                self.child.wait().await.expect("its end");
+                return false;
+            }
+        }
+        self.child.kill().await.expect("it runs");
+        true
     }
 
     /// Waits for the end.
