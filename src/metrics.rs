@@ -56,6 +56,7 @@ pub struct Metrics {
     quiesced: Family<HomeserverLabels, Gauge>,
     downtime: Family<HomeserverLabels, Gauge<f64, AtomicU64>>,
     newest_backup: Family<BackupLabels, Gauge<i64, AtomicI64>>,
+    newest_verified: Family<BackupLabels, Gauge<i64, AtomicI64>>,
     runs: Family<OutcomeLabels, Counter>,
     reconciles: Family<OutcomeLabels, Counter>,
     watch_last_event: Family<KindLabels, Gauge<i64, AtomicI64>>,
@@ -68,6 +69,7 @@ impl Default for Metrics {
             quiesced: Family::default(),
             downtime: Family::default(),
             newest_backup: Family::default(),
+            newest_verified: Family::default(),
             runs: Family::default(),
             reconciles: Family::default(),
             watch_last_event: Family::default(),
@@ -91,6 +93,8 @@ impl Metrics {
         registry.register_with_unit("homeserver_last_downtime", downtime, Unit::Seconds, self.downtime.clone());
         let newest = "Unix time of the newest backup of a schedule, of the object's creation where there is none";
         registry.register_with_unit("backup_newest", newest, Unit::Seconds, self.newest_backup.clone());
+        let verified = "Unix time of the newest backup that was restored for a test, where that is wanted";
+        registry.register_with_unit("backup_verified", verified, Unit::Seconds, self.newest_verified.clone());
         registry.register("runs", "Finished runs of operations", self.runs.clone());
         registry.register("reconciles", "Reconciles by what came of them", self.reconciles.clone());
         let event = "Unix time of the last event of a watch";
@@ -110,18 +114,29 @@ impl Metrics {
         }
     }
 
-    /// Notes how old the newest backups are. Of those that run once nobody expects a newer one.
+    /// Notes how old the newest backups are, and the newest that were verified. Of those that run once nobody expects a
+    /// newer one.
     pub fn backups<'a>(&self, backups: impl Iterator<Item = &'a SynapseBackup>) {
         self.newest_backup.clear();
+        self.newest_verified.clear();
         for backup in backups.filter(|backup| backup.spec.schedule.is_some()) {
-            let newest = backup.status.as_ref().and_then(|status| status.last_success_at.clone());
-            let Some(Time(since)) = newest.or(backup.creation_timestamp()) else { continue };
+            let (newest, verified) = match &backup.status {
+                Some(status) => (status.last_success_at.clone(), status.last_verified_at.clone()),
+                None => (None, None),
+            };
             let labels = BackupLabels {
                 namespace: backup.namespace().unwrap_or_default(),
                 backup: backup.name_any(),
                 synapse: backup.spec.synapse_ref.name.clone(),
             };
-            self.newest_backup.get_or_create(&labels).set(since.as_second());
+            let note = |family: &Family<BackupLabels, Gauge<i64, AtomicI64>>, moment: Option<Time>| {
+                let Some(Time(since)) = moment.or(backup.creation_timestamp()) else { return };
+                family.get_or_create(&labels).set(since.as_second());
+            };
+            note(&self.newest_backup, newest);
+            if backup.spec.verify.is_some() {
+                note(&self.newest_verified, verified);
+            }
         }
     }
 
@@ -203,8 +218,11 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "apiVersion": "synapse-keeper.dev/v1alpha1", "kind": "SynapseBackup",
             "metadata": {"namespace": "matrix", "name": "nightly", "creationTimestamp": "1970-01-01T00:00:07Z"},
-            "spec": {"synapseRef": {"name": "example"}, "repository": {"secretName": "s3"}, "schedule": schedule},
-            "status": {"lastSuccessAt": newest},
+            "spec": {
+                "synapseRef": {"name": "example"}, "repository": {"secretName": "s3"}, "schedule": schedule,
+                "verify": schedule,
+            },
+            "status": {"lastSuccessAt": newest, "lastVerifiedAt": newest},
         }))
         .expect("a backup")
     }
@@ -219,10 +237,12 @@ mod tests {
             let metrics = Metrics::default();
             metrics.backups([backup(schedule, newest)].iter());
             let labels = "{namespace=\"matrix\",backup=\"nightly\",synapse=\"example\"}";
-            let line = shown.map(|time| format!("synapse_keeper_backup_newest_seconds{labels} {time}\n"));
             let text = metrics.render();
-            assert_eq!(line.as_ref().is_some_and(|line| text.contains(line)), line.is_some(), "{text}");
-            assert_eq!(text.contains(labels), line.is_some(), "{text}");
+            for name in ["newest", "verified"] {
+                let line = shown.map(|time| format!("synapse_keeper_backup_{name}_seconds{labels} {time}\n"));
+                assert_eq!(line.as_ref().is_some_and(|line| text.contains(line)), line.is_some(), "{text}");
+            }
+            assert_eq!(text.contains(labels), shown.is_some(), "{text}");
         }
     }
 

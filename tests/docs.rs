@@ -11,12 +11,14 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 40] = [
+const NO_REASONS: [&str; 44] = [
     "AccessDenied",
+    "Always",
     "ConfigMap",
     "ContainerCreating",
     "Credentials",
     "Delete",
+    "Drill",
     "FallbackToLogsOnError",
     "False",
     "Gi",
@@ -31,6 +33,7 @@ const NO_REASONS: [&str; 40] = [
     "Mi",
     "MiB",
     "Never",
+    "NoSuchKey",
     "OOMKilled",
     "OnRootMismatch",
     "PodInitializing",
@@ -39,6 +42,7 @@ const NO_REASONS: [&str; 40] = [
     "QuotaExceeded",
     "ReadOnlyMany",
     "ReadWriteMany",
+    "ReadWriteOnce",
     "ReadWriteOncePod",
     "Resume",
     "Run",

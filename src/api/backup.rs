@@ -6,10 +6,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    downtime::Downtime, jobs::JobSettings, operation::OperationStatus, references::SynapseRef, repository::Repository,
-    retention::Retention, schedule::Schedule,
+    conditions::{self, Conditions, Type},
+    downtime::Downtime,
+    jobs::JobSettings,
+    operation::{OperationStatus, Run, any_object},
+    references::SynapseRef,
+    repository::Repository,
+    retention::Retention,
+    schedule::Schedule,
+    verification::Verification,
 };
-use crate::bytes;
+use crate::{bytes, task::report::Verdict};
 
 /// As many snapshots are listed in a status.
 const LISTED: usize = 20;
@@ -35,6 +42,7 @@ const LISTED: usize = 20;
     printcolumn(name = "Last-Success", type_ = "date", json_path = ".status.lastSuccessAt"),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.snapshots[0].size"),
     printcolumn(name = "Snapshots", type_ = "integer", json_path = ".status.snapshotCount"),
+    printcolumn(name = "Verified", type_ = "string", json_path = ".status.conditions[?(@.type==\"Verified\")].status"),
     printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule.cron", priority = 1),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.nextRunAt", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
@@ -69,6 +77,9 @@ pub struct SynapseBackupSpec {
     /// a new one has succeeded, and the newest one never goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// When the newest backup is restored for a test into a PostgreSQL that is thrown away. Without it: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verification>,
     /// Takes the homeserver down meanwhile. It need not be: the backup is of one moment either way.
     #[serde(default)]
     pub quiesce: bool,
@@ -107,6 +118,14 @@ pub struct BackupStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub snapshots: Vec<BackupSnapshot>,
+    /// The moment of the newest backup that was restored for a test and found whole, by PostgreSQL's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified_at: Option<Time>,
+    /// The drills, an operation beside that of the backups, with the same fields. The condition `Verified` has what came of
+    /// the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub verification: Option<Box<OperationStatus>>,
 }
 
 /// A backup that is whole.
@@ -126,6 +145,12 @@ pub struct BackupSnapshot {
     /// How many of `bytes` are media; absent: it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_bytes: Option<i64>,
+    /// PostgreSQL's major at that moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres_major: Option<i32>,
+    /// When it was last restored for a test and found whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Time>,
 }
 
 impl BackupStatus {
@@ -135,9 +160,55 @@ impl BackupStatus {
         for listed in steps.filter_map(|step| step.result.as_mut()?.backups.take()) {
             self.last_success_at = listed.newest.first().and_then(|newest| newest.taken_at.clone());
             self.snapshot_count = Some(listed.count);
+            self.last_verified_at = listed.verified;
             self.snapshots = listed.newest;
         }
         self.operation = operation;
+    }
+
+    /// Takes the engine's memory of the drills. The one that ends with it leaves a word about the backups.
+    pub fn absorb_drill(&mut self, drill: OperationStatus) {
+        let was_under_way = self.verification.as_ref().is_some_and(|before| before.active_run().is_some());
+        if let Some(run) = drill.run.as_deref().filter(|_| was_under_way) {
+            self.conclude(run);
+        }
+        self.verification = Some(Box::new(drill));
+    }
+
+    /// What a drill that has ended says of the backups. One that came to no verdict says nothing good: and nothing good is
+    /// said of a backup that was found damaged, until another is found whole.
+    fn conclude(&mut self, run: &Run) {
+        let Some(ended) = &run.finished_at else { return };
+        let mut results = run.steps.iter().filter_map(|step| step.result.as_ref());
+        let verdict = results.find_map(|result| Some((result.verdict.as_ref()?, &result.summary)));
+        if let Some((verdict, _)) = verdict {
+            self.note(verdict, ended);
+        }
+        let was_damaged = conditions::is_false(&self.operation.conditions, Type::Verified);
+        let mut conditions = Conditions::new(&mut self.operation.conditions, run.generation, ended.0);
+        match (verdict, &run.failure) {
+            (Some((Verdict { is_whole: true, .. }, summary)), None) => {
+                conditions.set(Type::Verified, true, "Verified", summary);
+            }
+            (Some((Verdict { is_whole: false, .. }, _)), Some(failure)) => {
+                conditions.set(Type::Verified, false, &failure.reason, &failure.message);
+            }
+            (_, Some(failure)) if !was_damaged => {
+                conditions.set_unknown(Type::Verified, &failure.reason, &failure.message);
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, verdict: &Verdict, at: &Time) {
+        let of_it = self.snapshots.iter_mut().filter(|snapshot| snapshot.id == verdict.snapshot);
+        of_it.for_each(|snapshot| snapshot.verified_at = verdict.is_whole.then(|| at.clone()));
+        if verdict.is_whole {
+            self.last_verified_at = self.last_verified_at.take().max(verdict.taken_at.clone());
+        } else {
+            let whole = self.snapshots.iter().filter(|snapshot| snapshot.verified_at.is_some());
+            self.last_verified_at = whole.filter_map(|snapshot| snapshot.taken_at.clone()).max();
+        }
     }
 }
 
@@ -146,6 +217,9 @@ impl BackupStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListedBackups {
     pub count: i64,
+    /// The moment of the newest that was verified, also where it is not among those below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Time>,
     /// The newest first, at most twenty.
     #[schemars(length(max = 20))]
     pub newest: Vec<BackupSnapshot>,
@@ -156,13 +230,15 @@ impl ListedBackups {
     pub fn new(mut all: Vec<BackupSnapshot>) -> Self {
         all.sort_by(|one, other| other.taken_at.cmp(&one.taken_at));
         let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
+        let verified = all.iter().find(|backup| backup.verified_at.is_some());
+        let verified = verified.and_then(|backup| backup.taken_at.clone());
         all.truncate(LISTED);
-        Self { count, newest: all }
+        Self { count, verified, newest: all }
     }
 }
 
 impl BackupSnapshot {
     pub fn new(id: String, taken_at: Option<Time>, bytes: i64, added_bytes: i64) -> Self {
-        Self { id, taken_at, size: bytes::human(bytes), bytes, added_bytes, media_bytes: None }
+        Self { id, taken_at, size: bytes::human(bytes), bytes, added_bytes, ..Self::default() }
     }
 }

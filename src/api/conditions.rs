@@ -24,6 +24,8 @@ pub enum Type {
     Quiesced,
     /// A backup: the last run could not take old backups away. It has succeeded all the same.
     RetentionFailed,
+    /// A backup: the last drill restored one and found it whole. Unknown: it could not be carried out.
+    Verified,
     /// Synapse: PostgreSQL can be reached and read.
     DatabaseReachable,
     /// Synapse: the database is UTF8, C, C.
@@ -43,7 +45,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -51,6 +53,7 @@ impl Type {
         Self::Failed,
         Self::Quiesced,
         Self::RetentionFailed,
+        Self::Verified,
         Self::DatabaseReachable,
         Self::LocaleSafe,
         Self::SequencesConsistent,
@@ -71,6 +74,7 @@ impl Type {
             Self::Failed => "Failed",
             Self::Quiesced => "Quiesced",
             Self::RetentionFailed => "RetentionFailed",
+            Self::Verified => "Verified",
             Self::DatabaseReachable => "DatabaseReachable",
             Self::LocaleSafe => "LocaleSafe",
             Self::SequencesConsistent => "SequencesConsistent",
@@ -100,7 +104,15 @@ impl<'a> Conditions<'a> {
 
     /// Sets a condition.
     pub fn set(&mut self, type_: Type, status: bool, reason: &str, message: &str) -> &mut Self {
-        let status = if status { "True" } else { "False" };
+        self.put(type_, if status { "True" } else { "False" }, reason, message)
+    }
+
+    /// Sets a condition of which nobody knows whether it is true.
+    pub fn set_unknown(&mut self, type_: Type, reason: &str, message: &str) -> &mut Self {
+        self.put(type_, "Unknown", reason, message)
+    }
+
+    fn put(&mut self, type_: Type, status: &str, reason: &str, message: &str) -> &mut Self {
         let before = self.list.iter().position(|condition| condition.type_ == type_.as_str());
         let last_transition_time = before
             .map(|index| &self.list[index])
@@ -136,6 +148,11 @@ pub fn find(conditions: &[Condition], type_: Type) -> Option<&Condition> {
 /// Whether a condition is there and true.
 pub fn is_true(conditions: &[Condition], type_: Type) -> bool {
     find(conditions, type_).is_some_and(|condition| condition.status == "True")
+}
+
+/// Whether a condition is there and false.
+pub fn is_false(conditions: &[Condition], type_: Type) -> bool {
+    find(conditions, type_).is_some_and(|condition| condition.status == "False")
 }
 
 /// The longest beginning of `text` that has at most `limit` bytes and ends at a character.

@@ -20,6 +20,7 @@ pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod synapse;
+pub mod verification;
 
 pub use backup::{SynapseBackup, SynapseBackupSpec};
 pub use duration::Duration;
@@ -32,5 +33,7 @@ pub const MANAGER: &str = "synapse-keeper";
 
 /// Annotation that asks a scheduled operation for a run now; any new value is a new request.
 pub const RUN_NOW: &str = "synapse-keeper.dev/run-now";
+/// Annotation that asks for the newest backup to be verified now.
+pub const VERIFY_NOW: &str = "synapse-keeper.dev/verify-now";
 /// Finalizer that an operation carries only while replica counts are out.
 pub const FINALIZER: &str = "synapse-keeper.dev/replicas";

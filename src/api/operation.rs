@@ -13,6 +13,7 @@ use super::{
     downtime::Downtime,
     mounts::Mount,
     synapse::{SynapseSpec, WorkloadRef},
+    verification::ScratchServer,
 };
 use crate::task::report::{ErrorClass, StepResult, TablePlan};
 
@@ -161,7 +162,7 @@ pub struct PinnedSynapse {
 }
 
 /// An object whose fields the API server neither knows nor prunes: the spec's own schema, once more, would double the CRD.
-fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
@@ -196,6 +197,10 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
     pub mounts: Vec<Mount>,
+    /// A PostgreSQL beside it in its Pod, for this step alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub server: Option<ScratchServer>,
     /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{jobs::JobSettings, postgres::Postgres};
+use super::{jobs::JobSettings, postgres::Postgres, references::KeyOfSecret};
 use crate::task::report::ErrorClass;
 
 /// A Matrix Synapse homeserver that is already running on this cluster.
@@ -34,6 +34,7 @@ use crate::task::report::ErrorClass;
     printcolumn(name = "Schema", type_ = "integer", json_path = ".status.schemaVersion", priority = 1),
     printcolumn(name = "Unused-Rooms", type_ = "integer", json_path = ".status.unusedRooms", priority = 1),
     printcolumn(name = "Backup", type_ = "date", json_path = ".status.lastBackup"),
+    printcolumn(name = "Verified", type_ = "date", json_path = ".status.lastVerified", priority = 1),
     printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation"),
     printcolumn(name = "Inspected", type_ = "date", json_path = ".status.inspectedAt"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
@@ -61,6 +62,10 @@ pub struct SynapseSpec {
     /// What else a homeserver is made of, for backups: Jobs mount it, the operator does not read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigSources>,
+    /// The file with the homeserver's signing keys (Synapse's `signing_key_path`), as a key of a Secret. A backup notes the
+    /// ids of the keys, and a drill looks whether they fit the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<KeyOfSecret>,
     /// How the Jobs for this homeserver look.
     #[serde(default)]
     pub jobs: JobSettings,
@@ -251,6 +256,9 @@ pub struct SynapseStatus {
     /// The moment of the newest backup that any SynapseBackup of the namespace has of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<Time>,
+    /// The moment of the newest of them that was restored for a test and found whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<Time>,
     /// The inspection under way, or the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inspection: Option<Inspection>,

@@ -40,8 +40,8 @@ use crate::{
     error::Error,
     inspection,
     metrics::Metrics,
-    operation::{self, kinds, orphans},
-    recipes::Operation,
+    operation::{self, orphans},
+    recipes::{Drill, Operation},
     requests::in_time,
 };
 
@@ -150,6 +150,11 @@ async fn controllers_of_kinds(
 ) {
     let (maintenances, maintenance_controller) = operations(watches, &watches.maintenances);
     let (backups, backup_controller) = operations(watches, &watches.backups);
+    let drills = watches
+        .drill_controller(&backups)
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .owns_stream(heard(&watches.jobs))
+        .reconcile_all_on(watches.uninstalling.listen());
     let (restores, restore_controller) = operations(watches, &watches.restores);
     let (synapses, synapse_controller) = watches.synapse_controller();
 
@@ -182,6 +187,7 @@ async fn controllers_of_kinds(
         tokio::join!(
             drive_operations(maintenance_controller, context, shutdown),
             drive_operations(backup_controller, context, shutdown),
+            drive(Drill::NAME, drills, drill, context.clone(), shutdown.clone()),
             drive_operations(restore_controller, context, shutdown),
             drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
         )
@@ -212,7 +218,17 @@ fn drive_operations<K: Operation>(
     shutdown: &CancellationToken,
 ) -> BoxFuture<'static, ()> {
     let reconcile = operation::reconcile::reconcile::<K>;
-    drive(kinds::name::<K>(), controller, reconcile, context.clone(), shutdown.clone())
+    drive(K::NAME, controller, reconcile, context.clone(), shutdown.clone())
+}
+
+/// One reconcile of a backup's drills, where it wants them or one is under way.
+async fn drill(backup: Arc<SynapseBackup>, context: Arc<Context>) -> Result<Action, Error> {
+    let drill = Drill(Arc::unwrap_or_clone(backup));
+    let is_under_way = drill.status().is_some_and(|status| status.active_run().is_some());
+    if drill.0.spec.verify.is_none() && !is_under_way {
+        return Ok(Action::await_change());
+    }
+    operation::reconcile::reconcile(Arc::new(drill), context).await
 }
 
 /// Runs one controller, with a backoff for each object. On the heap: such a future is large, and they are many.

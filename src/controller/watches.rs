@@ -140,9 +140,19 @@ impl Watches {
     pub fn operation_controller<K: Operation>(&self, heard: &Heard<K>) -> (Store<K>, Controller<K>) {
         let slim = |object: &mut K| {
             forget_metadata(object);
-            reconcile::forget_finished_run(object);
+            reconcile::forget_finished_runs(object);
         };
         self.controller_of_ours(slim, heard)
+    }
+
+    /// A second controller of the backups, beside the one that fills this store.
+    pub fn drill_controller(&self, backups: &Store<SynapseBackup>) -> Controller<SynapseBackup> {
+        let wanted = predicates::generation.combine(predicates::annotations);
+        let heard = self.backups.listen().map(Ok).predicate_filter(wanted, PredicateConfig::default());
+        let itself = |backup: PartialObjectMeta<SynapseBackup>| {
+            Some(ObjectRef::new(&backup.name_any()).within(&backup.namespace().unwrap_or_default()))
+        };
+        Controller::for_stream(futures::stream::pending(), backups.clone()).watches_stream(heard, itself)
     }
 
     /// A status is written by nobody but us, and what we write is no news to us.

@@ -40,6 +40,8 @@ pub struct Seen {
     pub last_operation: Option<Timestamp>,
     /// The moment of its newest backup.
     pub last_backup: Option<Time>,
+    /// The moment of its newest backup that was restored for a test.
+    pub last_verified: Option<Time>,
     /// The Job of the inspection under way.
     pub job: Option<ObservedJob>,
 }
@@ -59,6 +61,7 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
     status.observed_generation = Some(seen.generation);
     status.operation = seen.holder.clone();
     status.last_backup = seen.last_backup.clone();
+    status.last_verified = seen.last_verified.clone();
     let under_way = status.inspection.clone().filter(|inspection| inspection.finished_at.is_none());
     let action = match under_way {
         Some(inspection) => follow(&mut status, inspection, seen, now),

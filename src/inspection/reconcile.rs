@@ -23,6 +23,7 @@ use crate::{
     context::{Context, in_our_name},
     error::{Error, Refused},
     operation::{act::sweep_jobs, job, kinds, lease, observe, pinned::PREFLIGHT},
+    recipes::lane,
     requests::{find, in_time},
     task::report::TaskError,
 };
@@ -68,7 +69,7 @@ async fn drive(cached: &Synapse, context: &Context) -> Result<Requeue, Error> {
                 let number = status.inspection.as_ref().map_or(0, |inspection| inspection.number);
                 // One that failed stays until the next, for its log.
                 let failed = status.inspection.as_ref().is_some_and(|inspection| inspection.failures > 0);
-                sweep_jobs(&jobs, &object.uid().unwrap_or_default(), failed.then_some(number)).await?;
+                sweep_jobs(&jobs, &object.uid().unwrap_or_default(), &lane::OWN, failed.then_some(number)).await?;
             }
         }
     }
@@ -123,6 +124,7 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         let changed = |run: &&Run| operation.changes_database && run.is_finished() && run.steps.iter().any(did);
         let worked = status.run.as_deref().filter(changed);
         seen.last_backup = seen.last_backup.take().max(operation.newest_backup.clone());
+        seen.last_verified = seen.last_verified.take().max(operation.newest_verified.clone());
         seen.last_operation =
             seen.last_operation.max(worked.and_then(|run| run.finished_at.as_ref()).map(|time| time.0));
     })
@@ -148,6 +150,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
     let built = job::build(&job::Blueprint {
         namespace: &namespace,
         owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
+        lane: &lane::OWN,
         synapse: &object.name_any(),
         spec: &object.spec,
         image: object.spec.jobs.image.as_deref().unwrap_or(&context.config.tools_image),
@@ -159,11 +162,12 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         attempt: 1,
         args,
         mounts: &[],
+        server: None,
         memory_limit: None,
         deadline_seconds: Some(DEADLINE),
     });
     // What an operator left behind that was killed before it had swept.
-    sweep_jobs(jobs, &object.uid().unwrap_or_default(), Some(number)).await?;
+    sweep_jobs(jobs, &object.uid().unwrap_or_default(), &lane::OWN, Some(number)).await?;
     match jobs.create(&in_our_name(), &built).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => other.map(drop),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{FINALIZER, MANAGER, operation::DatabaseAccess},
     context::{Context, in_our_name},
-    recipes::Operation,
+    recipes::{Lane, Operation},
     requests::remove,
 };
 
@@ -58,7 +58,15 @@ pub async fn act<K: Operation>(
         // Those of the last run stayed for their logs.
         Action::SweepJobs => {
             let Some(run) = &subject.status.run else { return Ok(()) };
-            sweep_jobs(&jobs, &subject.uid, Some(run.number)).await
+            sweep_jobs(&jobs, &subject.uid, subject.lane, Some(run.number)).await
+        }
+        Action::ClearJobs => {
+            // Foreground: a Job is gone only when its Pods are, and their volumes with them.
+            let of_lane = ListParams::default().labels(&job::of_owner(&subject.uid, subject.lane));
+            for left in jobs.list(&of_lane).await?.items {
+                remove(&jobs, &left.name_any(), &DeleteParams::foreground()).await?;
+            }
+            Ok(())
         }
         Action::DeleteJob(index) => {
             let Some(run) = &subject.status.run else { return Ok(()) };
@@ -70,12 +78,12 @@ pub async fn act<K: Operation>(
     }
 }
 
-/// Deletes the Jobs of an owner, but for those of the run `kept`. They have served: results are in the status.
+/// Deletes the Jobs of an owner's lane, but for those of the run `kept`. They have served: results are in the status.
 ///
 /// # Errors
 /// What the API server answers.
-pub async fn sweep_jobs(jobs: &Api<Job>, owner_uid: &str, kept: Option<i64>) -> kube::Result<()> {
-    let mut selector = job::of_owner(owner_uid);
+pub async fn sweep_jobs(jobs: &Api<Job>, owner_uid: &str, lane: &Lane, kept: Option<i64>) -> kube::Result<()> {
+    let mut selector = job::of_owner(owner_uid, lane);
     if let Some(number) = kept {
         selector.push_str(&format!(",{}!={number}", job::RUN));
     }
@@ -160,6 +168,7 @@ fn build_job<K: Operation>(
     job::build(&Blueprint {
         namespace: &subject.namespace,
         owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
+        lane: subject.lane,
         synapse: &pinned.name,
         spec: &pinned.spec,
         image: run.image.as_deref().unwrap_or(&context.config.tools_image),
@@ -175,6 +184,7 @@ fn build_job<K: Operation>(
         attempt: step.attempt,
         args,
         mounts: &step.mounts,
+        server: step.server.as_ref(),
         memory_limit: step.memory_limit.as_deref(),
         deadline_seconds,
     })

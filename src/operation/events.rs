@@ -1,9 +1,12 @@
 //! The events that lead from one status to the next. Pure.
 
 use super::report::{overrun, quiesced};
-use crate::api::{
-    conditions::{self, Type},
-    operation::{OperationStatus, Outcome, Run, StepState, StepStatus, Window},
+use crate::{
+    api::{
+        conditions::{self, Type},
+        operation::{OperationStatus, Outcome, Run, StepState, StepStatus, Window},
+    },
+    recipes::Lane,
 };
 
 /// An event to publish.
@@ -27,12 +30,17 @@ impl Event {
 }
 
 /// What there is to tell when `after` follows `before`.
-pub fn between(before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
+pub fn between(lane: &Lane, before: &OperationStatus, after: &OperationStatus) -> Vec<Event> {
     let mut events = Vec::new();
     if let Some(run) = &after.run {
         events.extend(of_run(before, run, after));
     }
     events.extend(of_waiting(before, after));
+    if let Some(lane) = lane.label {
+        for event in &mut events {
+            event.note.insert_str(0, &format!("{lane}: "));
+        }
+    }
     events
 }
 
@@ -149,6 +157,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::recipes::lane;
 
     fn step(fields: serde_json::Value) -> StepStatus {
         serde_json::from_value(fields).expect("a step")
@@ -192,10 +201,10 @@ mod tests {
             let waits = ready(reason, stalled);
             let event = Event { warning, ..Event::normal(reason, "Run", "what to do") };
             for before in [&OperationStatus::default(), &starting] {
-                assert_eq!(between(before, &waits), std::slice::from_ref(&event));
+                assert_eq!(between(&lane::OWN, before, &waits), std::slice::from_ref(&event));
             }
-            assert_eq!(between(&waits, &waits), []);
-            assert_eq!(between(&waits, &starting), []);
+            assert_eq!(between(&lane::OWN, &waits, &waits), []);
+            assert_eq!(between(&lane::OWN, &waits, &starting), []);
         }
     }
 
@@ -219,7 +228,7 @@ mod tests {
         let before = finished(json!({"failure": failure.clone()}));
         let after = finished(json!({"failure": failure, "outcome": "Failed"}));
         let after = OperationStatus { conditions: ready("Contested", true).conditions, ..after };
-        let reasons: Vec<String> = between(&before, &after).into_iter().map(|event| event.reason).collect();
+        let reasons: Vec<String> = between(&lane::OWN, &before, &after).into_iter().map(|event| event.reason).collect();
         assert_eq!(reasons, ["Failed"]);
     }
 
@@ -231,7 +240,7 @@ mod tests {
             window.ready_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(ready_at.parse().unwrap()));
             let mut after = before.clone();
             after.run.as_mut().expect("a run").outcome = Some(Outcome::Succeeded);
-            let events = between(&before, &after);
+            let events = between(&lane::OWN, &before, &after);
             let exceeded: Vec<&Event> = events.iter().filter(|event| event.reason == "BudgetExceeded").collect();
             assert_eq!(exceeded.len(), usize::from(told), "{events:?}");
             for event in exceeded {

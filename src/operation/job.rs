@@ -1,5 +1,7 @@
 //! The Jobs in which tasks run: built from what is on record, so that every operator builds the same.
 
+pub mod server;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -20,18 +22,24 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use super::lease::{MANAGED_BY, SYNAPSE_LABEL};
-use crate::api::{
-    MANAGER,
-    jobs::JobSettings,
-    mounts::{Mount, Source},
-    postgres::Postgres,
-    synapse::SynapseSpec,
+use crate::{
+    api::{
+        MANAGER,
+        jobs::Resources,
+        mounts::{Mount, Source},
+        postgres::Postgres,
+        synapse::SynapseSpec,
+        verification::ScratchServer,
+    },
+    recipes::Lane,
 };
 
 /// Name of the container in which the task runs.
 pub const CONTAINER: &str = "task";
 /// Label with the UID of the object that a Job works for.
 pub const OWNER_UID: &str = "synapse-keeper.dev/owner-uid";
+/// Label of the Jobs of a lane that is not the object's own.
+pub const LANE: &str = "synapse-keeper.dev/lane";
 /// Label with the number of the run that a Job belongs to.
 pub const RUN: &str = "synapse-keeper.dev/run";
 
@@ -57,6 +65,8 @@ pub struct Blueprint<'a> {
     pub namespace: &'a str,
     /// The object that the Job works for.
     pub owner: OwnerReference,
+    /// Which of its runs.
+    pub lane: &'a Lane,
     /// Name of the `Synapse` object.
     pub synapse: &'a str,
     pub spec: &'a SynapseSpec,
@@ -73,6 +83,8 @@ pub struct Blueprint<'a> {
     pub args: Vec<String>,
     /// What the task needs besides the credentials of PostgreSQL.
     pub mounts: &'a [Mount],
+    /// A PostgreSQL beside it.
+    pub server: Option<&'a ScratchServer>,
     /// How much memory it may use, where the user does not say it.
     pub memory_limit: Option<&'a str>,
     /// The Job is ended after this many seconds.
@@ -87,9 +99,12 @@ pub fn name(owner_name: &str, owner_uid: &str, run: i64, step: &str, attempt: i3
     format!("{}-{hash}", readable.trim_end_matches(['-', '.']))
 }
 
-/// The label selector of the Jobs of an owner, and of their Pods.
-pub fn of_owner(uid: &str) -> String {
-    format!("{OWNER_UID}={uid}")
+/// The label selector of the Jobs of an owner's lane, and of their Pods.
+pub fn of_owner(uid: &str, lane: &Lane) -> String {
+    match lane.label {
+        None => format!("{OWNER_UID}={uid},!{LANE}"),
+        Some(label) => format!("{OWNER_UID}={uid},{LANE}={label}"),
+    }
 }
 
 /// Builds a Job.
@@ -125,13 +140,15 @@ pub fn build(blueprint: &Blueprint<'_>) -> Job {
 }
 
 fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
-    BTreeMap::from([
+    let labels = [
         (MANAGED_BY.to_owned(), MANAGER.to_owned()),
         ("app.kubernetes.io/name".to_owned(), "synapse-keeper-task".to_owned()),
         (OWNER_UID.to_owned(), blueprint.owner.uid.clone()),
         (RUN.to_owned(), blueprint.run.to_string()),
         (SYNAPSE_LABEL.to_owned(), blueprint.synapse.to_owned()),
-    ])
+    ];
+    let lane = blueprint.lane.label.map(|label| (LANE.to_owned(), label.to_owned()));
+    labels.into_iter().chain(lane).collect()
 }
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
@@ -142,19 +159,21 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         volume_mounts.push(mounted(&name, mount));
         volumes.push(volume(name, &mount.source));
     }
+    if let Some(server) = blueprint.server {
+        volume_mounts.push(server::socket());
+        volumes.extend(server::volumes(server, &labels_of(blueprint)));
+    }
+    // What a new volume is given to, where nobody says it: PostgreSQL could not write to it otherwise.
+    let server_group = blueprint.server.filter(|server| server.volume.is_some()).map(|server| server.run_as_user);
+    let fs_group = settings.fs_group.or(server_group);
     let container = Container {
         name: CONTAINER.to_owned(),
         image: Some(blueprint.image.to_owned()),
         image_pull_policy: Some(blueprint.image_pull_policy.to_owned()),
         command: Some(vec!["synapse-keeper".to_owned(), "task".to_owned()]),
         args: Some(arguments(blueprint)),
-        resources: Some(resources(settings, blueprint.memory_limit)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
-            read_only_root_filesystem: Some(true),
-            ..Default::default()
-        }),
+        resources: Some(resources(settings.resources.as_ref(), blueprint.memory_limit.unwrap_or(MEMORY_LIMIT))),
+        security_context: Some(restricted()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volume_mounts),
         ..Default::default()
@@ -167,6 +186,7 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         restart_policy: Some("Never".to_owned()),
         // Time to cancel the statement that runs.
         termination_grace_period_seconds: Some(15),
+        init_containers: blueprint.server.map(|server| vec![server::container(server)]),
         containers: vec![container],
         volumes: Some(volumes),
         image_pull_secrets: Some(list(&settings.image_pull_secrets)).filter(|secrets: &Vec<_>| !secrets.is_empty()),
@@ -177,12 +197,22 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: settings.run_as_user,
-            fs_group: settings.fs_group,
+            fs_group,
             // Without it the kubelet walks through the whole volume at every start.
-            fs_group_change_policy: settings.fs_group.map(|_| "OnRootMismatch".to_owned()),
+            fs_group_change_policy: fs_group.map(|_| "OnRootMismatch".to_owned()),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..Default::default() }),
             ..Default::default()
         }),
+        ..Default::default()
+    }
+}
+
+/// No more than Kubernetes' Pod Security Standard "restricted" allows.
+fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+        read_only_root_filesystem: Some(true),
         ..Default::default()
     }
 }
@@ -306,13 +336,13 @@ fn node_affinity(nodes: &[&str]) -> Option<Affinity> {
 }
 
 /// The wanted resources; modest ones where none are wanted, so that a quota that asks for them lets the Pod in.
-fn resources(settings: &JobSettings, memory_limit: Option<&str>) -> ResourceRequirements {
-    let wanted = settings.resources.clone().unwrap_or_default();
+fn resources(wanted: Option<&Resources>, memory_limit: &str) -> ResourceRequirements {
+    let wanted = wanted.cloned().unwrap_or_default();
     let quantities = |map: BTreeMap<String, String>| {
         map.into_iter().map(|(key, value)| (key, Quantity(value))).collect::<BTreeMap<_, _>>()
     };
     let mut requests = BTreeMap::from([("cpu".to_owned(), "10m".to_owned()), ("memory".to_owned(), "64Mi".to_owned())]);
-    let mut limits = BTreeMap::from([("memory".to_owned(), memory_limit.unwrap_or(MEMORY_LIMIT).to_owned())]);
+    let mut limits = BTreeMap::from([("memory".to_owned(), memory_limit.to_owned())]);
     requests.extend(wanted.requests);
     limits.extend(wanted.limits);
     ResourceRequirements { requests: Some(quantities(requests)), limits: Some(quantities(limits)), claims: None }

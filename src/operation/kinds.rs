@@ -7,12 +7,12 @@ use super::lease::Holder;
 use crate::{
     api::{SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus},
     context::Context,
-    recipes::Operation,
+    recipes::{Drill, Operation},
     requests::{find, is_not_there},
 };
 
-/// Their names.
-pub const NAMES: [&str; 3] = ["SynapseMaintenance", "SynapseBackup", "SynapseRestore"];
+/// Their names, and those of what they do beside.
+pub const NAMES: [&str; 4] = [SynapseMaintenance::NAME, SynapseBackup::NAME, SynapseRestore::NAME, Drill::NAME];
 
 /// How many operations are looked at at once.
 const PAGE: u32 = 50;
@@ -27,6 +27,7 @@ pub struct AnyOperation {
     /// A run of it makes old what was known of the database.
     pub changes_database: bool,
     pub newest_backup: Option<Time>,
+    pub newest_verified: Option<Time>,
     kind: &'static str,
 }
 
@@ -85,6 +86,7 @@ fn any<K: Operation>(object: &K) -> AnyOperation {
         status: object.status().cloned().unwrap_or_default(),
         changes_database: K::CHANGES_DATABASE,
         newest_backup: object.newest_backup().cloned(),
+        newest_verified: object.newest_verified().cloned(),
     }
 }
 

@@ -16,7 +16,9 @@ use kube::{
 
 use super::{
     claims, job, kinds, lease,
-    observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN},
+    observed::{
+        JobLeft, JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN,
+    },
     pinned,
     resolve::{self, Found},
     scale,
@@ -29,8 +31,9 @@ use crate::{
         synapse::WorkloadRef,
     },
     context::Context,
+    recipes::Lane,
     requests::find,
-    task::report::Report,
+    task::{report::Report, verify::SILENT},
 };
 
 /// How much of a log goes into a message.
@@ -54,7 +57,9 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
     if asks_for_synapse(run) {
         observed.synapse = synapse(context, subject).await?;
     }
-    observed.lease = lease_state(context, subject).await?;
+    if subject.lane.holds_homeserver {
+        observed.lease = lease_state(context, subject).await?;
+    }
     let Some(pinned) = &run.synapse else {
         if let Some(name) = &subject.request.backup {
             let backups: Api<SynapseBackup> = Api::namespaced(context.client.clone(), &subject.namespace);
@@ -77,7 +82,13 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         observed.claims = claims::look(&context.client, &subject.namespace, &mounted).await?;
     }
     if observed.job.is_none() && may_have_left_pods(run) {
-        observed.task_pods = task_pods(context, &subject.namespace, &subject.uid).await?;
+        observed.task_pods = task_pods(context, &subject.namespace, &subject.uid, subject.lane).await?;
+    }
+    if !subject.lane.holds_homeserver {
+        if observed.job.is_none() && !subject.lane.keeps_jobs {
+            observed.jobs_left = jobs_left(context, subject).await?;
+        }
+        return Ok(observed);
     }
     match &run.window {
         None if takes_stock(subject, run) => {
@@ -118,21 +129,30 @@ fn may_have_left_pods(run: &Run) -> bool {
 }
 
 /// It should have been gone for long: its node is lost.
-fn is_lost(pod: &Pod, now: Timestamp) -> bool {
-    let deadline = pod.metadata.deletion_timestamp.as_ref();
+fn is_lost(object: &impl ResourceExt, now: Timestamp) -> bool {
+    let deadline = object.meta().deletion_timestamp.as_ref();
     deadline.is_some_and(|deadline| now.duration_since(deadline.0) > TASK_STOPS_WITHIN)
+}
+
+/// The Jobs of a lane, but for those of a lost node, which never go.
+async fn jobs_left(context: &Context, subject: &Subject) -> kube::Result<Vec<JobLeft>> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &subject.namespace);
+    let of_lane = ListParams::default().labels(&job::of_owner(&subject.uid, subject.lane));
+    let now = Timestamp::now();
+    let left = api.list(&of_lane).await?.items.into_iter().filter(|job| !is_lost(job, now));
+    Ok(left.map(|job| JobLeft { name: job.name_any(), is_going: job.metadata.deletion_timestamp.is_some() }).collect())
 }
 
 /// The Pods of an operation's Jobs that have not ended, by the operation's UID.
 ///
 /// # Errors
 /// What the API server answers.
-pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str) -> kube::Result<Vec<String>> {
+pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str, lane: &Lane) -> kube::Result<Vec<String>> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let of_operation = ListParams::default().labels(&job::of_owner(owner_uid));
+    let of_operation = ListParams::default().labels(&job::of_owner(owner_uid, lane));
     let pods = api.list(&of_operation).await?.items;
     let now = Timestamp::now();
-    let works = |pod: &&Pod| !scale::has_ended(pod) && !is_lost(pod, now);
+    let works = |pod: &&Pod| !scale::has_ended(pod) && !is_lost(*pod, now);
     Ok(pods.iter().filter(works).map(ResourceExt::name_any).collect())
 }
 
@@ -274,8 +294,13 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
     if let (Some(ended), true) = (state.terminated, observed.state != JobState::Active) {
         observed.out_of_memory = ended.reason.as_deref() == Some("OOMKilled");
         observed.report = report(&pods, &pod.name_any(), &ended).await;
-        if observed.report.is_none() {
-            observed.pod = Some(last_words(&pods, &pod, &ended).await);
+        match observed.report.as_ref().map(|report| &report.error) {
+            None => observed.pod = Some(last_words(&pods, &pod, &ended).await),
+            // The task cannot say why.
+            Some(Some(error)) if error.reason == SILENT => {
+                observed.pod = words_of(&pods, &pod, job::server::CONTAINER).await.or(observed.pod);
+            }
+            Some(_) => {}
         }
     }
     Ok(Some(observed))
@@ -310,7 +335,7 @@ async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) ->
     let mut report: Report = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
     if report.details_in_log {
         // Each piece of a long line counts as a line.
-        let log = log(pods, pod, LONGEST_REPORT).await;
+        let log = log(pods, pod, job::CONTAINER, LONGEST_REPORT).await;
         let whole = log.and_then(|log| serde_json::from_str(log.trim_end().lines().next_back()?).ok());
         report = whole.unwrap_or(report);
     }
@@ -324,16 +349,22 @@ async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) ->
 async fn last_words(pods: &Api<Pod>, pod: &Pod, ended: &ContainerStateTerminated) -> String {
     let reason = ended.reason.as_deref().unwrap_or("ended");
     let evicted = evicted(pod).map(|why| format!(" ({why})"));
-    let log = log(pods, &pod.name_any(), LOG_LINES).await.filter(|log| !log.trim().is_empty());
-    let end = |log: &str| log[log.ceil_char_boundary(log.len().saturating_sub(WORDS))..].to_owned();
-    let log = log.map(|log| format!("; the end of its log: {}", end(log.trim()))).unwrap_or_default();
+    let log = words_of(pods, pod, job::CONTAINER).await.map(|log| format!("; {log}")).unwrap_or_default();
     format!("{reason}, exit code {}{}{log}", ended.exit_code, evicted.unwrap_or_default())
 }
 
+/// The end of what a container printed.
+async fn words_of(pods: &Api<Pod>, pod: &Pod, container: &str) -> Option<String> {
+    let log = log(pods, &pod.name_any(), container, LOG_LINES).await?;
+    let log = log.trim();
+    let end = &log[log.ceil_char_boundary(log.len().saturating_sub(WORDS))..];
+    (!end.is_empty()).then(|| format!("the end of the log of container {container}: {end}"))
+}
+
 /// The end of a log. A log that cannot be read is no reason to fail: it only makes a message longer.
-async fn log(pods: &Api<Pod>, pod: &str, lines: i64) -> Option<String> {
+async fn log(pods: &Api<Pod>, pod: &str, container: &str, lines: i64) -> Option<String> {
     let params = LogParams {
-        container: Some(job::CONTAINER.to_owned()),
+        container: Some(container.to_owned()),
         tail_lines: Some(lines),
         limit_bytes: Some(1 << 20),
         ..Default::default()

@@ -6,7 +6,7 @@ use crate::{
         operation::{OperationStatus, Role},
         synapse::{SynapseSpec, WorkloadRef},
     },
-    recipes::{RecipeStep, Request},
+    recipes::{Lane, RecipeStep, Request},
     task::report::Report,
 };
 
@@ -17,15 +17,17 @@ pub const TASK_STOPS_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_m
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub kind: &'static str,
+    /// Which of its runs.
+    pub lane: &'static Lane,
     pub namespace: String,
     pub name: String,
     pub uid: String,
     pub generation: i64,
     /// It has a deletion timestamp.
     pub deleting: bool,
-    /// It carries our finalizer.
+    /// It carries our finalizer, and that is this lane's.
     pub has_finalizer: bool,
-    /// Value of the run-now annotation.
+    /// Value of the annotation that asks for a run now.
     pub run_now: Option<String>,
     /// When it was made: a schedule begins here.
     pub created: jiff::Timestamp,
@@ -60,6 +62,8 @@ pub struct Observed {
     pub counts_held_by: Option<String>,
     /// The Job of the step under way.
     pub job: Option<ObservedJob>,
+    /// Jobs of a lane that does not keep them, once there is nothing left to do for them.
+    pub jobs_left: Vec<JobLeft>,
     /// Pods of this operation's Jobs that still run though their Job is gone: somebody deleted it.
     pub task_pods: Vec<String>,
     /// The operator is being uninstalled: bring everything back, begin nothing.
@@ -164,6 +168,14 @@ pub struct ObservedJob {
     pub started: bool,
     /// The Pod's container was killed for memory.
     pub out_of_memory: bool,
+}
+
+/// A Job that should be gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobLeft {
+    pub name: String,
+    /// It was deleted; its Pods are ending.
+    pub is_going: bool,
 }
 
 /// Where a Job is.

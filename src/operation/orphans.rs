@@ -17,7 +17,7 @@ use super::{
     observed::JobState,
     scale,
 };
-use crate::{context::Context, error::Error, requests::remove};
+use crate::{context::Context, error::Error, recipes::lane, requests::remove};
 
 /// What was found and done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,13 +81,13 @@ async fn is_alive(context: &Context, namespace: &str, holder: &lease::Holder<'_>
     Ok(status.is_some_and(|status| status.active_run().is_some()))
 }
 
-/// Ends the Jobs of an owner; true when none of them works any more, and no Pod of theirs.
+/// Ends the Jobs of an owner that worked on the homeserver; true when none of them works any more, and no Pod of theirs.
 async fn jobs_are_gone(context: &Context, namespace: &str, owner_uid: &str) -> Result<bool, Error> {
-    let of_owner = ListParams::default().labels(&job::of_owner(owner_uid));
+    let of_owner = ListParams::default().labels(&job::of_owner(owner_uid, &lane::OWN));
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
     let works = |job: &Job| job_state(job) == JobState::Active && job.metadata.deletion_timestamp.is_none();
     for job in jobs.list(&of_owner).await?.items.into_iter().filter(works) {
         remove(&jobs, &job.name_any(), &DeleteParams::foreground()).await?;
     }
-    Ok(task_pods(context, namespace, owner_uid).await?.is_empty())
+    Ok(task_pods(context, namespace, owner_uid, &lane::OWN).await?.is_empty())
 }

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use crate::{
     api::{
         mounts::Mount,
-        operation::{Cursor, DatabaseAccess, StepState, StepStatus},
+        operation::{Cursor, DatabaseAccess, OperationStatus, StepState, StepStatus},
     },
+    operation::observed::Subject,
     recipes::{RecipeStep, Request},
 };
 
@@ -14,10 +15,12 @@ use crate::{
 pub const PREFLIGHT: &str = "preflight";
 
 /// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards,
-/// and last those that decide nothing. A dry run has preflight alone.
+/// and last those that decide nothing. A dry run has preflight alone; what does not work on the homeserver has none.
 /// What was stated in the object is as old as the object, or younger.
-pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> Vec<StepStatus> {
-    let mut steps = vec![preflight(wanted, request, cursors, created)];
+pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
+    let Subject { request, created, status: OperationStatus { cursors, .. }, .. } = subject;
+    let mut steps: Vec<StepStatus> =
+        subject.lane.holds_homeserver.then(|| preflight(wanted, request, cursors, *created)).into_iter().collect();
     if !request.dry_run {
         let mut in_order: Vec<&RecipeStep> = wanted.iter().collect();
         in_order.sort_by_key(|step| (step.afterwards, !step.decides, step.offline));
@@ -31,6 +34,7 @@ pub fn steps(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
                 decides: step.decides,
                 database: step.database,
                 mounts: step.mounts.clone(),
+                server: step.server.clone(),
                 memory_limit: step.memory_limit.clone(),
                 undo: step.undo.clone(),
                 ..pending(&step.name, args)
@@ -72,6 +76,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         decides: false,
         database: DatabaseAccess::default(),
         mounts: Vec::new(),
+        server: None,
         memory_limit: None,
         undo: Vec::new(),
         state: StepState::Pending,

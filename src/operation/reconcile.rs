@@ -11,14 +11,13 @@ use kube::{
 
 use super::{
     act::act,
-    kinds,
     observe::observe,
     observed::{Observed, Subject},
     plan::{Action, Plan, plan},
 };
 use crate::{
     api::{
-        RUN_NOW,
+        FINALIZER,
         conditions::truncate,
         operation::{Failure, OperationStatus},
     },
@@ -58,7 +57,15 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         }
         let now = Timestamp::now();
         let plan = plan(&subject, &observed, now);
-        object = write_status(context, &api, object, &subject, &plan.status).await?;
+        object = match write_status(context, &api, object, &subject, &plan.status).await {
+            // Another lane's run goes on beside this one.
+            Err(Error::Kube(kube::Error::Api(status))) if status.is_conflict() => {
+                let Some(newer) = find(&api, &cached.name_any()).await? else { return Ok(Requeue::await_change()) };
+                object = newer;
+                continue;
+            }
+            written => written?,
+        };
         if let Action::Wait(time) = plan.action {
             return Ok(Requeue::requeue(time.unsigned_abs()));
         }
@@ -97,7 +104,7 @@ async fn rest<K: Operation>(cached: &K, context: &Context, api: &Api<K>) -> Resu
         return Ok(None);
     };
     // Of a finished run the cache has not all: it must not be written from there.
-    if status.run.is_some() && status != subject.status {
+    if cached.has_run() && status != subject.status {
         return Ok(None);
     }
     match write_status(context, api, cached.clone(), &subject, &status).await {
@@ -109,32 +116,30 @@ async fn rest<K: Operation>(cached: &K, context: &Context, api: &Api<K>) -> Resu
     }
 }
 
-/// Takes from an object for the cache what [`rest`] does not want to know: all that a finished run has done. There may be
+/// Takes from an object for the cache what [`rest`] does not want to know: all that finished runs have done. There may be
 /// thousands of them.
-pub fn forget_finished_run<K: Operation>(object: &mut K) {
-    let mut status = object.status().cloned().unwrap_or_default();
-    if status.active_run().is_some() {
-        return;
+pub fn forget_finished_runs<K: Operation>(object: &mut K) {
+    for status in object.memories() {
+        let Some(run) = status.run.as_mut().filter(|run| run.is_finished()) else { continue };
+        (run.synapse, run.steps, run.window) = (None, Vec::new(), None);
+        status.plan = Vec::new();
+        status.conditions.shrink_to_fit();
+        status.history.shrink_to_fit();
     }
-    let Some(run) = &mut status.run else { return };
-    (run.synapse, run.steps, run.window) = (None, Vec::new(), None);
-    status.plan = Vec::new();
-    status.conditions.shrink_to_fit();
-    status.history.shrink_to_fit();
-    object.set_status(status);
 }
 
 /// The object as the plan sees it.
 pub fn subject<K: Operation>(object: &K) -> Subject {
     Subject {
-        kind: kinds::name::<K>(),
+        kind: K::NAME,
+        lane: K::LANE,
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation.unwrap_or_default(),
         deleting: object.meta().deletion_timestamp.is_some(),
-        has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == crate::api::FINALIZER),
-        run_now: object.annotations().get(RUN_NOW).cloned(),
+        has_finalizer: K::LANE.holds_homeserver && object.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
+        run_now: object.annotations().get(K::LANE.run_now).cloned(),
         created: object.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         request: object.request(),
         status: object.status().cloned().unwrap_or_default(),
@@ -155,7 +160,7 @@ async fn write_status<K: Operation>(
     let mut changed = object;
     changed.set_status(status.clone());
     let written = api.replace_status(&changed.name_any(), &in_our_name(), &changed).await?;
-    for event in super::events::between(&subject.status, status) {
+    for event in super::events::between(subject.lane, &subject.status, status) {
         publish(context, &written, event).await;
     }
     context.metrics.record(subject, status);
@@ -185,7 +190,7 @@ fn what(action: &Action) -> &'static str {
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
         Action::Scale(_) => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",
-        Action::DeleteJob(_) | Action::SweepJobs => "to delete a Job",
+        Action::DeleteJob(_) | Action::SweepJobs | Action::ClearJobs => "to delete a Job",
     }
 }
 

@@ -7,9 +7,12 @@ use super::{
     observed::Subject,
     plan::{Headline, Phase},
 };
-use crate::api::{
-    conditions::{Conditions, Type},
-    operation::{Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
+use crate::{
+    api::{
+        conditions::{Conditions, Type},
+        operation::{Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
+    },
+    recipes::Lane,
 };
 
 /// How many runs the history holds.
@@ -113,7 +116,7 @@ pub fn remember(status: &mut OperationStatus, entry: HistoryEntry) {
 }
 
 /// Notes a run that was due but came up too late, while the operator was down.
-pub fn add_skipped(status: &mut OperationStatus, at: Timestamp, now: Timestamp) {
+pub fn add_skipped(status: &mut OperationStatus, lane: &Lane, at: Timestamp, now: Timestamp) {
     let number = status.run.as_ref().map_or(0, |run| run.number);
     let entry = HistoryEntry {
         number,
@@ -123,7 +126,8 @@ pub fn add_skipped(status: &mut OperationStatus, at: Timestamp, now: Timestamp) 
         finished_at: Time(now),
         reason: Some("Missed".to_owned()),
         message: Some(format!(
-            "the run of {at} was missed by more than spec.schedule.startWithin; missed runs are not replayed"
+            "the run of {at} was missed by more than {}.startWithin; missed runs are not replayed",
+            lane.schedule
         )),
         figures: Figures::default(),
     };

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     api::{
         SynapseBackup, SynapseSpec,
-        backup::Content,
-        mounts::Mount,
+        backup::{BackupStatus, Content},
+        mounts::{Mount, Source},
         operation::{DatabaseAccess, OperationStatus},
         synapse::{self, ConfigSources},
     },
@@ -26,10 +26,14 @@ use crate::{
 
 /// Where the homeserver's configuration is mounted.
 const CONFIG: &str = "/var/run/synapse-keeper/config";
+/// Where the homeserver's signing keys are mounted.
+const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
+const SIGNING_KEY_FILE: &str = "signing.key";
 /// Where the claim with the media is mounted.
 const MEDIA: &str = "/var/run/synapse-keeper/media";
 
 impl Operation for SynapseBackup {
+    const NAME: &'static str = "SynapseBackup";
     const CHANGES_DATABASE: bool = false;
 
     fn request(&self) -> Request {
@@ -88,8 +92,23 @@ impl Operation for SynapseBackup {
         self.status.as_ref()?.last_success_at.as_ref()
     }
 
+    fn newest_verified(&self) -> Option<&Time> {
+        self.status.as_ref()?.last_verified_at.as_ref()
+    }
+
+    /// Of either lane.
+    fn has_run(&self) -> bool {
+        let Some(BackupStatus { operation, verification, .. }) = &self.status else { return false };
+        operation.run.is_some() || verification.as_ref().is_some_and(|drills| drills.run.is_some())
+    }
+
     fn set_status(&mut self, status: OperationStatus) {
         self.status.get_or_insert_default().absorb(status);
+    }
+
+    fn memories(&mut self) -> Vec<&mut OperationStatus> {
+        let Some(BackupStatus { operation, verification, .. }) = &mut self.status else { return Vec::new() };
+        [operation].into_iter().chain(verification.as_deref_mut()).collect()
     }
 }
 
@@ -171,10 +190,19 @@ fn config(homeserver: &SynapseSpec) -> (ConfigObjects, Vec<Mount>) {
         config_dir: (sources != ConfigSources::default()).then(|| CONFIG.into()),
         config_secrets: sources.secrets,
         config_maps: sources.config_maps,
+        signing_key_file: homeserver.signing_key.as_ref().map(|_| format!("{SIGNING_KEY}/{SIGNING_KEY_FILE}").into()),
     };
     let secrets = config.config_secrets.iter().map(|name| Mount::secret(&format!("{CONFIG}/secrets/{name}"), name));
     let maps = config.config_maps.iter().map(|name| Mount::config_map(&format!("{CONFIG}/configmaps/{name}"), name));
-    let mounts = secrets.chain(maps).collect();
+    let key = homeserver.signing_key.iter().map(|key| Mount {
+        path: SIGNING_KEY.to_owned(),
+        source: Source::SecretKey {
+            name: key.secret_name.clone(),
+            key: key.key.clone(),
+            file: SIGNING_KEY_FILE.to_owned(),
+        },
+    });
+    let mounts = secrets.chain(maps).chain(key).collect();
     (config, mounts)
 }
 
@@ -318,6 +346,18 @@ mod tests {
         {
             assert!(step.args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", step.args);
         }
+    }
+
+    #[test]
+    fn the_ids_of_the_signing_keys_are_noted() {
+        let step = object("repository: {secretName: s3}")
+            .steps(Sight::of(&homeserver(", signingKey: {secretName: ess-generated, key: SYNAPSE_SIGNING_KEY}")))
+            .remove(0);
+        assert!(step.args.contains(&"--signing-key-file=/var/run/synapse-keeper/signing-key/signing.key".to_owned()));
+        let Some(Mount { source: Source::SecretKey { name, key, .. }, .. }) = step.mounts.last() else {
+            panic!("{step:?}")
+        };
+        assert_eq!([name, key], ["ess-generated", "SYNAPSE_SIGNING_KEY"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{
 };
 
 impl Operation for SynapseMaintenance {
+    const NAME: &'static str = "SynapseMaintenance";
     const CHANGES_DATABASE: bool = true;
 
     fn request(&self) -> Request {
@@ -42,6 +43,10 @@ impl Operation for SynapseMaintenance {
 
     fn set_status(&mut self, status: OperationStatus) {
         self.status = Some(status);
+    }
+
+    fn memories(&mut self) -> Vec<&mut OperationStatus> {
+        self.status.iter_mut().collect()
     }
 }
 

@@ -4,9 +4,13 @@
 //! Jobs, resume, history and schedule are the engine's (see [`crate::operation`]).
 
 mod backup;
+mod drill;
+pub mod lane;
 mod maintenance;
 mod repository;
 mod restore;
+
+pub use self::{drill::Drill, lane::Lane};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};
@@ -20,6 +24,7 @@ use crate::{
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         schedule::Schedule,
+        verification::ScratchServer,
     },
     operation::observed::Refusal,
 };
@@ -35,6 +40,12 @@ pub trait Operation:
     + Sync
     + 'static
 {
+    /// What metrics and logs call it.
+    const NAME: &'static str;
+
+    /// What of its object it is.
+    const LANE: &'static Lane = &lane::OWN;
+
     /// Whether a run of it makes old what was known of the database.
     const CHANGES_DATABASE: bool;
 
@@ -60,8 +71,21 @@ pub trait Operation:
         None
     }
 
+    /// The moment of the newest backup that it knows to be whole, because it was restored.
+    fn newest_verified(&self) -> Option<&Time> {
+        None
+    }
+
+    /// There is a run in the object, of this lane or of another. The cache may not have all of it.
+    fn has_run(&self) -> bool {
+        self.status().is_some_and(|status| status.run.is_some())
+    }
+
     /// Puts the engine's memory into the object.
     fn set_status(&mut self, status: OperationStatus);
+
+    /// All that the engine remembers of the object, of every lane.
+    fn memories(&mut self) -> Vec<&mut OperationStatus>;
 }
 
 /// What a recipe sees of the cluster.
@@ -93,6 +117,16 @@ pub struct Request {
     pub backup: Option<String>,
     /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before.
     pub heals: bool,
+    /// What no run can do without and is not there.
+    pub waits_for: Option<Wait>,
+}
+
+/// Why no run may begin, though one may be due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// One word for a condition.
+    pub reason: &'static str,
+    pub message: &'static str,
 }
 
 /// One step, as a recipe wants it.
@@ -117,6 +151,8 @@ pub struct RecipeStep {
     pub database: DatabaseAccess,
     /// What its Pod has mounted besides the credentials of PostgreSQL.
     pub mounts: Vec<Mount>,
+    /// A PostgreSQL beside it in its Pod, for this step alone.
+    pub server: Option<ScratchServer>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
     pub memory_limit: Option<String>,
     /// The task and its arguments that take it back, if no Pod of the homeserver becomes Ready afterwards. Nothing: it is not

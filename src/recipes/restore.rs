@@ -30,6 +30,7 @@ const MEDIA: &str = "/var/run/synapse-keeper/media";
 const ADMINISTRATOR: &str = "/var/run/synapse-keeper/postgres-admin";
 
 impl Operation for SynapseRestore {
+    const NAME: &'static str = "SynapseRestore";
     const CHANGES_DATABASE: bool = true;
 
     fn request(&self) -> Request {
@@ -96,6 +97,10 @@ impl Operation for SynapseRestore {
 
     fn set_status(&mut self, status: OperationStatus) {
         self.status.get_or_insert_default().absorb(status);
+    }
+
+    fn memories(&mut self) -> Vec<&mut OperationStatus> {
+        self.status.iter_mut().map(|status| &mut status.operation).collect()
     }
 }
 

@@ -11,6 +11,12 @@ pub const MISSING: &str = "RepositoryMissing";
 /// A signal ended restic.
 pub const KILLED: &str = "ResticKilled";
 
+/// What is stored is not what was stored, or not all of it.
+pub const DAMAGED: &str = "RepositoryDamaged";
+
+const DAMAGE: &str = "Something in the repository is damaged or missing: look with `restic check`, and mend what can be \
+                      mended with `restic repair`.";
+
 const NO_REPOSITORY: &str = "There is no repository: is RESTIC_REPOSITORY right? It is made by the first backup of an \
                              object, and never where that object has had one.";
 
@@ -31,6 +37,8 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
         ),
         code => match known(&said) {
             Some((reason, advice)) => (Terminal, reason, advice),
+            // A prune may have moved it just now.
+            None if lacks_data(&said) => (Transient, DAMAGED, DAMAGE),
             None if code.is_none() => (Transient, KILLED, "Somebody ended restic, or it had too little memory."),
             None => (Transient, "ResticFailed", ""),
         },
@@ -74,7 +82,16 @@ fn known(said: &str) -> Option<(&'static str, &'static str)> {
             "The storage is full, or its quota is. The backups that are there are not hurt.",
         ));
     }
-    said.contains("specified bucket does not exist").then_some((MISSING, NO_REPOSITORY))
+    if said.contains("specified bucket does not exist") {
+        return Some((MISSING, NO_REPOSITORY));
+    }
+    if is_damage(said) {
+        return Some((DAMAGED, DAMAGE));
+    }
+    said.contains("failed to find snapshot").then_some((
+        "SnapshotNotFound",
+        "The backup is not in the repository any more: did the retention take it, or somebody?",
+    ))
 }
 
 /// Somebody works on the repository.
@@ -138,6 +155,25 @@ fn is_about_access(said: &str) -> bool {
     ]
     .iter()
     .any(|words| said.contains(words))
+}
+
+/// Words of restic 0.18, with one byte changed in each kind of file.
+fn is_damage(said: &str) -> bool {
+    [
+        "ciphertext verification failed",
+        "invalid data returned",
+        "is damaged",
+        "not found in repository",
+        "not found in snapshot",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
+/// A file with data is not there.
+fn lacks_data(said: &str) -> bool {
+    let reads = ["cannot dump file", "loading tree for snapshot"].iter().any(|words| said.contains(words));
+    reads && ["no such file or directory", "does not exist", "NoSuchKey"].iter().any(|words| said.contains(words))
 }
 
 fn is_full(said: &str) -> bool {

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Repository,
+    Download, Repository,
     errors::{self, explain},
     upload::{collect, interrupt},
 };
@@ -42,6 +42,24 @@ pub struct RestoredFiles {
     pub total_bytes: u64,
     /// Bytes that had to be written.
     pub bytes_restored: u64,
+}
+
+/// A file that a snapshot has.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct File {
+    pub path: String,
+    /// Its length.
+    #[serde(default)]
+    pub size: u64,
+}
+
+/// As `restic ls` prints it.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Node {
+    File(File),
+    #[serde(other)]
+    Other,
 }
 
 /// What restic could not do with a file, in its words.
@@ -111,6 +129,25 @@ impl Repository {
             bytes: total_bytes_processed,
             added: data_added_packed,
         }))
+    }
+
+    /// Looks at every file of a snapshot, without reading any.
+    ///
+    /// # Errors
+    /// What restic said.
+    pub async fn look_at_files(&self, snapshot: &str, mut look: impl FnMut(File)) -> Result<()> {
+        let mut command = self.command();
+        command.args(["ls", "--json", "--quiet"]).args(self.lock_to_read()).arg(snapshot);
+        let mut download = Download::start(command, self.clone(), format!("the names of snapshot {snapshot:.8}"))?;
+        let mut lines = BufReader::new(download.output.take().expect("its output is a pipe")).split(b'\n');
+        while let Ok(Some(line)) = lines.next_segment().await {
+            // The first line is about the snapshot.
+            if let Ok(Node::File(file)) = serde_json::from_slice(&line) {
+                look(file);
+            }
+        }
+        drop(lines);
+        download.finish().await
     }
 
     /// Writes all files of a snapshot into `root`: those that are missing, and what differs in those that are there. Files that

@@ -11,8 +11,8 @@ mod repository;
 mod upload;
 
 pub use download::Download;
-pub use errors::{KILLED, MISSING};
-pub use files::{Refused, RestoredFiles, StoredFiles};
+pub use errors::{DAMAGED, KILLED, MISSING};
+pub use files::{File, Refused, RestoredFiles, StoredFiles};
 pub use locks::Wants;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

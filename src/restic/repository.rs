@@ -53,6 +53,8 @@ pub struct Repository {
     cache: PathBuf,
     /// What must not be repeated, whoever says it.
     secrets: Vec<String>,
+    /// A prune waits until what is read has been read.
+    locks_to_read: bool,
 }
 
 /// A repository that can be written to.
@@ -147,7 +149,14 @@ impl Repository {
         if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
-        Ok(Self { environment, secrets, cache: scratch.into() })
+        Ok(Self { environment, secrets, cache: scratch.into(), locks_to_read: false })
+    }
+
+    /// From now on a prune waits for who reads, and who reads for a prune. For those who can write to it: what they would
+    /// miss meanwhile looks like damage.
+    #[must_use]
+    pub fn locking_to_read(self) -> Self {
+        Self { locks_to_read: true, ..self }
     }
 
     /// Makes sure that the repository is there and can be opened. Only where `may_make_it` is it made: a mistyped bucket
@@ -205,7 +214,8 @@ impl Repository {
     /// # Errors
     /// What restic answers. Content that does not have its checksum any more is one of them.
     pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
-        self.run(&["dump", "--no-lock", "--quiet", snapshot, &format!("/{file}")], LIST_WITHIN).await
+        let file = format!("/{file}");
+        self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
     }
 
     /// Begins to read a file of a snapshot, however large.
@@ -214,8 +224,16 @@ impl Repository {
     /// restic cannot be started.
     pub fn read_stream(&self, snapshot: &str, file: &str) -> Result<Download> {
         let mut command = self.command();
-        command.args(["dump", "--no-lock", "--quiet", snapshot, &format!("/{file}")]);
+        command.args(self.dump()).args([snapshot, &format!("/{file}")]);
         Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
+    }
+
+    fn dump(&self) -> Vec<&'static str> {
+        [&["dump", "--quiet"], self.lock_to_read()].concat()
+    }
+
+    pub(super) fn lock_to_read(&self) -> &'static [&'static str] {
+        if self.locks_to_read { &["--retry-lock", RETRY_LOCK] } else { &["--no-lock"] }
     }
 
     /// Takes snapshots out of the list. Their data stays until a [`Repository::prune`].

@@ -4,4 +4,5 @@
 
 pub mod database;
 pub mod sequences;
+pub mod signing_keys;
 pub mod version;

@@ -15,6 +15,7 @@ pub mod preflight;
 pub mod report;
 pub mod restore;
 pub mod vacuum;
+pub mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -55,6 +56,8 @@ enum Command {
     SwapDatabase(restore::swap::Arguments),
     /// Vacuum tables.
     Vacuum(vacuum::Arguments),
+    /// Restore a backup into a PostgreSQL that is thrown away afterwards, and look whether it is whole.
+    Verify(verify::Arguments),
 }
 
 /// Runs a task to its end and reports.
@@ -80,6 +83,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
+            Command::Verify(arguments) => verify::run(arguments, &stop).await,
         })
     })?;
     output::finish(&report, task.termination_log.as_deref());

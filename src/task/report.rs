@@ -136,6 +136,9 @@ pub struct StepResult {
     /// The backups that there are, as the repository had them afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<ListedBackups>,
+    /// What was found of a backup that was restored for a test. Beside an error: that it is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// The database that came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
@@ -156,6 +159,19 @@ impl StepResult {
             ..self
         }
     }
+}
+
+/// What a drill found of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// The backup's name.
+    pub snapshot: String,
+    /// The moment that it shows, by PostgreSQL's clock, where that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<Time>,
+    /// It was restored, and all that was compared agrees.
+    pub is_whole: bool,
 }
 
 /// What was done to a table.

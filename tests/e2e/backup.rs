@@ -60,7 +60,40 @@ fn a_volume_holds_backups_that_restic_finds_whole() {
     // Once is once.
     world.apply_file("examples/backup-volume.yaml");
     assert_eq!(world.get("synbk/before-the-upgrade")["status"]["run"]["number"], 1);
+    it_is_restored_for_a_test_and_nothing_of_that_is_left(&world);
     a_wrong_password_is_told_and_no_second_repository_is_made(&world);
+}
+
+fn it_is_restored_for_a_test_and_nothing_of_that_is_left(world: &World) {
+    let verify = json!({"cron": "@yearly", "image": "localhost/postgres:15", "volume": {"size": "1Gi"}});
+    let annotations = json!({"synapse-keeper.dev/verify-now": "1"});
+    let patch = json!({"metadata": {"annotations": annotations}, "spec": {"verify": verify}});
+    world.kubectl(&["patch", "synbk", "before-the-upgrade", "--type=merge", "-p", &patch.to_string()]);
+    let done = world.wait("synbk/before-the-upgrade", "through with a drill", |object| {
+        object["status"]["verification"]["history"][0]["number"] == 1
+    });
+    let verified = condition(&done, "Verified");
+    assert_eq!((&verified["status"], &verified["reason"]), (&json!("True"), &json!("Verified")), "{verified:#}");
+    assert!(text(&verified["message"]).contains("the rows are as many as were backed up"), "{verified:#}");
+    let status = &done["status"];
+    assert_eq!(status["lastVerifiedAt"], status["lastSuccessAt"], "{status:#}");
+    assert!(status["snapshots"][0]["verifiedAt"].is_string(), "{status:#}");
+    assert_eq!(status["run"]["number"], 1, "the backup's own runs are another matter");
+    let shown = world.kubectl(&["get", "synbk", "before-the-upgrade"]);
+    assert!(shown.contains("VERIFIED") && shown.contains("True"), "{shown}");
+    world
+        .wait("synapse/example", "told of it", |synapse| synapse["status"]["lastVerified"] == status["lastVerifiedAt"]);
+
+    // Its claim goes when the garbage collector has seen that its Pod is gone.
+    let left = || world.kubectl(&["get", "jobs,pods,pvc", "-l", "synapse-keeper.dev/lane", "-o", "name"]);
+    assert!(!left().contains("job") && !left().contains("pod/"), "{}", left());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !left().trim().is_empty() {
+        assert!(std::time::Instant::now() < until, "{} is still there", left());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    world.assert_untouched_or_restored();
+    audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
 }
 
 fn a_wrong_password_is_told_and_no_second_repository_is_made(world: &World) {

@@ -258,7 +258,7 @@ pub async fn until_dumping(database: &Database) {
 }
 
 /// A folder as a Job has it: a Secret and a ConfigMap.
-fn mounted_config() -> tempfile::TempDir {
+pub fn mounted_config() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let put = |path: &str, value: &[u8]| {
         let path = folder.path().join(path);

@@ -15,3 +15,4 @@ mod restore;
 mod retain;
 mod support;
 mod vacuum;
+mod verify;

@@ -16,7 +16,7 @@ const DRAFT: &str = "draft";
 const RUN: &str = "0b5e9d6a-0000-4000-8000-000000000001.7";
 
 /// A media store as Synapse makes it.
-fn media_store() -> TempDir {
+pub fn media_store() -> TempDir {
     let store = tempfile::tempdir().unwrap();
     for path in [
         "local_content/AA/bb/ccdd",
@@ -39,13 +39,13 @@ fn put(store: &Path, path: &str, content: &str) {
 }
 
 /// The database's part of the backup.
-fn draft(database: &Database, repository: &Repository, attempt: &str) -> Program {
+pub fn draft(database: &Database, repository: &Repository, attempt: &str) -> Program {
     let (operation, run) = RUN.split_once('.').unwrap();
     let of_run = ["--operation", operation, "--run", run, "--attempt", attempt];
     back_up(database, repository).with(&["--init", "--draft"]).with(&of_run)
 }
 
-fn media(store: &Path, repository: &Repository) -> Program {
+pub fn media(store: &Path, repository: &Repository) -> Program {
     let store = store.display().to_string();
     Program::task("backup-media").repository(repository).with(&["--media-store", &store, "--of-run", RUN])
 }

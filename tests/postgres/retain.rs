@@ -9,7 +9,7 @@ use crate::{
     support::{Database, Program, Repository},
 };
 
-fn retain(repository: &Repository) -> Program {
+pub fn retain(repository: &Repository) -> Program {
     Program::task("retain").repository(repository)
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::verification::ScratchVolume;
 
 const SPEC: &str = "
 serverName: example.org
@@ -31,6 +32,7 @@ fn built_on(database: Database, nodes: &[&str]) -> Job {
     build(&Blueprint {
         namespace: "matrix",
         owner: OwnerReference { name: "weekly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
+        lane: &crate::recipes::lane::OWN,
         synapse: "example",
         spec: &spec,
         image: "tools:1",
@@ -42,6 +44,7 @@ fn built_on(database: Database, nodes: &[&str]) -> Job {
         attempt: 2,
         args: vec!["vacuum".to_owned()],
         mounts: &[],
+        server: None,
         memory_limit: Some("2Gi"),
         deadline_seconds: Some(60),
     })
@@ -53,6 +56,7 @@ fn built_with(mounts: &[Mount]) -> PodSpec {
     pod_of(&build(&Blueprint {
         namespace: "matrix",
         owner,
+        lane: &crate::recipes::lane::OWN,
         synapse: "example",
         spec: &spec,
         image: "tools:1",
@@ -64,6 +68,7 @@ fn built_with(mounts: &[Mount]) -> PodSpec {
         attempt: 1,
         args: vec!["backup".to_owned()],
         mounts,
+        server: None,
         memory_limit: Some("2Gi"),
         deadline_seconds: None,
     }))
@@ -199,4 +204,66 @@ fn the_task_is_told_everything_but_the_password() {
         assert!(args.iter().any(|arg| arg == wanted), "{wanted} is not in {args:?}");
     }
     assert!(!args.iter().any(|arg| arg.starts_with("--data-volume")), "{args:?}");
+}
+
+#[test]
+fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
+    let spec: SynapseSpec = serde_yaml_ng::from_str(&SPEC.replace("  fsGroup: 1000\n", "")).unwrap();
+    let scratch = |volume| ScratchServer { image: "postgres:15".to_owned(), run_as_user: 999, volume, resources: None };
+    let built = |server: &ScratchServer| {
+        build(&Blueprint {
+            namespace: "matrix",
+            owner: OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
+            lane: &crate::recipes::lane::DRILL,
+            synapse: "example",
+            spec: &spec,
+            image: "tools:1",
+            image_pull_policy: "IfNotPresent",
+            database: Database::Untold,
+            step: "verify",
+            run: 1,
+            attempt: 1,
+            args: vec!["verify".to_owned()],
+            mounts: &[],
+            server: Some(server),
+            nodes: Vec::new(),
+            memory_limit: None,
+            deadline_seconds: None,
+        })
+    };
+    let job = built(&scratch(None));
+    let labels = job.metadata.labels.clone().unwrap();
+    assert_eq!(labels[LANE], "drill");
+    assert_eq!(
+        of_owner("uid", &crate::recipes::lane::DRILL),
+        "synapse-keeper.dev/owner-uid=uid,synapse-keeper.dev/lane=drill"
+    );
+    assert_eq!(
+        of_owner("uid", &crate::recipes::lane::OWN),
+        "synapse-keeper.dev/owner-uid=uid,!synapse-keeper.dev/lane"
+    );
+    let pod = pod_of(&job);
+    let [server] = pod.init_containers.as_deref().unwrap() else { panic!("one init container") };
+    assert_eq!(server.restart_policy.as_deref(), Some("Always"), "it goes on beside the task");
+    let args = server.args.as_ref().unwrap();
+    assert!(args.contains(&"listen_addresses=".to_owned()) && server.ports.is_none(), "{args:?}");
+    let of = |mounts: &Option<Vec<VolumeMount>>, volume: &str| {
+        mounts.iter().flatten().find(|mount| mount.name == volume).map(|mount| mount.mount_path.clone())
+    };
+    assert_eq!(of(&server.volume_mounts, "postgres-socket").as_deref(), Some("/var/run/postgresql"));
+    assert_eq!(of(&pod.containers[0].volume_mounts, "postgres-socket").as_deref(), Some(server::SOCKET));
+    assert_eq!(of(&pod.containers[0].volume_mounts, "postgres-data"), None);
+    let security = server.security_context.as_ref().unwrap();
+    assert_eq!((security.run_as_user, security.allow_privilege_escalation), (Some(999), Some(false)));
+    assert_eq!(pod.security_context.unwrap().fs_group, None);
+
+    let volume = ScratchVolume { size: "20Gi".to_owned(), storage_class_name: Some("fast".to_owned()) };
+    let pod = pod_of(&built(&scratch(Some(volume))));
+    let data = pod.volumes.unwrap().into_iter().find(|volume| volume.name == "postgres-data").unwrap();
+    let template = data.ephemeral.unwrap().volume_claim_template.unwrap();
+    assert_eq!(template.metadata.unwrap().labels.unwrap()[LANE], "drill");
+    let claim = template.spec;
+    assert_eq!(claim.storage_class_name.as_deref(), Some("fast"));
+    assert_eq!(claim.resources.unwrap().requests.unwrap()["storage"], Quantity("20Gi".to_owned()));
+    assert_eq!(pod.security_context.unwrap().fs_group, Some(999), "a new volume is root's");
 }

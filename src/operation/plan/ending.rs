@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, Phase, Planner};
+use super::{Action, Headline, Next, POLL, Phase, Planner};
 use crate::{
     api::operation::{Figures, HistoryEntry, Outcome, Run, StepState},
     bytes,
@@ -41,6 +41,22 @@ impl Planner<'_> {
         (Action::Continue, Headline { phase, reason, message: message.unwrap_or_default() })
     }
 
+    /// `None`: what must not stay is gone.
+    pub(super) fn clear_away(&mut self) -> Option<Next> {
+        let jobs = &self.observed.jobs_left;
+        if jobs.is_empty() {
+            return None;
+        }
+        let (reason, message) = match &self.run().failure {
+            Some(failure) => (failure.reason.clone(), failure.message.clone()),
+            None => ("Resuming".to_owned(), "done".to_owned()),
+        };
+        let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+        let message = format!("waits until its Jobs are gone: {} ({message})", names.join(", "));
+        let action = if jobs.iter().all(|job| job.is_going) { Action::Wait(POLL) } else { Action::ClearJobs };
+        Some((action, Headline { phase: Phase::Resuming, reason, message }))
+    }
+
     /// A scheduled run whose time is over before it began its work. It goes the way of the others, but is no failure.
     pub(super) fn skip_if_late(&mut self) -> Option<Next> {
         let run = self.run();
@@ -73,7 +89,8 @@ impl Planner<'_> {
             finished_at: now,
             reason: Some("StartWithinExceeded".to_owned()),
             message: Some(format!(
-                "could not start within spec.schedule.startWithin: {}",
+                "could not start within {}.startWithin: {}",
+                self.subject.lane.schedule,
                 waited_for.unwrap_or_default()
             )),
             figures: Figures::default(),

@@ -2,13 +2,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, Phase, Planner, RESYNC};
+use super::{Action, Headline, Next, Phase, Planner, RESYNC, SAFETY};
 use crate::{
     api::operation::{Outcome, Run, Trigger},
     operation::{
         report,
         schedule::{Calendar, Due},
     },
+    recipes::Wait,
 };
 
 impl Planner<'_> {
@@ -25,7 +26,8 @@ impl Planner<'_> {
                 Ok(calendar) => self.idle_scheduled(&calendar),
                 Err(invalid) => {
                     self.status.next_run_at = None;
-                    let (reason, message) = (invalid.reason().to_owned(), invalid.to_string());
+                    let (reason, message) =
+                        (invalid.reason().to_owned(), format!("{}.{invalid}", self.subject.lane.schedule));
                     (Action::Wait(RESYNC), Headline { phase: Phase::Stalled, reason, message })
                 }
             },
@@ -55,9 +57,11 @@ impl Planner<'_> {
                 Due::Later(_) => {}
             }
             self.status.next_run_at = None;
-            return (Action::Wait(self.until(next_run_at)), headline);
+            // What it waits for is nothing that is watched.
+            let wait = if self.is_asked_for() { SAFETY } else { self.until(next_run_at) };
+            return (Action::Wait(wait), headline);
         }
-        if self.subject.run_now.is_some() && self.subject.run_now != self.status.run_now_answered {
+        if self.is_asked_for() {
             self.status.run_now_answered = self.subject.run_now.clone();
             return self.start(Trigger::Annotation, None);
         }
@@ -68,11 +72,16 @@ impl Planner<'_> {
             }
             Due::Missed { at } => {
                 self.status.last_scheduled_at = Some(Time(at));
-                report::add_skipped(&mut self.status, at, self.now);
+                report::add_skipped(&mut self.status, self.subject.lane, at, self.now);
                 (Action::Wait(self.until(next_run_at)), self.rest())
             }
             Due::Later(_) => (Action::Wait(self.until(next_run_at)), self.rest()),
         }
+    }
+
+    /// A person wants a run now.
+    fn is_asked_for(&self) -> bool {
+        self.subject.run_now.is_some() && self.subject.run_now != self.status.run_now_answered
     }
 
     /// Why no run may start, though one may be due.
@@ -85,7 +94,11 @@ impl Planner<'_> {
         if self.subject.request.suspend {
             return Some(suspended("spec.suspend is true: no run starts"));
         }
-        self.observed.uninstalling.then(|| suspended("the operator is being uninstalled: no run starts"))
+        if self.observed.uninstalling {
+            return Some(suspended("the operator is being uninstalled: no run starts"));
+        }
+        let Wait { reason, message } = self.subject.request.waits_for?;
+        Some(Headline { phase: Phase::Scheduled, reason: reason.to_owned(), message: message.to_owned() })
     }
 
     fn start(&mut self, trigger: Trigger, start_before: Option<Time>) -> Next {

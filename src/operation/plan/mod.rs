@@ -51,6 +51,8 @@ pub enum Action {
     ReleaseLease,
     /// Delete the Jobs of earlier runs.
     SweepJobs,
+    /// Delete all Jobs of the lane and let their Pods end.
+    ClearJobs,
     AddFinalizer,
     RemoveFinalizer,
     /// Set the replicas of workloads, in this order. All at once: each look at the world costs requests for every
@@ -139,6 +141,7 @@ impl Planner<'_> {
             .or_else(|| self.resume())
             .or_else(|| self.release())
             .or_else(|| self.afterwards())
+            .or_else(|| self.clear_away())
             .unwrap_or_else(|| self.finish())
     }
 
@@ -153,7 +156,8 @@ impl Planner<'_> {
         run.failure.is_none() && (run.steps.is_empty() || run.next_deciding_step().is_some())
     }
 
-    /// The homeserver's Lease, before anything is done to the homeserver and until all is done.
+    /// The homeserver's Lease, before anything is done to the homeserver and until all is done. What does not work on it
+    /// waits for no more than its description.
     fn hold_lease(&mut self) -> Option<Next> {
         match &self.observed.lease {
             LeaseState::Mine { .. } => None,
@@ -189,6 +193,7 @@ impl Planner<'_> {
                     );
                     Some((Action::Wait(SAFETY), self.pending("BackupNotFound", message)))
                 }
+                _ if !self.subject.lane.holds_homeserver => None,
                 _ => Some((Action::AcquireLease, self.pending("Starting", "takes the homeserver's Lease"))),
             },
         }

@@ -150,6 +150,7 @@ impl World {
         Self {
             subject: Subject {
                 kind: "SynapseMaintenance",
+                lane: &crate::recipes::lane::OWN,
                 namespace: "matrix".to_owned(),
                 name: "m".to_owned(),
                 uid: "uid".to_owned(),
@@ -356,7 +357,7 @@ impl World {
                     self.scale(workload, *from, *to);
                 }
             }
-            Action::SweepJobs => {}
+            Action::SweepJobs | Action::ClearJobs => {}
             Action::CreateJob(index) => self.create_job(*index),
             Action::DeleteJob(index) => {
                 let step = &self.subject.status.run.as_ref().unwrap().steps[*index];

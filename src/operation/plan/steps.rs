@@ -50,8 +50,7 @@ impl Planner<'_> {
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
         let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
         let (uid, generation) = (synapse.uid.clone(), synapse.generation);
-        let steps =
-            pinned::steps(&self.observed.steps, &self.subject.request, &self.status.cursors, self.subject.created);
+        let steps = pinned::steps(&self.observed.steps, self.subject);
         let name = self.subject.request.synapse.clone();
         let run = self.run_mut();
         run.synapse = Some(Box::new(PinnedSynapse { name, uid, generation, spec }));
@@ -237,7 +236,7 @@ impl Planner<'_> {
     /// What an attempt had done before it failed stays done: the next one finds nothing left to do there.
     fn keep(&mut self, index: usize, done: Option<StepResult>) {
         let step = &mut self.run_mut().steps[index];
-        if let Some(done) = done.filter(|done| !done.tables.is_empty()) {
+        if let Some(done) = done.filter(|done| !done.tables.is_empty() || done.verdict.is_some()) {
             step.result = Some(done.after(step.result.take()));
         }
     }

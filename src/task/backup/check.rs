@@ -20,6 +20,7 @@ pub async fn check(
     config: &ConfigObjects,
 ) -> Result<StepPlan> {
     config.manifests()?;
+    config.signing_key_ids()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let facts = Facts::read(session, &destination.server_name).await?;
     Programs::of(facts.postgres_version).await?;

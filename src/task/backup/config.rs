@@ -13,7 +13,10 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::task::report::{Result, TaskError};
+use crate::{
+    synapse::signing_keys,
+    task::report::{Result, TaskError},
+};
 
 /// What to take along.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,10 @@ pub struct ConfigObjects {
     /// A ConfigMap that must be there; may be given several times.
     #[arg(long = "config-map", value_name = "NAME", requires = "config_dir")]
     pub config_maps: Vec<String>,
+    /// The file with the homeserver's signing keys; only their ids are taken along.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_key_file: Option<PathBuf>,
 }
 
 impl ConfigObjects {
@@ -37,7 +44,28 @@ impl ConfigObjects {
         let directory = self.config_dir.iter().map(|directory| format!("--config-dir={}", directory.display()));
         let secrets = self.config_secrets.iter().map(|name| format!("--config-secret={name}"));
         let maps = self.config_maps.iter().map(|name| format!("--config-map={name}"));
-        directory.chain(secrets).chain(maps).collect()
+        let key = self.signing_key_file.iter().map(|file| format!("--signing-key-file={}", file.display()));
+        directory.chain(secrets).chain(maps).chain(key).collect()
+    }
+
+    /// Ids of the homeserver's signing keys, such as `ed25519:a_abcd`.
+    ///
+    /// # Errors
+    /// Terminal: `ConfigMissing`; `ConfigUnreadable`, where it is no file of keys.
+    pub fn signing_key_ids(&self) -> Result<Vec<String>> {
+        let Some(file) = &self.signing_key_file else { return Ok(Vec::new()) };
+        let text = fs::read_to_string(file).map_err(|error| {
+            TaskError::terminal(
+                "ConfigMissing",
+                format!("The Synapse object's spec.signingKey names a Secret or a key that cannot be read: {error}."),
+            )
+        })?;
+        signing_keys::ids(&text).ok_or_else(|| {
+            TaskError::terminal(
+                "ConfigUnreadable",
+                "The Synapse object's spec.signingKey names no file of signing keys: each line is `ed25519 a_abcd <key>`.",
+            )
+        })
     }
 
     /// The objects as YAML documents, without a namespace. `None`: there are none.
@@ -129,6 +157,7 @@ mod tests {
             config_dir: Some(directory.path().into()),
             config_secrets: vec!["signing".to_owned()],
             config_maps: vec!["synapse".to_owned()],
+            signing_key_file: None,
         };
         (directory, objects)
     }

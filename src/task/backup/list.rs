@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::manifest::{DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, TAG, is_known, origin_tag, server_tag};
+use super::{
+    manifest::{DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, origin_tag, server_tag},
+    marks::Mark,
+};
 use crate::{
     api::backup::{BackupSnapshot, ListedBackups},
     restic::{Listed, Repository},
@@ -19,6 +22,8 @@ pub struct Inventory {
     pub backups: Vec<Backup>,
     /// Snapshots of our format that belong to no whole backup, by attempt.
     pub leftovers: BTreeMap<String, Vec<String>>,
+    /// Of backups that were verified, also of such that are gone.
+    pub marks: Vec<Mark>,
 }
 
 /// A whole backup.
@@ -110,6 +115,14 @@ impl Inventory {
             }
             inventory.backups.extend(backup);
         }
+        inventory.marks = listed.iter().filter(|snapshot| is_known(&snapshot.tags)).filter_map(Mark::read).collect();
+        let verified_at = |backup: &Backup| {
+            inventory.mark_of(&backup.shown.id).filter(|mark| mark.is_whole).map(|mark| Time(mark.at))
+        };
+        let verified: Vec<Option<Time>> = inventory.backups.iter().map(verified_at).collect();
+        for (backup, at) in inventory.backups.iter_mut().zip(verified) {
+            backup.shown.verified_at = at;
+        }
         inventory.backups.sort_by_key(|backup| std::cmp::Reverse(backup.taken_at));
         inventory
     }
@@ -148,7 +161,11 @@ fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Optio
     let added = manifest.added + all.iter().map(|snapshot| snapshot.added).sum::<u64>();
     let shown = BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added.cast_signed());
     Some(Backup {
-        shown: BackupSnapshot { media_bytes, ..shown },
+        shown: BackupSnapshot {
+            media_bytes,
+            postgres_major: tag(manifest, POSTGRES).and_then(|major| major.parse().ok()),
+            ..shown
+        },
         taken_at,
         attempt: attempt.to_owned(),
         streams: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
@@ -175,7 +192,37 @@ mod tests {
     }
 
     fn manifest(id: &str, attempt: &str, parts: &str) -> Listed {
-        stored(id, attempt, &["manifest", parts, "taken-at=2026-11-22T02:00:00Z"])
+        stored(id, attempt, &["manifest", parts, "taken-at=2026-11-22T02:00:00Z", "postgres=15"])
+    }
+
+    #[test]
+    fn a_mark_says_that_a_backup_was_verified_and_goes_with_it() {
+        let mark = |id: &str, of: &str, at: &str| Listed {
+            id: id.to_owned(),
+            tags: vec![format_tag(), of.to_owned(), format!("found-at={at}")],
+            bytes: 1,
+            added: 1,
+        };
+        let inventory = Inventory::new(&[
+            stored("a", "u.1.1", &[]),
+            manifest("whole", "u.1.1", "parts=1"),
+            mark("old", "damaged=whole", "2026-11-22T05:00:00Z"),
+            mark("new", "verified=whole", "2026-11-29T05:00:00Z"),
+            mark("orphan", "verified=gone", "2026-11-22T05:00:00Z"),
+        ]);
+        assert!(inventory.leftovers.is_empty(), "a mark belongs to no attempt: {inventory:?}");
+        let listed = inventory.listed();
+        assert_eq!(listed.newest[0].verified_at, Some(Time("2026-11-29T05:00:00Z".parse().unwrap())));
+        assert_eq!((listed.newest[0].postgres_major, listed.verified), (Some(15), listed.newest[0].taken_at.clone()));
+        assert_eq!(inventory.marks_of_no_use(&[]), ["old", "orphan"]);
+        assert_eq!(inventory.marks_of_no_use(&["whole".to_owned()]), ["old", "new", "orphan"]);
+        let later = Inventory::new(&[
+            stored("a", "u.1.1", &[]),
+            manifest("whole", "u.1.1", "parts=1"),
+            mark("old", "verified=whole", "2026-11-22T05:00:00Z"),
+            mark("new", "damaged=whole", "2026-11-29T05:00:00Z"),
+        ]);
+        assert_eq!(later.listed().verified, None, "it was well, and is damaged since");
     }
 
     #[test]

@@ -73,6 +73,14 @@ pub fn taken_at_tag(taken_at: &Time) -> String {
     format!("taken-at={}", taken_at.0)
 }
 
+/// The tag of a manifest's snapshot with PostgreSQL's major: whoever restores it needs one that is not older.
+pub fn postgres_tag(version: i32) -> String {
+    format!("{POSTGRES}{}", version / 10_000)
+}
+
+/// What the tag with PostgreSQL's major begins with.
+pub const POSTGRES: &str = "postgres=";
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,6 +110,10 @@ pub struct Manifest {
     /// The files that users uploaded. `None`: they were not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<StoredMedia>,
+    /// Ids of the keys with which the homeserver signed at that moment, such as `ed25519:a_abcd`; none: nobody said where they
+    /// are. Never the keys themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signing_key_ids: Vec<String>,
     /// Tables whose rows were left out on purpose.
     pub left_out: Vec<String>,
     /// What of the homeserver is known not to be in it, for people.

@@ -14,6 +14,7 @@ mod destination;
 mod facts;
 pub mod list;
 pub mod manifest;
+pub mod marks;
 pub mod media;
 pub mod parts;
 mod providers;

@@ -84,13 +84,14 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
     let repository = destination.repository(scratch.path())?;
     let inventory = Inventory::of_origin(&repository, &destination.origin).await?;
     let old = outdated(&inventory.backups, &keep, &zone);
-    let leftovers: Vec<String> = inventory.leftovers.into_values().flatten().collect();
+    let leftovers: Vec<String> = inventory.leftovers.values().flatten().cloned().collect();
     progress(&format!("{} old backups go, and {} snapshots of attempts that failed", old.len(), leftovers.len()));
 
     let manifests: Vec<String> = old.iter().map(|backup| backup.shown.id.clone()).collect();
     let streams: Vec<String> = old.iter().flat_map(|backup| backup.streams.clone()).collect();
     repository.forget(&manifests).await?;
-    repository.forget(&[streams, leftovers.clone()].concat()).await?;
+    let marks = inventory.marks_of_no_use(&manifests);
+    repository.forget(&[streams, leftovers.clone(), marks].concat()).await?;
     // What an earlier one had forgotten before it was cut off is given back by the next that forgets.
     if !manifests.is_empty() || !leftovers.is_empty() {
         repository.prune().await?;
@@ -106,12 +107,14 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
 /// The name of the hour, the day, … that a moment belongs to.
 type Period = fn(&Zoned) -> String;
 
-/// The backups that nobody wants to keep. They come newest first; the newest is never among them.
+/// The backups that nobody wants to keep. They come newest first; the newest is never among them, nor is the newest that was
+/// verified: until another is, it is the one that is known to come back.
 fn outdated<'a>(backups: &'a [Backup], keep: &Keep, zone: &TimeZone) -> Vec<&'a Backup> {
     if keep.is_everything() {
         return Vec::new();
     }
     let mut kept: BTreeSet<usize> = (0..backups.len()).take(keep.keep_last.unwrap_or(1).max(1).into()).collect();
+    kept.extend(backups.iter().position(|backup| backup.shown.verified_at.is_some()));
     let periods: [(Option<u16>, Period); 5] = [
         (keep.keep_hourly, |at| at.strftime("%F %H %z").to_string()),
         (keep.keep_daily, |at| at.strftime("%F").to_string()),
@@ -146,6 +149,8 @@ fn monday(at: &Zoned) -> jiff::civil::Date {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
     use crate::api::backup::BackupSnapshot;
 
@@ -202,6 +207,18 @@ mod tests {
         let daily = || Keep { keep_daily: Some(7), ..Keep::default() };
         assert_eq!(left(&moments, daily(), "UTC").len(), 2);
         assert_eq!(left(&moments, daily(), "America/New_York").len(), 1);
+    }
+
+    #[test]
+    fn the_newest_that_was_verified_is_never_outdated() {
+        let mut made = backups(&["2026-11-22T02:00:00Z", "2026-11-21T02:00:00Z", "2026-11-20T02:00:00Z"]);
+        for verified in &mut made[1..] {
+            verified.shown.verified_at = verified.shown.taken_at.clone().or(Some(Time(Timestamp::UNIX_EPOCH)));
+        }
+        let keep = Keep { keep_last: Some(1), ..Keep::default() };
+        let old: Vec<&str> =
+            outdated(&made, &keep, &TimeZone::UTC).iter().map(|backup| backup.shown.id.as_str()).collect();
+        assert_eq!(old, ["2026-11-20T02:00:00Z"]);
     }
 
     #[test]

@@ -97,6 +97,7 @@ struct Backup<'a> {
     facts: Facts,
     /// The homeserver's configuration, as manifests.
     config: Option<Vec<u8>>,
+    signing_key_ids: Vec<String>,
 }
 
 type StoredParts = BTreeMap<String, StoredPart>;
@@ -105,6 +106,7 @@ impl<'a> Backup<'a> {
     /// All that can be refused, and the snapshot. The session has the task's lock.
     async fn begin(arguments: &'a Arguments) -> Result<(Self, Session)> {
         let config = arguments.config.manifests()?;
+        let signing_key_ids = arguments.config.signing_key_ids()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let repository = arguments.destination.repository(scratch.path())?;
         let opened = repository.open(arguments.destination.init).await?;
@@ -121,7 +123,18 @@ impl<'a> Backup<'a> {
         let facts = Facts::read(&mut snapshot.session, &arguments.destination.server_name).await?;
         progress(&format!("the database is held as it was at {}", snapshot.taken_at));
         Ok((
-            Self { arguments, _scratch: scratch, repository, opened, target, programs, snapshot, facts, config },
+            Self {
+                arguments,
+                _scratch: scratch,
+                repository,
+                opened,
+                target,
+                programs,
+                snapshot,
+                facts,
+                config,
+                signing_key_ids,
+            },
             session,
         ))
     }
@@ -230,6 +243,7 @@ impl<'a> Backup<'a> {
             database_bytes: self.facts.bytes,
             parts,
             media: None,
+            signing_key_ids: self.signing_key_ids.clone(),
             left_out: self.snapshot.left_out.clone(),
             warnings: self.config.as_deref().map(providers::warnings).unwrap_or_default(),
             seconds: took.as_secs_f64(),

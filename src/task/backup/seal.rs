@@ -85,7 +85,8 @@ impl Attempt {
 
     async fn store(&self, repository: &Repository, manifest: &Manifest, tags: &[String]) -> Result<Stored> {
         let json = serde_json::to_vec_pretty(manifest).expect("plain data");
-        let tags = [tags, &[manifest::taken_at_tag(&manifest.taken_at)]].concat();
+        let own = [manifest::taken_at_tag(&manifest.taken_at), manifest::postgres_tag(manifest.postgres_version)];
+        let tags = [tags, &own].concat();
         carry_bytes(&json, repository.store_stream(manifest::FILE, &self.tags(&tags))?).await
     }
 }

@@ -37,10 +37,10 @@ tests![
 const AT_ONCE: usize = 10;
 
 /// One operation with one cut. True: the cut was reached.
-type Point = for<'a> fn(&'a World, &'a str, usize, Cut) -> BoxFuture<'a, bool>;
+pub type Point = for<'a> fn(&'a World, &'a str, usize, Cut) -> BoxFuture<'a, bool>;
 
 /// Tries point after point until one is not reached any more; gives their number.
-async fn series(stage: &Arc<Stage>, test: &'static str, script: fn() -> Script, point: Point) {
+pub async fn series(stage: &Arc<Stage>, test: &'static str, script: fn() -> Script, point: Point) {
     let next = Arc::new([AtomicUsize::new(1), AtomicUsize::new(1)]);
     let end = Arc::new([AtomicUsize::new(usize::MAX), AtomicUsize::new(usize::MAX)]);
     let mut slots = JoinSet::new();
@@ -174,7 +174,7 @@ async fn offline(world: &World, name: &str) -> (Operator, String) {
 }
 
 /// A life with a cut, then, if it was reached, one without. True: it was reached.
-async fn two_lives<T>(world: &World, n: usize, cut: Cut, end: impl Future<Output = T>) -> bool {
+pub async fn two_lives<T>(world: &World, n: usize, cut: Cut, end: impl Future<Output = T>) -> bool {
     lives_on(world, Operator::start_cut(&world.installation, n, cut), end).await
 }
 

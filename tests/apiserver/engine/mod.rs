@@ -2,6 +2,7 @@
 
 mod backup;
 mod crash;
+mod drill;
 mod endings;
 mod inspection;
 mod intruders;
@@ -27,6 +28,7 @@ use crate::stage::{Play, world::World};
 pub fn tests() -> Vec<(&'static str, Play)> {
     [
         crash::tests(),
+        drill::tests(),
         backup::tests(),
         endings::tests(),
         schedule::tests(),

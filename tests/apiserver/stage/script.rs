@@ -8,6 +8,7 @@ use synapse_keeper::{
     },
     task::report::{
         ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TableResult, TaskError,
+        Verdict,
     },
 };
 
@@ -100,6 +101,7 @@ pub fn success(task: &Task) -> Report {
         "backup-media" => {
             result = Some(backup(task.flag("--of-run").and_then(|run| run.split_once('.')).map(|(_, run)| run)));
         }
+        "verify" => result = Some(verdict(task, true)),
         "restore-database" | "swap-database" => {
             result = Some(StepResult { summary: format!("{} done", task.name()), ..Default::default() });
         }
@@ -139,13 +141,27 @@ fn preflight(task: &Task) -> PreflightFindings {
 /// As many backups as runs.
 fn backup(run: Option<&str>) -> StepResult {
     let number: i64 = run.and_then(|run| run.parse().ok()).expect("it belongs to a run");
-    let taken_at = |n: i64| Some(Time(jiff::Timestamp::from_second(1_800_000_000 + n).expect("a time")));
-    let all = (1..=number).map(|n| BackupSnapshot::new(format!("snapshot-{n}"), taken_at(n), n << 30, 1 << 20));
+    let all = (1..=number)
+        .map(|n| BackupSnapshot::new(format!("snapshot-{n}"), Some(taken_at(n)), n << 30, 1 << 20))
+        .map(|backup| BackupSnapshot { postgres_major: Some(15), ..backup });
     StepResult {
         summary: "backed up".to_owned(),
         backups: Some(ListedBackups::new(all.collect())),
         ..Default::default()
     }
+}
+
+/// What a drill says of the backup that it was told to restore.
+pub fn verdict(task: &Task, is_whole: bool) -> StepResult {
+    let snapshot = task.flag("--snapshot").expect("it is told which").to_owned();
+    let number: i64 = snapshot.rsplit('-').next().and_then(|number| number.parse().ok()).expect("one of ours");
+    let verdict = Verdict { snapshot, taken_at: Some(taken_at(number)), is_whole };
+    StepResult { summary: "restored".to_owned(), verdict: Some(verdict), ..Default::default() }
+}
+
+/// The moment of a run's backup.
+fn taken_at(number: i64) -> Time {
+    Time(jiff::Timestamp::from_second(1_800_000_000 + number).expect("a time"))
 }
 
 fn inspection() -> InspectionFindings {

@@ -60,6 +60,14 @@ impl Repository {
         repository
     }
 
+    /// The same once more, in another place.
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        let done = Command::new("cp").arg("-a").arg(self.path()).arg(copy.path()).status().expect("cp");
+        assert!(done.success(), "a copy");
+        copy
+    }
+
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("repository")
     }
@@ -169,6 +177,17 @@ impl Repository {
         let path = self.folder.path().join(format!("{snapshot:.8}-{file}"));
         self.restic(&["dump", "--target", &path.display().to_string(), snapshot, &format!("/{file}")]);
         path
+    }
+
+    /// Stores a text as a file, without a tag; the snapshot's id.
+    pub fn store(&self, file: &str, text: &str) -> String {
+        let path = self.folder.path().join("stored");
+        fs::write(&path, text).expect("a file");
+        let cat = ["backup", "--json", "--stdin-filename", file, "--stdin-from-command", "--"];
+        let path = path.display().to_string();
+        let said = self.restic(&[cat.as_slice(), &["cat", &path]].concat());
+        let summary = said.lines().last().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        summary.and_then(|summary| Some(summary["snapshot_id"].as_str()?.to_owned())).expect("an id")
     }
 
     /// The snapshots with a tag, as restic lists them.

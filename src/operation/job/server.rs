@@ -1,0 +1,115 @@
+//! A PostgreSQL beside the task, in the same Pod and gone with it.
+//!
+//! It is an init container that goes on running (a native sidecar): the kubelet starts it before the task and stops it after.
+//! Its image is used as the official image `postgres` wants it, and nothing is put into it. Nobody reaches it but by its Unix
+//! socket, on a volume that only these two containers have.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Container, EmptyDirVolumeSource, EnvVar, EphemeralVolumeSource, PersistentVolumeClaimSpec,
+        PersistentVolumeClaimTemplate, SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+
+use super::{resources, restricted};
+use crate::api::verification::{ScratchServer, ScratchVolume};
+
+/// Name of its container.
+pub const CONTAINER: &str = "postgres";
+/// Where the task finds its socket.
+pub const SOCKET: &str = "/var/run/synapse-keeper/postgres-socket";
+/// The port in the socket's name. While the image sets its data up, it listens on the default's, so that nobody takes that
+/// server for the one that stays.
+pub const PORT: u16 = 5433;
+
+/// Where PostgreSQL puts its socket, in all builds that follow Debian's.
+const OWN_SOCKET: &str = "/var/run/postgresql";
+const DATA: &str = "/var/lib/synapse-keeper";
+
+/// Nothing of it must survive a crash, and it has one client, who knows when to vacuum. Shared memory of parallel workers
+/// would be in /dev/shm, which is small.
+const SETTINGS: [&str; 8] = [
+    "listen_addresses=",
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "autovacuum=off",
+    "max_parallel_maintenance_workers=0",
+];
+
+/// The container.
+pub fn container(server: &ScratchServer) -> Container {
+    let settings = SETTINGS.iter().map(|setting| (*setting).to_owned()).chain([format!("port={PORT}")]);
+    let variable =
+        |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..Default::default() };
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        ..Default::default()
+    };
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(server.image.clone()),
+        restart_policy: Some("Always".to_owned()),
+        args: Some(
+            ["postgres".to_owned()]
+                .into_iter()
+                .chain(settings.flat_map(|setting| ["-c".to_owned(), setting]))
+                .collect(),
+        ),
+        env: Some(vec![
+            variable("PGDATA", &format!("{DATA}/pgdata")),
+            variable("POSTGRES_HOST_AUTH_METHOD", "trust"),
+            variable("POSTGRES_INITDB_ARGS", "--encoding=UTF8 --locale=C --no-sync"),
+        ]),
+        resources: Some(resources(server.resources.as_ref(), "1Gi")),
+        security_context: Some(SecurityContext { run_as_user: Some(server.run_as_user), ..restricted() }),
+        volume_mounts: Some(vec![
+            mount("postgres-data", DATA),
+            mount("postgres-socket", OWN_SOCKET),
+            mount("postgres-tmp", "/tmp"),
+        ]),
+        ..Default::default()
+    }
+}
+
+/// Its volumes. One that is made for it has the labels of its Job, so that a person finds it.
+pub fn volumes(server: &ScratchServer, labels: &BTreeMap<String, String>) -> Vec<Volume> {
+    let empty = |name: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Default::default()
+    };
+    let data = match &server.volume {
+        None => empty("postgres-data"),
+        Some(volume) => Volume {
+            name: "postgres-data".to_owned(),
+            ephemeral: Some(EphemeralVolumeSource { volume_claim_template: Some(claim(volume, labels)) }),
+            ..Default::default()
+        },
+    };
+    vec![data, empty("postgres-socket"), empty("postgres-tmp")]
+}
+
+/// Where the task has the socket.
+pub fn socket() -> VolumeMount {
+    VolumeMount { name: "postgres-socket".to_owned(), mount_path: SOCKET.to_owned(), ..Default::default() }
+}
+
+fn claim(volume: &ScratchVolume, labels: &BTreeMap<String, String>) -> PersistentVolumeClaimTemplate {
+    let size = BTreeMap::from([("storage".to_owned(), Quantity(volume.size.clone()))]);
+    PersistentVolumeClaimTemplate {
+        metadata: Some(ObjectMeta { labels: Some(labels.clone()), ..Default::default() }),
+        spec: PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: volume.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements { requests: Some(size), limits: None }),
+            ..Default::default()
+        },
+    }
+}

@@ -1,0 +1,151 @@
+//! `task verify`: restores a backup into a PostgreSQL that is thrown away afterwards, and looks whether it is whole.
+//!
+//! The same code fills the database as in a restore ([`super::restore::fill`]), and the same reads it back. What is looked at
+//! beyond that stands in [`checks`]. An error speaks of the backup or of the drill: [`verdict`] tells them apart. That a
+//! backup is whole, or is not, is also marked in the repository, so that the retention knows it.
+
+mod checks;
+mod media;
+mod server;
+mod verdict;
+
+use std::{path::PathBuf, time::Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    backup::{list::Inventory, manifest::Manifest, marks::Mark},
+    output::progress,
+    report::{Report, Result, StepResult, TaskError, Verdict},
+    restore::{Source, check::Checked, check::check, fill::Filling},
+    stopped,
+};
+use crate::{
+    bytes,
+    postgres::programs::Programs,
+    restic::{Repository, Wants},
+};
+
+pub use server::SILENT;
+
+/// Which backup, and into what.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub source: Source,
+    /// Directory with the Unix socket of a PostgreSQL of the backup's major, in which a new database is made.
+    #[arg(long)]
+    pub socket: PathBuf,
+    /// The port in the socket's name.
+    #[arg(long, default_value_t = crate::operation::job::server::PORT)]
+    pub port: u16,
+    /// The new database. It is left there.
+    #[arg(long, default_value = "drill")]
+    pub database: String,
+    /// The superuser of that PostgreSQL.
+    #[arg(long, default_value = "postgres")]
+    pub username: String,
+    /// How many seconds that PostgreSQL may take until it answers.
+    #[arg(long, default_value_t = 300)]
+    pub patience: u64,
+    /// How many streams and indexes at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub at_once: u16,
+}
+
+/// Runs the task.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
+    let mut drill = Drill { name: arguments.source.snapshot.clone(), arguments, manifest: None };
+    let done = stop.run_until_cancelled(drill.carry_out()).await.unwrap_or_else(|| Err(stopped()));
+    match done {
+        Err(error) if verdict::speaks_of_the_backup(&error) => {
+            let verdict = Some(drill.verdict(false));
+            Report {
+                error: Some(error),
+                result: Some(StepResult { verdict, ..StepResult::default() }),
+                ..Report::default()
+            }
+        }
+        done => done.into(),
+    }
+}
+
+struct Drill {
+    arguments: Arguments,
+    /// The backup's name, once it is known.
+    name: String,
+    manifest: Option<Manifest>,
+}
+
+impl Drill {
+    async fn carry_out(&mut self) -> Result<StepResult> {
+        let began = Instant::now();
+        let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+        let source = &self.arguments.source;
+        let repository =
+            Repository::from_directory(&source.repository_dir, source.repository.as_deref(), scratch.path())?
+                .locking_to_read();
+        repository.open(false).await?;
+        repository.wait_for_locks(Wants::ToAdd).await?;
+        let restored = self.restore(&repository, scratch.path()).await;
+        if restored.as_ref().map_or_else(verdict::speaks_of_the_backup, |_| true) {
+            self.mark(&repository, restored.is_ok()).await.or_else(|unmarked| match &restored {
+                // What is damaged may be so damaged that nothing can be added. The status knows it.
+                Err(_) => Ok(()),
+                Ok(_) => Err(unmarked),
+            })?;
+        }
+        let (checked, seen) = restored?;
+        Ok(StepResult {
+            summary: format!(
+                "restored {} rows of {} tables of backup {:.8} ({}) in {} s: the rows are as many as were backed up; {seen}",
+                checked.rows,
+                checked.tables,
+                self.name,
+                bytes::human(checked.bytes),
+                began.elapsed().as_secs()
+            ),
+            seconds: Some(began.elapsed().as_secs_f64()),
+            verdict: Some(self.verdict(true)),
+            ..StepResult::default()
+        })
+    }
+
+    async fn restore(&mut self, repository: &Repository, scratch: &std::path::Path) -> Result<(Checked, String)> {
+        let Arguments { source, at_once, database, .. } = &self.arguments;
+        if source.snapshot == "latest" {
+            let inventory = Inventory::of_server(repository, &source.server_name).await?;
+            self.name = inventory.find("latest")?.shown.id.clone();
+        }
+        // By its name, not from the list: restic leaves out of that what it cannot read.
+        let manifest = Manifest::read(repository, &self.name).await?;
+        let manifest = self.manifest.insert(manifest);
+        checks::is_of(manifest, source)?;
+        progress(&format!("restores the backup of {}", manifest.taken_at.0));
+
+        let server = server::ready(&self.arguments, manifest.postgres_version).await?;
+        let programs = Programs::of(manifest.postgres_version).await?;
+        let target = server::make_database(&server, database).await?;
+        let filling =
+            Filling { repository, manifest, target: &target, programs: &programs, scratch, at_once: *at_once };
+        // Rights of roles are not told of: this server has none.
+        filling.fill().await?;
+        progress("counts the rows");
+        let checked = check(&target, manifest, *at_once).await?;
+        let mut seen = checks::all(&target, repository, manifest).await?;
+        if let Some(media) = &manifest.media {
+            seen = format!("{seen}, {}", media::check(repository, media).await?);
+        }
+        Ok((checked, seen))
+    }
+
+    async fn mark(&self, repository: &Repository, is_whole: bool) -> Result<()> {
+        let Some(manifest) = &self.manifest else { return Ok(()) };
+        Mark::put(repository, (&manifest.origin, &manifest.server_name), &self.name, is_whole).await
+    }
+
+    fn verdict(&self, is_whole: bool) -> Verdict {
+        let taken_at = self.manifest.as_ref().map(|manifest| manifest.taken_at.clone());
+        Verdict { snapshot: self.name.clone(), taken_at, is_whole }
+    }
+}

@@ -1,0 +1,74 @@
+//! The PostgreSQL beside the task.
+
+use std::time::{Duration, Instant};
+
+use super::Arguments;
+use crate::{
+    api::postgres::TlsMode,
+    postgres::{Application, Credentials, Explain, Target, quote},
+    task::{
+        output::progress,
+        report::{Result, TaskError},
+    },
+};
+
+/// The PostgreSQL beside the task does not answer: what it printed says why.
+pub const SILENT: &str = "ScratchServerSilent";
+
+/// Waits until it answers.
+///
+/// # Errors
+/// Transient, [`SILENT`]. Terminal, `ScratchServerDiffers`: it is of another major than the backup.
+pub async fn ready(arguments: &Arguments, wanted: i32) -> Result<Target> {
+    let target = Target {
+        host: arguments.socket.display().to_string(),
+        port: arguments.port,
+        database: "postgres".to_owned(),
+        tls: TlsMode::Disable,
+        ca_file: None,
+        credentials: Credentials { username: arguments.username.clone(), password: String::new() },
+        application: Application { operation: "drill".to_owned(), run: 0, attempt: 0 },
+    };
+    let began = Instant::now();
+    let session = loop {
+        match target.connect().await {
+            Ok(session) => break session,
+            Err(error) if began.elapsed() >= Duration::from_secs(arguments.patience) => {
+                return Err(TaskError::transient(
+                    SILENT,
+                    format!(
+                        "The throw-away PostgreSQL has not answered within {} s ({}). Is spec.verify.image one that starts as \
+                         the official image postgres does, and spec.verify.runAsUser its user?",
+                        arguments.patience, error.message
+                    ),
+                ));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    };
+    let (found, wanted) = (session.version / 10_000, wanted / 10_000);
+    if found != wanted {
+        return Err(TaskError::terminal(
+            "ScratchServerDiffers",
+            format!(
+                "The throw-away PostgreSQL is {found} and the backup is one of PostgreSQL {wanted}: set spec.verify.image to \
+                 an image of that major."
+            ),
+        ));
+    }
+    progress("the throw-away PostgreSQL answers");
+    Ok(target)
+}
+
+/// Makes the database, as Synapse wants it.
+///
+/// # Errors
+/// Those of PostgreSQL; also where there is one of that name.
+pub async fn make_database(server: &Target, name: &str) -> Result<Target> {
+    let sql = format!(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
+        quote::ident(name)
+    );
+    server.connect().await?.execute(&sql).await.explain("making the database for the drill")?;
+    Ok(server.to(name))
+}
