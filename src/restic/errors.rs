@@ -94,6 +94,14 @@ fn known(said: &str) -> Option<(&'static str, &'static str)> {
     ))
 }
 
+/// Snapshots that restic could not read, and passed over (`Ignoring "…": …`; cmd/restic/find.go).
+pub fn passed_over(repository: &Repository, stderr: &str) -> Option<TaskError> {
+    let complaints: Vec<String> = stderr.lines().map(message).filter(|line| line.starts_with("Ignoring ")).collect();
+    let said = words(&repository.without_secrets(&complaints.join("\n")));
+    (!complaints.is_empty())
+        .then(|| TaskError::transient(DAMAGED, format!("restic cannot read every snapshot: {said} {DAMAGE}")))
+}
+
 /// Somebody works on the repository.
 pub fn locked(host: &str, waited: Duration) -> TaskError {
     let minutes = waited.as_secs() / 60;

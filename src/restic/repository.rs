@@ -202,11 +202,26 @@ impl Repository {
     /// # Errors
     /// What restic answers.
     pub async fn list(&self, tags: &[String]) -> Result<Vec<Listed>> {
-        let json = self.run(&["snapshots", "--json", "--no-lock", "--tag", &tags.join(",")], LIST_WITHIN).await?;
+        self.list_and_complaints(tags).await.map(|(listed, _)| listed)
+    }
+
+    /// The same, where every snapshot of the repository can be read: for who takes away what seems to belong to nothing. restic
+    /// passes over one that is damaged, or that the storage does not give for a moment, and calls that a success.
+    ///
+    /// # Errors
+    /// Transient, `RepositoryDamaged`. What restic answers.
+    pub async fn list_all(&self, tags: &[String]) -> Result<Vec<Listed>> {
+        let (listed, complaints) = self.list_and_complaints(tags).await?;
+        errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
+    }
+
+    async fn list_and_complaints(&self, tags: &[String]) -> Result<(Vec<Listed>, String)> {
+        let arguments = ["snapshots", "--json", "--no-lock", "--tag", &tags.join(",")];
+        let (json, complaints) = self.say(&arguments, LIST_WITHIN).await?;
         let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
             TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
         })?;
-        Ok(listed.into_iter().map(Listed::from).collect())
+        Ok((listed.into_iter().map(Listed::from).collect(), complaints))
     }
 
     /// A small file of a snapshot, whole.
@@ -270,6 +285,11 @@ impl Repository {
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.
     async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
+        self.say(arguments, within).await.map(|(said, _)| said)
+    }
+
+    /// The same, with what it complained of all the same.
+    async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
         // Not the names of hundreds of snapshots.
         let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
         let mut command = self.command();
@@ -301,7 +321,7 @@ impl Repository {
             child.wait().await.map_err(|error| errors::not_started(&error))
         };
         match tokio::time::timeout(within, running).await {
-            Ok(Ok(status)) if status.success() => Ok(String::from_utf8_lossy(&said).into_owned()),
+            Ok(Ok(status)) if status.success() => Ok((String::from_utf8_lossy(&said).into_owned(), complained)),
             Ok(Ok(status)) => Err(explain(self, &doing, status, &complained)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(errors::no_answer(self, &doing, within, &complained)),

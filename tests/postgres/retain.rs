@@ -1,6 +1,6 @@
 //! `task retain` on a real restic repository: what is kept stays whole, and what others have is left alone.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -88,4 +88,27 @@ async fn a_wrong_password_takes_nothing_away() {
     let unknown = retain(&repository).with(&["--keep-daily=1", "--time-zone=Europe/Berlim"]).run().await;
     unknown.refused("UnknownTimeZone", &["Europe/Berlim"]);
     assert_eq!(repository.snapshots(MANIFEST).len(), 1);
+}
+
+/// restic passes over a snapshot that it cannot read. The rest of that backup must not be taken for what an attempt left behind.
+#[tokio::test]
+async fn while_a_snapshot_cannot_be_read_nothing_is_taken_away() {
+    let database = Database::of_synapse("retain_damaged");
+    let repository = Repository::new();
+    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
+    let stored = repository.snapshots(ALL);
+    let path = repository.path().join("snapshots").join(&repository.snapshots(MANIFEST)[0]);
+    let whole = fs::read(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut damaged = whole.clone();
+    damaged[20] ^= 1;
+    fs::write(&path, damaged).unwrap();
+    let retain = || retain(&repository).with(&["--keep-last", "1"]).run();
+    retain().await.refused("RepositoryDamaged", &["Ignoring", "restic check"]);
+    // The storage gives it again.
+    fs::write(&path, whole).unwrap();
+    assert_eq!(repository.snapshots(ALL), stored);
+    let done = retain().await;
+    assert!(done.result().summary.contains("took 1 old backups away, 1 are left"), "{done:?}");
 }

@@ -55,6 +55,14 @@ impl Inventory {
         Ok(Self::new(&listed(repository, origin).await?))
     }
 
+    /// The same, where all of it can be read: for who takes something away.
+    ///
+    /// # Errors
+    /// Transient, `RepositoryDamaged`. What restic answers.
+    pub async fn all_of_origin(repository: &Repository, origin: &str) -> Result<Self> {
+        Ok(Self::new(&repository.list_all(&[TAG.to_owned(), origin_tag(origin)]).await?))
+    }
+
     /// What there is of a homeserver, whoever made it.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 //!
 //! Which ones is decided on manifests, by the moments of their databases: one backup is several of restic's snapshots, and
 //! `restic forget --keep-*` would tear it apart. A backup loses its manifest first: cut off in the middle it does not exist,
-//! and the next run clears the rest away. Nothing is touched that is not of this origin.
+//! and the next run clears the rest away. Nothing is touched that is not of this origin, and nothing at all while a snapshot
+//! cannot be read: the rest of its backup would look like something that failed.
 //!
 //! It comes when the run has succeeded, and never beside one: the draft and the streams of a backup whose media are still under
 //! way look like what an attempt left behind.
@@ -82,7 +83,7 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
         .map_err(|error| TaskError::terminal("UnknownTimeZone", format!("{time_zone}: {error}.")))?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let repository = destination.repository(scratch.path())?;
-    let inventory = Inventory::of_origin(&repository, &destination.origin).await?;
+    let inventory = Inventory::all_of_origin(&repository, &destination.origin).await?;
     let old = outdated(&inventory.backups, &keep, &zone);
     let leftovers: Vec<String> = inventory.leftovers.values().flatten().cloned().collect();
     progress(&format!("{} old backups go, and {} snapshots of attempts that failed", old.len(), leftovers.len()));
