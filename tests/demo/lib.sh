@@ -126,6 +126,21 @@ follow() {
 	fi
 }
 
+# A client asks for /_matrix/client/versions, ten times a second, from now on.
+begin_to_ask() {
+	kn create configmap demo-client --from-file="$here/client.py" --dry-run=client -o yaml | kn apply -f -
+	kn delete pod/demo-client --ignore-not-found
+	with_images <"$here/client.yaml" | kn apply -f -
+	kn wait --for=condition=Ready pod/demo-client --timeout=1m
+}
+
+# Until now; for how long it had no answer.
+stop_asking() {
+	kn exec demo-client -- sh -c 'kill 1' >&2
+	kn wait --for=jsonpath='{.status.phase}'=Succeeded pod/demo-client --timeout=1m >&2
+	kn logs demo-client | tail -n 1
+}
+
 # One line a table: what a run would free.
 show_plan() {
 	local table='{range .status.plan[*]}{range .tables[*]}{.name}{"|"}{.bytes}{"|"}{.deadRows}{"|"}{.expectedGainBytes}{"|"}{.expectedSeconds}{"|"}{.skipped}{"\n"}{end}{end}'
@@ -139,7 +154,7 @@ show_plan() {
 # After each operation the homeserver is inspected again; both times are UTC in RFC 3339, which sort as text.
 wait_for_inspection_after() {
 	local finished inspected try
-	finished=$(kn get synmt "$1" -o jsonpath='{.status.run.finishedAt}')
+	finished=$(kn get "$1" -o jsonpath='{.status.run.finishedAt}')
 	for try in {1..60}; do
 		inspected=$(kn get synapse example -o jsonpath='{.status.inspectedAt}')
 		if [[ $inspected > $finished ]]; then
@@ -154,7 +169,7 @@ wait_for_inspection_after() {
 show_end() {
 	local done='{range .status.run.steps[*]}{range .result.tables[*]}{.name}{"|"}{.bytesBefore}{"|"}{.bytesAfter}{"|"}{.rows}{"|"}{.seconds}{"\n"}{end}{end}'
 	echo
-	kn get synapse,synbk,synmt -o wide
+	kn get synapse,synbk,synmt,synrs -o wide
 	echo
 	kn get events --field-selector "involvedObject.name=$1" --sort-by=.metadata.creationTimestamp \
 		-o custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message
@@ -166,9 +181,12 @@ show_end() {
 	echo
 	kn get pods
 	echo
-	printf 'Freed                       %s\n' "$(kn get synmt "$1" -o jsonpath='{.status.last.freed} ({.status.last.freedBytes} bytes)')"
-	printf 'Downtime, by the operator   %s\n' "$(kn get synmt "$1" -o jsonpath='{.status.last.downtime}')"
-	printf 'Outage, by the client       %s\n' "$2"
+	printf 'VACUUM FULL freed           %s\n' "$(kn get synmt "$1" -o jsonpath='{.status.last.freed} ({.status.last.freedBytes} bytes)')"
+	printf '  downtime, by the operator %s\n' "$(kn get synmt "$1" -o jsonpath='{.status.last.downtime}')"
+	printf '  outage, by the client     %s\n' "$2"
+	printf 'The restore kept            %s\n' "$(kn get synrs "$3" -o jsonpath='{.status.restored.kept}')"
+	printf '  downtime, by the operator %s\n' "$(kn get synrs "$3" -o jsonpath='{.status.last.downtime}')"
+	printf '  outage, by the client     %s\n' "$4"
 	if [[ ! $context ]]; then
 		printf '\nThe cluster stays up: tests/cluster/kubectl -n %s get synapse-keeper. make cluster-down takes it away.\n' "$namespace"
 	fi
