@@ -183,6 +183,9 @@ pub struct Restored {
     /// The name of the database whose place it took. It is kept until somebody drops it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
+    /// For people: how large that one is, such as `1.2 GiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_size: Option<String>,
 }
 
 impl RestoreStatus {

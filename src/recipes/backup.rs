@@ -127,6 +127,7 @@ impl SynapseBackup {
         let mut args = vec!["backup".to_owned()];
         args.extend(destination.to_args());
         args.extend(config.to_args());
+        args.extend(homeserver.admin_api.iter().map(|api| format!("--synapse-url={}", api.url)));
         args.extend(draft.then(|| "--draft".to_owned()));
         RecipeStep {
             name: "database".to_owned(),
@@ -315,6 +316,13 @@ mod tests {
         ];
         assert_eq!(step.args, args);
         assert!(!step.offline && step.preflight.is_some_and(|check| check.contains(r#""init":true"#)));
+    }
+
+    #[test]
+    fn synapse_is_asked_for_its_version_where_it_is_known() {
+        let homeserver = homeserver(", adminApi: {url: 'http://synapse:8008'}");
+        let step = object("repository: {secretName: s3}").steps(Sight::of(&homeserver)).remove(0);
+        assert!(step.args.contains(&"--synapse-url=http://synapse:8008".to_owned()), "{:?}", step.args);
     }
 
     #[test]

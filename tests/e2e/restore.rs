@@ -84,6 +84,8 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     assert!(status["last"]["downtimeSeconds"].as_i64() > Some(0), "{status:#}");
     let snapshot = &world.get("synbk/before-the-upgrade")["status"]["snapshots"][0];
     assert_eq!(status["restored"]["snapshot"], snapshot["id"]);
+    let plan = text(&status["plan"][0]["summary"]);
+    assert!(plan.contains("Synapse 1.163.2"), "{plan}");
     let kept = text(&status["restored"]["kept"]);
     assert!(kept.starts_with("synapse_before_"), "{status:#}");
 

@@ -74,6 +74,10 @@ async fn a_backup_comes_back_beside_and_takes_the_place() {
     let swapped = swap(&database, uid).with(&["--existing", "rename"]).run().await;
     let kept = kept(&swapped);
     assert!(kept.starts_with("restore_whole_before_"), "{kept}");
+    assert!(
+        swapped.result().restored.clone().unwrap().kept_size.is_some_and(|size| size.ends_with("MiB")),
+        "{swapped:?}"
+    );
     let (sequences, tables): (Vec<String>, Vec<String>) =
         content(&database).into_iter().partition(|line| is_sequence(line));
     let (_, tables_before): (Vec<String>, Vec<String>) = before.into_iter().partition(|line| is_sequence(line));

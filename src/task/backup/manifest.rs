@@ -93,6 +93,9 @@ pub struct Manifest {
     pub server_name: String,
     /// The moment of the snapshot, by PostgreSQL's clock: backups are ordered by it.
     pub taken_at: Time,
+    /// Synapse's version, as it told it. `None`: it was not asked, or did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synapse_version: Option<String>,
     /// `SCHEMA_VERSION` of Synapse's database.
     pub schema_version: i32,
     /// The oldest Synapse schema whose code can use it (`SCHEMA_COMPAT_VERSION`).

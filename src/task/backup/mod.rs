@@ -46,6 +46,9 @@ pub struct Arguments {
     /// `task backup-media` follows: until it has stored the media there is no backup.
     #[arg(long)]
     pub draft: bool,
+    /// Where Synapse answers, such as http://synapse:8008. Without it its version is not in the manifest.
+    #[arg(long)]
+    pub synapse_url: Option<String>,
     /// When it must be over, such as 2026-01-31T03:30:00Z: users are waiting.
     #[arg(long)]
     pub until: Option<Timestamp>,

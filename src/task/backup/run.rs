@@ -30,6 +30,7 @@ use crate::{
     bytes,
     postgres::{Application, Session, Target, lock, programs::Programs, sessions},
     restic::{Opened, Repository, Stored, Wants},
+    synapse::version,
     task::{
         output::progress,
         report::{Findings, Report, Result, StepResult, TaskError},
@@ -95,10 +96,15 @@ struct Backup<'a> {
     programs: Programs,
     snapshot: Snapshot,
     facts: Facts,
+    synapse_version: Option<String>,
     /// The homeserver's configuration, as manifests.
     config: Option<Vec<u8>>,
     signing_key_ids: Vec<String>,
 }
+
+/// Told once, when the repository is made: later nobody reads it.
+const KEEP_THE_PASSWORD: &str =
+    "keep the repository's password outside of the cluster as well: without it nobody can read the backups";
 
 type StoredParts = BTreeMap<String, StoredPart>;
 
@@ -121,6 +127,10 @@ impl<'a> Backup<'a> {
         let programs = Programs::of(session.version).await?;
         let mut snapshot = Snapshot::take(&target).await?;
         let facts = Facts::read(&mut snapshot.session, &arguments.destination.server_name).await?;
+        let synapse_version = match &arguments.synapse_url {
+            Some(url) => version::server_version(url).await.ok(),
+            None => None,
+        };
         progress(&format!("the database is held as it was at {}", snapshot.taken_at));
         Ok((
             Self {
@@ -132,6 +142,7 @@ impl<'a> Backup<'a> {
                 programs,
                 snapshot,
                 facts,
+                synapse_version,
                 config,
                 signing_key_ids,
             },
@@ -234,6 +245,7 @@ impl<'a> Backup<'a> {
             origin: self.arguments.destination.origin.clone(),
             server_name: self.arguments.destination.server_name.clone(),
             taken_at: Time(self.snapshot.taken_at),
+            synapse_version: self.synapse_version.clone(),
             schema_version: self.facts.schema_version.version,
             schema_compat_version: self.facts.schema_version.compat_version,
             postgres_version: self.facts.postgres_version,
@@ -304,7 +316,12 @@ impl Done {
                 bytes::human(added.cast_signed()),
             ),
             seconds: Some(manifest.seconds),
-            warnings: manifest.warnings.clone(),
+            warnings: self
+                .is_new
+                .then(|| KEEP_THE_PASSWORD.to_owned())
+                .into_iter()
+                .chain(manifest.warnings.clone())
+                .collect(),
             backups: self.inventory.as_ref().map(Inventory::listed),
             ..StepResult::default()
         }

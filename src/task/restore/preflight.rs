@@ -94,10 +94,11 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
         _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
     };
     let Chosen { backup, manifest, .. } = &ready.chosen;
+    let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
         summary: format!(
-            "would restore backup {:.8} of {} ({} rows of {} tables); {becomes}; {} is free of {} needed",
+            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
             backup.shown.id,
             backup.taken_at,
             manifest.rows(),

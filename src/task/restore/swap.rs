@@ -73,7 +73,7 @@ async fn swap(arguments: &Arguments, server: &mut Server, databases: &[Found]) -
     let connection = &arguments.connection;
     let present = find(databases, &connection.database);
     if let Some((found, mark)) = present.and_then(|found| Some((found, mine(found, connection, State::InPlace)?))) {
-        return Ok(swapped(found, mark, vec![]));
+        return Ok(swapped(databases, found, mark, vec![]));
     }
     // One that was taken back may be tried again, by a person who has mended what kept Synapse from starting.
     let ready = |found| mine(found, connection, State::Whole).or_else(|| mine(found, connection, State::TakenBack));
@@ -213,7 +213,9 @@ async fn read_back(arguments: &Arguments, server: &mut Server, state: State, not
     let databases = server.databases().await?;
     let found = databases.iter().find_map(|found| Some((found, mine(found, connection, state)?)));
     match (found, state) {
-        (Some((found, mark)), State::InPlace) if found.name == connection.database => Ok(swapped(found, mark, notes)),
+        (Some((found, mark)), State::InPlace) if found.name == connection.database => {
+            Ok(swapped(&databases, found, mark, notes))
+        }
         (Some((found, _)), State::TakenBack) => Ok(put_back(connection, found)),
         _ => Err(TaskError::transient(
             "SwapUnknown",
@@ -227,10 +229,15 @@ fn mine<'a>(found: &'a Found, connection: &Connection, state: State) -> Option<&
     found.mark.as_ref().filter(|mark| mark.operation == connection.operation && mark.state == state)
 }
 
-fn swapped(found: &Found, mark: &Mark, warnings: Vec<String>) -> StepResult {
+fn swapped(databases: &[Found], found: &Found, mark: &Mark, warnings: Vec<String>) -> StepResult {
+    let kept = mark.replaced.as_ref().and_then(|name| find(databases, name));
+    let kept_size = kept.map(|kept| bytes::human(kept.bytes));
     let kept = mark.replaced.as_ref().map_or_else(
         || "there was no database before".to_owned(),
-        |kept| format!("the old one is kept as {kept}: drop it when it is not wanted any more"),
+        |kept| {
+            let size = kept_size.as_deref().unwrap_or("dropped since");
+            format!("the old one is kept as {kept} ({size}): drop it when it is not wanted any more")
+        },
     );
     StepResult {
         summary: format!(
@@ -246,6 +253,7 @@ fn swapped(found: &Found, mark: &Mark, warnings: Vec<String>) -> StepResult {
             taken_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(mark.taken_at),
             database: found.name.clone(),
             kept: mark.replaced.clone(),
+            kept_size,
         }),
         ..StepResult::default()
     }
