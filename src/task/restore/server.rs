@@ -122,14 +122,14 @@ impl Server {
         Ok(connection.target()?.to(database))
     }
 
-    /// All databases but templates.
+    /// All databases but templates. One that is dropped meanwhile has no size.
     ///
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn databases(&mut self) -> Result<Vec<Found>> {
         let rows: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
             "SELECT datname::text, pg_get_userbyid(datdba)::text, shobj_description(oid, 'pg_database'), \
-                 CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END \
+                 CASE WHEN has_database_privilege(oid, 'CONNECT') THEN coalesce(pg_database_size(oid), 0) ELSE 0 END \
              FROM pg_database WHERE NOT datistemplate ORDER BY 1",
         )
         .fetch_all(&mut self.session.connection)
