@@ -48,13 +48,17 @@ spec:
 /// The service's database is in no backup: here the workload is one like the others.
 async fn without_mas(stage: &Arc<Stage>, test: &str) -> World {
     let world = World::with_homeserver(stage, test).await;
+    take_mas_for_a_workload(&world).await;
+    world
+}
+
+async fn take_mas_for_a_workload(world: &World) {
     let workload = |kind, name| json!({"kind": kind, "name": name});
     let deployments = ["worker", "idle", "mas"].map(|name| workload("Deployment", name));
     let refs = [&[workload("StatefulSet", "main")], &deployments[..]].concat();
     let spec = json!({"matrixAuthenticationService": null, "workloads": {"selector": null, "refs": refs}});
     let patch = Patch::Merge(json!({"spec": spec}));
     world.api::<Synapse>().patch("example", &PatchParams::default(), &patch).await.expect("it is there");
-    world
 }
 
 fn status(object: &SynapseRestore) -> OperationStatus {
@@ -72,6 +76,7 @@ async fn until_ended(world: &World) -> OperationStatus {
 
 /// A restore from the newest backup of `nightly`, to its end.
 pub async fn once(world: &World) -> OperationStatus {
+    take_mas_for_a_workload(world).await;
     world.apply(&restore("from: {backupRef: {name: nightly}}")).await;
     until_ended(world).await
 }
