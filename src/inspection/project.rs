@@ -11,6 +11,7 @@ use crate::{
     },
     bytes,
     postgres::connect::OLDEST_POSTGRES,
+    synapse::database,
     task::report::{ErrorClass, InspectionFindings, TaskError},
 };
 
@@ -87,7 +88,7 @@ fn reachable(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
 /// indexes (element-hq/synapse#6722).
 fn locale(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
     let InspectionFindings { encoding, collate, ctype, .. } = findings;
-    if (encoding.as_str(), collate.as_str(), ctype.as_str()) == ("UTF8", "C", "C") {
+    if database::accepts(encoding, collate, ctype) {
         conditions.set(Type::LocaleSafe, true, "Utf8AndC", "encoding UTF8, collation C, ctype C");
         return;
     }

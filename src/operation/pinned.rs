@@ -67,6 +67,17 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
     StepStatus { database, mounts, memory_limit, ..pending(PREFLIGHT, args) }
 }
 
+/// The step that takes another one back: with the same Pod.
+pub fn undo_of(done: &StepStatus) -> StepStatus {
+    StepStatus {
+        offline: done.offline,
+        database: done.database,
+        mounts: done.mounts.clone(),
+        memory_limit: done.memory_limit.clone(),
+        ..pending(&format!("undo-{}", done.name), done.undo.clone())
+    }
+}
+
 fn pending(name: &str, args: Vec<String>) -> StepStatus {
     StepStatus {
         name: name.to_owned(),

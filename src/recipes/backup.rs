@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use super::{
     Operation, RecipeStep, Request, Sight,
-    repository::{MEMORY_LIMIT, SECRET, location, mounts},
+    repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
     api::{
@@ -51,8 +51,7 @@ impl Operation for SynapseBackup {
 
     fn steps(&self, Sight { homeserver, .. }: Sight<'_>) -> Vec<RecipeStep> {
         let destination = Destination {
-            repository_dir: SECRET.into(),
-            repository: location(&self.spec.repository),
+            place: place(&self.spec.repository),
             // A repository that had a backup and is not there is a mistyped name, or a loss: no new one hides that.
             init: self.status.as_ref().is_none_or(|status| status.last_success_at.is_none()),
             server_name: homeserver.server_name.clone(),
@@ -217,7 +216,10 @@ mod tests {
             mounts::Source,
             operation::{OperationStatus, Run},
         },
-        recipes::{repository::VOLUME, tests::homeserver},
+        recipes::{
+            repository::{SECRET, VOLUME},
+            tests::homeserver,
+        },
         task::report::StepResult,
     };
 

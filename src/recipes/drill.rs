@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Operation, RecipeStep, Request, Sight, Wait,
     lane::{self, Lane},
-    repository::{MEMORY_LIMIT, SECRET, location, mounts},
+    repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
     api::{
@@ -82,8 +82,7 @@ impl Operation for Drill {
         };
         let mut args = vec!["verify".to_owned()];
         let source = Source {
-            repository_dir: SECRET.into(),
-            repository: location(&self.0.spec.repository),
+            place: place(&self.0.spec.repository),
             server_name: homeserver.server_name.clone(),
             origin: self.0.uid(),
             snapshot: newest.id.clone(),

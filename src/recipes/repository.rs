@@ -1,8 +1,11 @@
 //! What a Job needs to reach a repository.
 
-use crate::api::{
-    mounts::{Mount, Source},
-    repository::Repository,
+use crate::{
+    api::{
+        mounts::{Mount, Source},
+        repository::Repository,
+    },
+    task::place::Place,
 };
 
 /// Where the Secret of the repository is mounted.
@@ -13,9 +16,10 @@ pub const VOLUME: &str = "/var/run/synapse-keeper/backups";
 /// manual, "Tuning backup parameters").
 pub const MEMORY_LIMIT: &str = "1Gi";
 
-/// Where the repository is, if its Secret does not say it.
-pub fn location(repository: &Repository) -> Option<String> {
-    repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path))
+/// Where a task finds it. On a volume its Secret does not say it.
+pub fn place(repository: &Repository) -> Place {
+    let location = repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path));
+    Place { repository_dir: SECRET.into(), repository: location }
 }
 
 /// What a task needs to reach the repository.

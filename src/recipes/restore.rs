@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::{
     Operation, RecipeStep, Request, Sight,
-    repository::{MEMORY_LIMIT, SECRET, location, mounts},
+    repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
     api::{
@@ -55,8 +55,7 @@ impl Operation for SynapseRestore {
             Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
         let wanted = Wanted {
             source: Source {
-                repository_dir: SECRET.into(),
-                repository: location(repository),
+                place: place(repository),
                 server_name: homeserver.server_name.clone(),
                 origin: backup.and_then(ResourceExt::uid),
                 snapshot: from.snapshot.clone(),
@@ -170,7 +169,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{SynapseBackup, SynapseRestoreSpec},
-        recipes::tests::homeserver,
+        recipes::{repository::SECRET, tests::homeserver},
     };
 
     fn steps(spec: &str, homeserver_has: &str, backup: Option<&SynapseBackup>) -> Vec<RecipeStep> {

@@ -11,6 +11,7 @@ pub mod arguments;
 pub mod backup;
 pub mod inspect;
 pub mod output;
+pub mod place;
 pub mod preflight;
 pub mod report;
 pub mod restore;

@@ -14,6 +14,7 @@ use crate::{
     },
     bytes,
     postgres::{Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
+    synapse::database,
     task::{
         arguments::Connection,
         backup,
@@ -191,7 +192,7 @@ pub async fn check_server(first: &mut Session, second: &mut Session) -> Result<(
 
 async fn locale_warnings(session: &mut Session) -> Result<Vec<String>> {
     let (encoding, collate, ctype) = relations::locale(session).await?;
-    if (encoding.as_str(), collate.as_str(), ctype.as_str()) == ("UTF8", "C", "C") {
+    if database::accepts(&encoding, &collate, &ctype) {
         return Ok(vec![]);
     }
     Ok(vec![format!(

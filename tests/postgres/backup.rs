@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -175,8 +175,7 @@ async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
     for signal in [Signal::KILL, Signal::TERM] {
         let running = back_up(&database, &repository).start();
         until_dumping(&database).await;
-        let pid = Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap();
-        kill_process(pid, signal).unwrap();
+        running.signal(signal);
         let finished = running.finish().await;
         if signal == Signal::TERM {
             finished.refused("Stopped", &[]);

@@ -53,8 +53,7 @@ async fn without_the_setting_it_would_go_on() {
 async fn sigterm_cancels_the_statement() {
     let database = slow("sigterm");
     let task = database.task("vacuum").with(&FULL).start().at_work(&database).await;
-    let pid = Pid::from_raw(task.child.id().unwrap().try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
+    task.signal(Signal::TERM);
     let took =
         eventually("the statement is cancelled", Duration::from_secs(10), async || !database.is_vacuuming()).await;
     assert!(took < Duration::from_secs(3), "{took:?}");

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -148,7 +148,7 @@ async fn killed_at_any_moment_there_is_one_whole_backup_or_none() {
         let running = media(store.path(), &repository).start();
         let reached = held.with_extension("reached");
         eventually("it has come so far", Duration::from_secs(60), async || reached.exists()).await;
-        kill_process(Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap(), Signal::KILL).unwrap();
+        running.signal(Signal::KILL);
         running.finish().await;
         fs::remove_file(held).unwrap();
         assert_eq!(repository.snapshots(MANIFEST).len(), backups, "{moment:?} {words}");
@@ -181,7 +181,7 @@ async fn told_to_stop_it_leaves_no_backup_and_no_lock() {
     let running = media(store.path(), &repository).start();
     let locked = || fs::read_dir(repository.path().join("locks")).unwrap().next().is_some();
     eventually("it uploads", Duration::from_secs(60), async || locked()).await;
-    kill_process(Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    running.signal(Signal::TERM);
     running.finish().await.refused("Stopped", &[]);
     assert_eq!((repository.snapshots(MANIFEST), repository.snapshots(MEDIA)), (vec![], vec![]));
     assert_eq!(repository.restic(&["list", "locks"]), "");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
@@ -204,8 +204,7 @@ async fn a_killed_restore_begins_again_and_leaves_nothing() {
             })
         })
         .await;
-        let pid = Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap();
-        kill_process(pid, signal).unwrap();
+        running.signal(signal);
         let finished = running.finish().await;
         if signal == Signal::TERM {
             finished.refused("Stopped", &[]);

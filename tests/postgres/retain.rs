@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::{
     backup::{ALL, MANIFEST, back_up, until_dumping},
@@ -52,7 +52,7 @@ async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
     until_dumping(&database).await;
-    kill_process(Pid::from_raw(running.child.id().unwrap().cast_signed()).unwrap(), Signal::KILL).unwrap();
+    running.signal(Signal::KILL);
     running.finish().await;
     fs::remove_file(held).unwrap();
     // What a killed attempt had stored before.

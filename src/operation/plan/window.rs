@@ -6,9 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
 use crate::{
-    api::operation::{RecordedWorkload, Role, StepState, StepStatus, Undo, Window},
+    api::operation::{RecordedWorkload, Role, Undo, Window},
     operation::{
         observed::{LeaseState, Live, ObservedJob, TASK_STOPS_WITHIN},
+        pinned,
         scale::Change,
     },
     task::report::ErrorClass::Transient,
@@ -158,23 +159,11 @@ impl Planner<'_> {
             return None;
         }
         // One that has failed may have done it and not have been able to say so.
-        let done = run.steps.iter().rfind(|step| !step.undo.is_empty() && step.attempt > 0)?.clone();
+        let done = run.steps.iter().rfind(|step| !step.undo.is_empty() && step.attempt > 0)?;
         let message = format!("no Pod of Synapse became Ready: takes step {} back", done.name);
+        let undo = pinned::undo_of(done);
         run.undo = Some(Undo { step: run.steps.len(), began_at: now, failure: None });
-        run.steps.push(StepStatus {
-            name: format!("undo-{}", done.name),
-            args: done.undo.clone(),
-            undo: Vec::new(),
-            state: StepState::Pending,
-            attempt: 0,
-            job_uid: None,
-            started_at: None,
-            finished_at: None,
-            retry_at: None,
-            message: None,
-            result: None,
-            ..done
-        });
+        run.steps.push(undo);
         (window.stopped_at, window.resume_began_at, window.returned_at) = (None, None, None);
         for recorded in &mut window.workloads {
             (recorded.stopped, recorded.returned) = (false, false);

@@ -24,7 +24,7 @@ pub async fn check(
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let facts = Facts::read(session, &destination.server_name).await?;
     Programs::of(facts.postgres_version).await?;
-    let repository = destination.repository(scratch.path())?;
+    let repository = destination.place.open(scratch.path())?;
     let made = match repository.open(false).await {
         Ok(_) => "",
         Err(error) if destination.init && error.reason == MISSING => ", which would be made",

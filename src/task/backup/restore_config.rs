@@ -9,30 +9,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    list::Inventory,
-    manifest::{CONFIG_FILE, Manifest},
-};
-use crate::{
-    restic::Repository,
-    task::report::{Result, StepResult, TaskError},
+use super::manifest::CONFIG_FILE;
+use crate::task::{
+    report::{Result, StepResult, TaskError},
+    restore::source::{Chosen, Source},
 };
 
 /// Which backup, and where to.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
-    /// Directory with what restic reads from its environment: RESTIC_REPOSITORY, RESTIC_PASSWORD, …
-    #[arg(long)]
-    pub repository_dir: PathBuf,
-    /// The repository, where RESTIC_REPOSITORY does not name it.
-    #[arg(long)]
-    pub repository: Option<String>,
-    /// The homeserver's name.
-    #[arg(long)]
-    pub server_name: String,
-    /// A backup's name as `status.snapshots` has it, or the beginning of it.
-    #[arg(long, default_value = "latest")]
-    pub snapshot: String,
+    #[command(flatten)]
+    pub source: Source,
     /// A new file for the manifests; only its owner may read it.
     #[arg(long)]
     pub output: PathBuf,
@@ -41,14 +28,10 @@ pub struct Arguments {
 /// Runs the task.
 ///
 /// # Errors
-/// Terminal: `SnapshotNotFound`, `NoConfigInBackup`, `ManifestUnreadable`, `OutputNotWritten`; what restic answers.
+/// Those of [`Source::find`]; terminal: `NoConfigInBackup`, `OutputNotWritten`; what restic answers.
 pub async fn run(arguments: Arguments) -> Result<StepResult> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let location = arguments.repository.as_deref();
-    let repository = Repository::from_directory(&arguments.repository_dir, location, scratch.path())?;
-    let inventory = Inventory::of_server(&repository, &arguments.server_name).await?;
-    let backup = inventory.find(&arguments.snapshot)?;
-    let manifest = Manifest::read(&repository, &backup.shown.id).await?;
+    let Chosen { repository, backup, manifest } = arguments.source.find(scratch.path()).await?;
     let Some(part) = manifest.parts.get(CONFIG_FILE) else {
         return Err(TaskError::terminal(
             "NoConfigInBackup",

@@ -82,7 +82,7 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
     let zone = TimeZone::get(&time_zone)
         .map_err(|error| TaskError::terminal("UnknownTimeZone", format!("{time_zone}: {error}.")))?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let repository = destination.repository(scratch.path())?;
+    let repository = destination.place.open(scratch.path())?;
     let inventory = Inventory::all_of_origin(&repository, &destination.origin).await?;
     let old = outdated(&inventory.backups, &keep, &zone);
     let leftovers: Vec<String> = inventory.leftovers.values().flatten().cloned().collect();

@@ -114,7 +114,7 @@ impl<'a> Backup<'a> {
         let config = arguments.config.manifests()?;
         let signing_key_ids = arguments.config.signing_key_ids()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-        let repository = arguments.destination.repository(scratch.path())?;
+        let repository = arguments.destination.place.open(scratch.path())?;
         let opened = repository.open(arguments.destination.init).await?;
         // Before the snapshot: while it is held PostgreSQL keeps every row that is deleted.
         repository.wait_for_locks(Wants::ToAdd).await?;

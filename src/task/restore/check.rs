@@ -7,6 +7,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     postgres::{Explain, Session, Target, relations},
+    synapse::database,
     task::{
         backup::manifest::Manifest,
         report::{Result, TaskError},
@@ -29,12 +30,11 @@ pub struct Checked {
 /// Counts the rows of every table, `at_once` tables at a time, and looks at the locale.
 ///
 /// # Errors
-/// Terminal: `RowsDiffer`, with the tables; `OneTimeKeysLeft`; `LocaleNotC`. What PostgreSQL says.
+/// Terminal: `RowsDiffer`, with the tables, also where a one-time key is there; `LocaleNotC`. What PostgreSQL says.
 pub async fn check(target: &Target, manifest: &Manifest, at_once: u16) -> Result<Checked> {
     let mut session = target.connect().await?;
-    let locale = relations::locale(&mut session).await?;
-    if (locale.0.as_str(), locale.1.as_str(), locale.2.as_str()) != ("UTF8", "C", "C") {
-        let (encoding, collate, ctype) = locale;
+    let (encoding, collate, ctype) = relations::locale(&mut session).await?;
+    if !database::accepts(&encoding, &collate, &ctype) {
         return Err(TaskError::terminal(
             "LocaleNotC",
             format!("The restored database is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C."),

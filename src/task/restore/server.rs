@@ -7,14 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::mark::{Mark, State};
 use crate::{
     postgres::{Credentials, Explain, Session, Target, quote},
+    synapse::database,
     task::{
         arguments::Connection,
         report::{Result, TaskError},
     },
 };
-
-/// `LOCALE_PROVIDER` is new in PostgreSQL 15; without it a cluster that was made with ICU would give it to every database.
-const LOCALE_PROVIDER_SINCE: i32 = 150_000;
 
 /// The role that makes and renames databases.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,14 +147,9 @@ impl Server {
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn create(&mut self, name: &str, mark: &Mark) -> Result<()> {
-        let provider = if self.version() >= LOCALE_PROVIDER_SINCE { " LOCALE_PROVIDER libc" } else { "" };
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        let statement = format!(
-            "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'{provider}",
-            quote::ident(name),
-            quote::ident(&self.owner)
-        );
+        let statement = database::creation(name, Some(&self.owner), self.version());
         self.run(&statement, "making a database").await?;
         self.mark(name, mark).await
     }

@@ -1,6 +1,6 @@
 //! Which backup comes back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use crate::{
             list::{Backup, Inventory},
             manifest::Manifest,
         },
+        place::Place,
         report::{Result, TaskError},
     },
 };
@@ -20,13 +21,9 @@ use crate::{
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// Directory with what restic reads from its environment: RESTIC_REPOSITORY, RESTIC_PASSWORD, …
-    #[arg(long)]
-    pub repository_dir: PathBuf,
-    /// The repository, where RESTIC_REPOSITORY does not name it.
-    #[arg(long)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub place: Place,
     /// The homeserver's name; the backup of another is refused.
     #[arg(long)]
     pub server_name: String,
@@ -54,8 +51,7 @@ impl Source {
     /// The same as arguments of the task, but for the backup: preflight finds it, and steps are told which it was. Until they run
     /// there may be a newer one.
     pub fn to_args(&self) -> Vec<String> {
-        let mut args = vec![format!("--repository-dir={}", self.repository_dir.display())];
-        args.extend(self.repository.iter().map(|repository| format!("--repository={repository}")));
+        let mut args = self.place.to_args();
         args.push(format!("--server-name={}", self.server_name));
         args.extend(self.origin.iter().map(|origin| format!("--origin={origin}")));
         args
@@ -67,7 +63,7 @@ impl Source {
     /// Terminal: `SnapshotNotFound`, with those that there are; `ManifestUnreadable`; `ServerNameDiffers`. What restic
     /// answers.
     pub async fn find(&self, scratch: &Path) -> Result<Chosen> {
-        let repository = Repository::from_directory(&self.repository_dir, self.repository.as_deref(), scratch)?;
+        let repository = self.place.open(scratch)?;
         let inventory = match &self.origin {
             Some(origin) => Inventory::of_origin(&repository, origin).await?,
             None => Inventory::of_server(&repository, &self.server_name).await?,

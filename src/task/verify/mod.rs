@@ -82,9 +82,7 @@ impl Drill {
         let began = Instant::now();
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let source = &self.arguments.source;
-        let repository =
-            Repository::from_directory(&source.repository_dir, source.repository.as_deref(), scratch.path())?
-                .locking_to_read();
+        let repository = source.place.open(scratch.path())?.locking_to_read();
         repository.open(false).await?;
         repository.wait_for_locks(Wants::ToAdd).await?;
         let restored = self.restore(&repository, scratch.path()).await;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::Arguments;
 use crate::{
     api::postgres::TlsMode,
-    postgres::{Application, Credentials, Explain, Target, quote},
+    postgres::{Application, Credentials, Explain, Target},
+    synapse::database,
     task::{
         output::progress,
         report::{Result, TaskError},
@@ -65,10 +66,8 @@ pub async fn ready(arguments: &Arguments, wanted: i32) -> Result<Target> {
 /// # Errors
 /// Those of PostgreSQL; also where there is one of that name.
 pub async fn make_database(server: &Target, name: &str) -> Result<Target> {
-    let sql = format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
-        quote::ident(name)
-    );
-    server.connect().await?.execute(&sql).await.explain("making the database for the drill")?;
+    let mut session = server.connect().await?;
+    let creation = database::creation(name, None, session.version);
+    session.execute(&creation).await.explain("making the database for the drill")?;
     Ok(server.to(name))
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use synapse_keeper::task::report::{
     BackupFindings, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError,
 };
@@ -164,6 +165,12 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self
+    }
+
+    /// As the kubelet, or the kernel, sends it.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("it runs");
+        kill_process(pid, signal).expect("it runs");
     }
 
     /// Ends it by SIGKILL as soon as it has told of its progress so many times. False: it had ended before.

@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
 async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Report> {
     let began = Instant::now();
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let repository = arguments.destination.repository(scratch.path())?;
+    let repository = arguments.destination.place.open(scratch.path())?;
     let begun = stop.run_until_cancelled(Begun::begin(arguments, &repository)).await;
     let begun = begun.unwrap_or_else(|| Err(stopped()))?;
     if let Some(backup) = begun.is_sealed() {
