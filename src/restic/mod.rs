@@ -14,5 +14,5 @@ pub use download::Download;
 pub use errors::{DAMAGED, KILLED, MISSING};
 pub use files::{File, Refused, RestoredFiles, StoredFiles};
 pub use locks::Wants;
-pub use repository::{Listed, Opened, Repository};
+pub use repository::{Listed, Repository};
 pub use upload::{Stored, Upload, collect};

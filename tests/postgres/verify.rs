@@ -174,7 +174,7 @@ async fn a_manifest_that_is_not_this_backup_s_is_found() {
         }
     });
     let schema_is_rows = changed(&|manifest| {
-        manifest["parts"]["schema.dump"]["snapshot"] = manifest["parts"]["data-1.sql"]["snapshot"].clone();
+        manifest["parts"]["schema.dump"]["snapshot"] = manifest["parts"]["data-1.sql.zst"]["snapshot"].clone();
     });
     for (number, (id, reason, words)) in [
         (set("serverName", json!("example.net")), "ServerNameDiffers", "example.net"),

@@ -245,7 +245,7 @@ mod tests {
             stored("d", "u.2.2", &[]),
             manifest("torn", "u.2.2", "parts=2"),
             // Of a newer release, and of somebody who has borrowed our tag.
-            Listed { tags: vec!["format=3".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
+            Listed { tags: vec!["format=4".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
             Listed { tags: vec![format_tag()], ..stored("f", "", &[]) },
         ]);
         assert_eq!(inventory.leftovers.len(), 2, "{inventory:?}");

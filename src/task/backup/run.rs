@@ -1,7 +1,8 @@
 //! The task from its beginning to its end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    fs,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -21,15 +22,16 @@ use super::{
     out_of_time,
     parts::{self, Part},
     providers,
+    rows::{self, Source},
     seal::{Attempt, Sealed, findings},
     snapshot::{self, Snapshot},
     stopped,
-    stream::{Rows, carry, carry_bytes},
+    stream::{carry_bytes, carry_rows, output_of},
 };
 use crate::{
     bytes,
     postgres::{Application, Session, Target, lock, programs::Programs, sessions},
-    restic::{Opened, Repository, Stored, Wants},
+    restic::{Repository, Stored},
     synapse::version,
     task::{
         output::progress,
@@ -76,7 +78,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     }
     let manifest = backup.manifest(parts, began.elapsed());
     let attempt = backup.attempt();
-    let is_new = backup.opened.is_new;
+    let is_new = backup.is_new;
     if arguments.draft {
         let Stored { snapshot, added: also, .. } = attempt.leave_draft(&backup.repository, &manifest).await?;
         return Ok(Done { manifest, snapshot, added: added + also, is_new, inventory: None });
@@ -88,10 +90,10 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
 /// A backup under way.
 struct Backup<'a> {
     arguments: &'a Arguments,
-    /// restic's cache; it goes with the task.
-    _scratch: TempDir,
+    /// restic's cache and what `psql` is told; it goes with the task.
+    scratch: TempDir,
     repository: Repository,
-    opened: Opened,
+    is_new: bool,
     target: Target,
     programs: Programs,
     snapshot: Snapshot,
@@ -115,9 +117,8 @@ impl<'a> Backup<'a> {
         let signing_key_ids = arguments.config.signing_key_ids()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let repository = arguments.destination.place.open(scratch.path())?;
-        let opened = repository.open(arguments.destination.init).await?;
         // Before the snapshot: while it is held PostgreSQL keeps every row that is deleted.
-        repository.wait_for_locks(Wants::ToAdd).await?;
+        let is_new = repository.open(arguments.destination.init).await?;
         progress("the repository is open");
 
         let target = arguments.connection.target()?;
@@ -135,9 +136,9 @@ impl<'a> Backup<'a> {
         Ok((
             Self {
                 arguments,
-                _scratch: scratch,
+                scratch,
                 repository,
-                opened,
+                is_new,
                 target,
                 programs,
                 snapshot,
@@ -200,42 +201,45 @@ impl<'a> Backup<'a> {
         if stop.is_cancelled() {
             return Err(stopped());
         }
-        let (file, mut command) = match &stream {
+        let tags = self.attempt().tags(&[]);
+        let (file, Stored { snapshot, bytes, added }, rows) = match stream {
             Stream::Schema => {
-                let mut command = self.pg_dump();
-                command.args(["--format=custom", "--schema-only"]);
-                (SCHEMA_FILE.to_owned(), command)
+                let schema = stop.run_until_cancelled(output_of(self.schema(), "pg_dump")).await;
+                let schema = schema.unwrap_or_else(|| Err(stopped()))?;
+                let stored = carry_bytes(&schema, self.repository.store_stream(SCHEMA_FILE, &tags)?).await?;
+                (SCHEMA_FILE.to_owned(), stored, BTreeMap::new())
             }
-            Stream::Rows { part, with_sequences } => (part.file.clone(), self.rows(part, *with_sequences)),
+            Stream::Rows { part, with_sequences } => {
+                let file = part.file.clone();
+                let psql = self.rows(&part, with_sequences)?;
+                let word = self.programs.takes_restrict_key.then(|| self.repository.word().to_owned());
+                let source = Source { part, next_transaction: self.snapshot.next_transaction, word };
+                let upload = self.repository.store_compressed_stream(&file, &tags)?;
+                let (stored, rows) = carry_rows(psql, source, upload, stop).await?;
+                (file, stored, rows)
+            }
         };
-        command.arg(format!("--snapshot={}", self.snapshot.id));
-        let upload = self.repository.store_stream(&file, &self.attempt().tags(&[]))?;
-        let (Stored { snapshot, bytes, added }, rows) = carry(command, upload, stop).await?;
-        if let Stream::Rows { part, .. } = &stream {
-            check(part, &rows)?;
-        }
         Ok((file, StoredPart { snapshot, bytes, rows }, added))
     }
 
-    fn pg_dump(&self) -> Command {
+    fn schema(&self) -> Command {
         let mut command = self.programs.command("pg_dump", &self.target);
         // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
-        command.arg("--lock-wait-timeout=10s");
+        command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
+        command.arg(format!("--snapshot={}", self.snapshot.id));
         command
     }
 
-    fn rows(&self, part: &Part, with_sequences: bool) -> Command {
-        let mut command = self.pg_dump();
-        command.args(["--format=plain", "--data-only", "--strict-names", "--no-unlogged-table-data"]);
-        if self.programs.takes_restrict_key {
-            // Since CVE-2025-8714 a plain dump begins with a random word, so each stream would begin anew each night. This
-            // one stays, and the database's server does not know it.
-            command.arg(format!("--restrict-key={}", self.opened.id));
-        }
-        command.args(part.tables.iter().map(|table| format!("--table={}", table.pattern())));
-        let sequences = self.snapshot.sequences.iter().filter(|_| with_sequences);
-        command.args(sequences.map(|pattern| format!("--table={pattern}")));
-        command
+    fn rows(&self, part: &Part, with_sequences: bool) -> Result<Command> {
+        let sequences = if with_sequences { self.snapshot.sequences.as_slice() } else { &[] };
+        let script = rows::script(part, sequences, &self.snapshot.id, self.facts.postgres_version);
+        // A pipe would have to be written to beside all else.
+        let path = self.scratch.path().join(&part.file).with_extension("query");
+        fs::write(&path, script).map_err(|error| TaskError::no_scratch_space(&error))?;
+        let mut command = self.programs.command("psql", &self.target);
+        command.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file"]);
+        command.arg(path);
+        Ok(command)
     }
 
     fn manifest(&self, parts: StoredParts, took: Duration) -> Manifest {
@@ -273,16 +277,6 @@ impl<'a> Backup<'a> {
 enum Stream {
     Schema,
     Rows { part: Part, with_sequences: bool },
-}
-
-/// What passed by is what was asked for: every table of the part and no other.
-fn check(part: &Part, rows: &Rows) -> Result<()> {
-    let wanted: BTreeSet<&str> = part.tables.iter().map(|table| table.quoted.as_str()).collect();
-    let found: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
-    let Some(table) = wanted.symmetric_difference(&found).next() else { return Ok(()) };
-    let what = if wanted.contains(table) { "left out" } else { "wrote" };
-    let message = format!("pg_dump {what} table {table} against its orders: please report it.");
-    Err(TaskError::terminal("DumpDiffers", message))
 }
 
 /// What came of it.

@@ -28,13 +28,15 @@ pub const ONE_TIME_KEYS: &str = "e2e_one_time_keys_json";
 pub struct Snapshot {
     /// It lives as long as this does. What is read through it is of the same moment.
     pub session: Session,
-    /// What `pg_dump --snapshot` takes.
+    /// What `pg_dump --snapshot` and `SET TRANSACTION SNAPSHOT` take.
     pub id: String,
+    /// The number that the next transaction had, without its epoch.
+    pub next_transaction: u32,
     /// By PostgreSQL's clock.
     pub taken_at: Timestamp,
     /// Those with rows to back up.
     pub tables: Vec<Table>,
-    /// Patterns of all sequences, for `pg_dump --table`.
+    /// All sequences, as SQL has them.
     pub sequences: Vec<String>,
     /// Tables whose rows are left out.
     pub left_out: Vec<String>,
@@ -62,15 +64,17 @@ impl Snapshot {
             let seen = relations(&mut session).await?;
             match lock(&mut session, &seen.tables).await? {
                 None if relations(&mut session).await?.names() == seen.names() => {
-                    let (id, taken_at): (String, i64) = sqlx::query_as(
-                        "SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8",
+                    let (id, taken_at, next): (String, i64, i64) = sqlx::query_as(
+                        "SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
+                             pg_snapshot_xmax(pg_current_snapshot())::text::int8 % (1::int8 << 32)",
                     )
                     .fetch_one(&mut session.connection)
                     .await
                     .explain(DOING)?;
                     let taken_at = Timestamp::from_microsecond(taken_at).unwrap_or_default();
+                    let next_transaction = u32::try_from(next).unwrap_or_default();
                     let Relations { tables, sequences, left_out } = seen;
-                    return Ok(Self { session, id, taken_at, tables, sequences, left_out });
+                    return Ok(Self { session, id, next_transaction, taken_at, tables, sequences, left_out });
                 }
                 Some(error) if tokio::time::Instant::now() >= deadline => return Err(error),
                 None if tokio::time::Instant::now() >= deadline => {
@@ -126,35 +130,38 @@ struct Relations {
 }
 
 impl Relations {
-    fn names(&self) -> (Vec<&str>, &[String], &[String]) {
-        (self.tables.iter().map(|table| table.quoted.as_str()).collect(), &self.sequences, &self.left_out)
+    /// All but the sizes.
+    fn names(&self) -> (Vec<(&str, &[String])>, &[String], &[String]) {
+        let tables = self.tables.iter().map(|table| (table.quoted.as_str(), table.columns.as_slice()));
+        (tables.collect(), &self.sequences, &self.left_out)
     }
 }
 
 /// Every table and sequence that is no extension's and no session's own. Rows of unlogged tables do not survive a crash of
 /// PostgreSQL either: whoever made them counts on that.
 async fn relations(session: &mut Session) -> Result<Relations> {
-    type Row = (String, String, String, bool, bool, i64);
+    type Row = (String, String, bool, bool, i64, Vec<String>);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT n.nspname::text, c.relname::text, format('%I.%I', n.nspname, c.relname), c.relkind = 'S', \
-             c.relpersistence = 'u', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END \
+        "SELECT c.relname::text, format('%I.%I', n.nspname, c.relname), c.relkind = 'S', \
+             c.relpersistence = 'u', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END, \
+             array(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' \
              AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-         ORDER BY 3",
+         ORDER BY 2",
     )
     .fetch_all(&mut session.connection)
     .await
     .explain("listing the tables")?;
     let mut relations = Relations { tables: Vec::new(), sequences: Vec::new(), left_out: Vec::new() };
-    for (schema, name, quoted, is_sequence, is_unlogged, bytes) in rows {
+    for (name, quoted, is_sequence, is_unlogged, bytes, columns) in rows {
         let is_left_out = is_unlogged || name == ONE_TIME_KEYS;
-        let table = Table { schema, name, quoted, bytes };
         match (is_sequence, is_left_out) {
-            (true, _) => relations.sequences.push(table.pattern()),
-            (false, true) => relations.left_out.push(table.quoted),
-            (false, false) => relations.tables.push(table),
+            (true, _) => relations.sequences.push(quoted),
+            (false, true) => relations.left_out.push(quoted),
+            (false, false) => relations.tables.push(Table { quoted, columns, bytes }),
         }
     }
     Ok(relations)

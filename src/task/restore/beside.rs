@@ -65,7 +65,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         server.create(&name, &mark).await?;
         progress(&format!("made database {name} beside {}", connection.database));
         let warnings = filling.fill().await?;
-        progress("counts the rows");
+        progress("counts the rows and reads them for the planner's statistics");
         let checked = check(&target, &chosen.manifest, *at_once).await?;
         server.mark(&name, &mark.now(State::Whole)).await?;
         Ok((checked, warnings))

@@ -181,11 +181,16 @@ impl Repository {
 
     /// Stores a text as a file, without a tag; the snapshot's id.
     pub fn store(&self, file: &str, text: &str) -> String {
+        self.store_with_tags(file, text, &[])
+    }
+
+    /// The same with tags.
+    pub fn store_with_tags(&self, file: &str, text: &str, tags: &[&str]) -> String {
         let path = self.folder.path().join("stored");
         fs::write(&path, text).expect("a file");
-        let cat = ["backup", "--json", "--stdin-filename", file, "--stdin-from-command", "--"];
+        let backup = ["backup", "--json", "--tag", &tags.join(","), "--stdin-filename", file];
         let path = path.display().to_string();
-        let said = self.restic(&[cat.as_slice(), &["cat", &path]].concat());
+        let said = self.restic(&[backup.as_slice(), &["--stdin-from-command", "--", "cat", &path]].concat());
         let summary = said.lines().last().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         summary.and_then(|summary| Some(summary["snapshot_id"].as_str()?.to_owned())).expect("an id")
     }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     bytes,
-    restic::{Repository, StoredFiles, Wants},
+    restic::{Repository, StoredFiles},
     task::{
         output::progress,
         report::{Report, Result, StepResult, TaskError},
@@ -89,7 +89,6 @@ struct Begun {
 impl Begun {
     async fn begin(arguments: &Arguments, repository: &Repository) -> Result<Self> {
         repository.open(false).await?;
-        repository.wait_for_locks(Wants::ToAdd).await?;
         let listed = list::listed(repository, &arguments.destination.origin).await?;
         let draft = Draft::find(&listed, arguments.of_run.as_deref())?;
         progress(&format!("completes the backup of {}", draft.taken_at.0));
