@@ -9,6 +9,7 @@ mod connect;
 mod full_disk;
 mod inspect;
 mod interrupted;
+mod killed;
 mod media;
 mod others;
 mod preflight;

@@ -13,7 +13,7 @@ mod server;
 pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
 pub use database::{Database, execute};
 pub use pooler::Pooler;
-pub use program::{Finished, Program};
+pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
 
