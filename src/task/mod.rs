@@ -41,6 +41,8 @@ enum Command {
     Backup(backup::Arguments),
     /// Add the media to what `backup --draft` has stored: then it is a backup.
     BackupMedia(backup::media::Arguments),
+    /// Delete all that an object has stored in a restic repository.
+    DeleteBackups(backup::delete::Arguments),
     /// Read what is true of a homeserver's database.
     Inspect(inspect::Arguments),
     /// Check that steps can be done, and say what they would do. Changes nothing.
@@ -81,6 +83,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
+            Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
             Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,

@@ -5,6 +5,7 @@
 
 mod backup;
 mod connect;
+mod delete;
 mod full_disk;
 mod inspect;
 mod interrupted;

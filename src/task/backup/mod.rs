@@ -10,12 +10,14 @@
 
 mod check;
 mod config;
+pub mod delete;
 mod destination;
 mod facts;
 pub mod list;
 pub mod manifest;
 pub mod marks;
 pub mod media;
+mod origins;
 pub mod parts;
 mod providers;
 pub mod restore_config;
