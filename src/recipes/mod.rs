@@ -3,14 +3,16 @@
 //! A new kind adds a file here, its spec in [`crate::api`] and its tasks in [`crate::task`]. Lease, preflight, quiesce,
 //! Jobs, resume, history and schedule are the engine's (see [`crate::operation`]).
 
+mod authentication;
 mod backup;
+mod deletion;
 mod drill;
 pub mod lane;
 mod maintenance;
 mod repository;
 mod restore;
 
-pub use self::{drill::Drill, lane::Lane};
+pub use self::{deletion::deletion, drill::Drill, lane::Lane};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};

@@ -19,15 +19,17 @@ pub struct Part {
     pub tables: Vec<Table>,
 }
 
-/// What the names of the streams of rows begin with.
-const ROWS: &str = "data-";
-
 /// What the names of streams end with that are compressed before restic sees them: since the third format.
 const ZSTD: &str = ".zst";
 
 /// Whether a file of a backup is a stream of rows.
 pub fn is_rows(file: &str) -> bool {
-    file.starts_with(ROWS)
+    file.strip_suffix(ZSTD).unwrap_or(file).ends_with(".sql")
+}
+
+/// Whether a file of a backup is a schema.
+pub fn is_schema(file: &str) -> bool {
+    file.ends_with(".dump")
 }
 
 /// Whether what is in it is compressed by zstd.
@@ -46,7 +48,7 @@ pub fn deal(mut tables: Vec<Table>, count: usize) -> Vec<Part> {
         least.1.push(table);
     }
     hands.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    let file = |index: usize| format!("{ROWS}{}.sql{ZSTD}", index + 1);
+    let file = |index: usize| format!("data-{}.sql{ZSTD}", index + 1);
     hands.into_iter().enumerate().map(|(index, (_, tables))| Part { file: file(index), tables }).collect()
 }
 

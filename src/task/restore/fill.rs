@@ -13,11 +13,7 @@ use crate::{
     postgres::{Explain, Target, programs::Programs},
     restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
-        backup::{
-            manifest::{Manifest, SCHEMA_FILE},
-            parts,
-            snapshot::ONE_TIME_KEYS,
-        },
+        backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
         output::progress,
         report::{Result, TaskError},
     },
@@ -34,7 +30,7 @@ const LINES: usize = 5;
 /// What is filled, from what.
 pub struct Filling<'a> {
     pub repository: &'a Repository,
-    pub manifest: &'a Manifest,
+    pub dump: &'a Dump,
     /// An empty database, and the role that will own the tables.
     pub target: &'a Target,
     pub programs: &'a Programs,
@@ -68,9 +64,10 @@ impl Filling<'_> {
     }
 
     async fn fetch_schema(&self) -> Result<std::path::PathBuf> {
-        let part = self.manifest.part(SCHEMA_FILE)?;
-        let path = self.scratch.join(SCHEMA_FILE);
-        let mut download = self.repository.read_stream(&part.snapshot, SCHEMA_FILE)?;
+        let file = self.dump.schema_file();
+        let part = self.dump.part(file)?;
+        let path = self.scratch.join(file);
+        let mut download = self.repository.read_stream(&part.snapshot, file)?;
         let copied = async {
             let mut file = tokio::fs::File::create(&path).await?;
             let mut output = download.output.take().expect("its output is a pipe");
@@ -84,13 +81,13 @@ impl Filling<'_> {
     }
 
     fn largest_first(&self) -> Vec<&String> {
-        let mut files: Vec<&String> = self.manifest.row_files().collect();
-        files.sort_by_key(|file| std::cmp::Reverse(self.manifest.parts[*file].bytes));
+        let mut files: Vec<&String> = self.dump.row_files().collect();
+        files.sort_by_key(|file| std::cmp::Reverse(self.dump.parts[*file].bytes));
         files
     }
 
     fn read(&self, file: &str) -> Result<Download> {
-        self.repository.read_stream(&self.manifest.part(file)?.snapshot, file)
+        self.repository.read_stream(&self.dump.part(file)?.snapshot, file)
     }
 
     /// All streams of rows, of which the first have begun already.

@@ -1,0 +1,96 @@
+//! The streams of a backup, and who writes each.
+
+use std::{fs, path::Path};
+
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    held::Held,
+    manifest::{AUTHENTICATION, SCHEMA_FILE},
+    parts::{self, Part},
+    rows::{self, Counted, Source},
+    stopped,
+    stream::{carry_bytes, carry_rows, output_of},
+};
+use crate::{
+    restic::{Repository, Stored},
+    task::report::{Result, TaskError},
+};
+
+/// A stream of a database.
+pub struct Stream<'a> {
+    pub held: &'a Held,
+    /// Its file in the snapshot.
+    pub file: String,
+    content: Content,
+}
+
+enum Content {
+    Schema,
+    Rows { part: Part, with_sequences: bool },
+}
+
+impl<'a> Stream<'a> {
+    /// All of a database: its rows in so many streams, and its schema.
+    pub fn all(held: &'a Held, count: usize) -> Vec<Self> {
+        let prefix = if held.whose.is_synapse() { "" } else { AUTHENTICATION };
+        let stream = |file: &str, content| Self { held, file: format!("{prefix}{file}"), content };
+        let parts = parts::deal(held.snapshot.tables.clone(), count).into_iter().enumerate();
+        let rows = parts.map(|(index, part)| {
+            let file = part.file.clone();
+            stream(&file, Content::Rows { part, with_sequences: index == 0 })
+        });
+        rows.chain([stream(SCHEMA_FILE, Content::Schema)]).collect()
+    }
+
+    /// Stores it, unless `stop` comes first. `scratch` is for what `psql` is told.
+    ///
+    /// # Errors
+    /// Those of [`carry_rows`] and [`output_of`].
+    pub async fn store(
+        &self,
+        repository: &Repository,
+        scratch: &Path,
+        tags: &[String],
+        stop: &CancellationToken,
+    ) -> Result<(Stored, Counted)> {
+        match &self.content {
+            Content::Schema => {
+                let schema = stop.run_until_cancelled(output_of(self.schema(), "pg_dump")).await;
+                let schema = schema.unwrap_or_else(|| Err(stopped()))?;
+                let stored = carry_bytes(&schema, repository.store_stream(&self.file, tags)?).await?;
+                Ok((stored, Counted::new()))
+            }
+            Content::Rows { part, with_sequences } => {
+                let Held { programs, snapshot, .. } = self.held;
+                let sequences = if *with_sequences { snapshot.sequences.as_slice() } else { &[] };
+                let psql =
+                    self.rows(&rows::script(part, sequences, &snapshot.id, snapshot.session.version), scratch)?;
+                let word = programs.takes_restrict_key.then(|| repository.word().to_owned());
+                let source = Source { part: part.clone(), next_transaction: snapshot.next_transaction, word };
+                carry_rows(psql, source, repository.store_compressed_stream(&self.file, tags)?, stop).await
+            }
+        }
+    }
+
+    fn schema(&self) -> Command {
+        let Held { programs, target, snapshot, .. } = self.held;
+        let mut command = programs.command("pg_dump", target);
+        // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
+        command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
+        command.arg(format!("--snapshot={}", snapshot.id));
+        command
+    }
+
+    fn rows(&self, script: &str, scratch: &Path) -> Result<Command> {
+        let Held { programs, target, .. } = self.held;
+        // A pipe would have to be written to beside all else.
+        let path = scratch.join(&self.file).with_extension("query");
+        fs::write(&path, script).map_err(|error| TaskError::no_scratch_space(&error))?;
+        let mut command = programs.command("psql", target);
+        command.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file"]);
+        command.arg(path);
+        Ok(command)
+    }
+}
