@@ -141,7 +141,7 @@ async fn take_once(databases: &mut [Unheld]) -> Result<std::result::Result<(Vec<
         databases.iter_mut().zip(locked).zip(exported)
     {
         let now = relations(session).await.map_err(|error| whose.tell(error))?;
-        if now.names() != seen.names() {
+        if !now.are(&seen) {
             return Ok(Err(whose.tell(TaskError::transient(
                 "TablesChange",
                 "Tables appear or go faster than they can be locked: is the schema being upgraded?",
@@ -196,10 +196,15 @@ struct Relations {
 }
 
 impl Relations {
-    /// All but the sizes.
-    fn names(&self) -> (Vec<(&str, &[String])>, &[String], &[String]) {
-        let tables = self.tables.iter().map(|table| (table.quoted.as_str(), table.columns.as_slice()));
-        (tables.collect(), &self.sequences, &self.left_out)
+    /// But for the sizes.
+    fn are(&self, others: &Self) -> bool {
+        fn names(table: &Table) -> (&str, &[String]) {
+            (&table.quoted, &table.columns)
+        }
+        let Self { tables, sequences, left_out } = others;
+        self.tables.iter().map(names).eq(tables.iter().map(names))
+            && self.sequences == *sequences
+            && self.left_out == *left_out
     }
 }
 
