@@ -7,6 +7,7 @@ mod download;
 mod errors;
 mod files;
 mod locks;
+mod pulse;
 mod repository;
 mod upload;
 

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Download, Wants,
     errors::{self, explain},
+    pulse::{Pulse, TELLS},
     upload::Upload,
 };
 use crate::task::report::{Result, TaskError};
@@ -40,6 +41,9 @@ const PRUNE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// Wait for a lock that has come since [`Repository::wait_for_locks`].
 pub(super) const RETRY_LOCK: &str = "5m";
 
+/// A restic that complains, and comes no further for so long, is given up: the snapshot of the database is held meanwhile.
+const STALLED_WITHIN: Duration = Duration::from_secs(5 * 60);
+
 /// Where the repository is.
 const LOCATION: &str = "RESTIC_REPOSITORY";
 
@@ -55,6 +59,7 @@ pub struct Repository {
     secrets: Vec<String>,
     /// A prune waits until what is read has been read.
     locks_to_read: bool,
+    stalled_within: Duration,
 }
 
 /// A repository that can be written to.
@@ -149,7 +154,13 @@ impl Repository {
         if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
-        Ok(Self { environment, secrets, cache: scratch.into(), locks_to_read: false })
+        Ok(Self { environment, secrets, cache: scratch.into(), locks_to_read: false, stalled_within: STALLED_WITHIN })
+    }
+
+    /// An upload or a restore of files is given up when it complains and comes no further within this time.
+    #[must_use]
+    pub fn stalled_within(self, stalled_within: Option<Duration>) -> Self {
+        Self { stalled_within: stalled_within.unwrap_or(STALLED_WITHIN), ..self }
     }
 
     /// From now on a prune waits for who reads, and who reads for a prune. For those who can write to it: what they would
@@ -188,8 +199,8 @@ impl Repository {
     /// # Errors
     /// restic cannot be started.
     pub fn store_stream(&self, name: &str, tags: &[String]) -> Result<Upload> {
-        let mut command = self.command();
-        command.args(["backup", "--json", "--quiet", "--retry-lock", RETRY_LOCK]);
+        let mut command = self.telling_command();
+        command.args(["backup", "--json", "--retry-lock", RETRY_LOCK]);
         command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
         for tag in tags {
             command.args(["--tag", tag]);
@@ -333,7 +344,28 @@ impl Repository {
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.envs(self.environment.iter().cloned()).env("RESTIC_CACHE_DIR", &self.cache).kill_on_drop(true);
+        // It complains of a request with which nothing moves, and tries it again, well before it is given up.
+        command.arg(format!("--stuck-request-timeout={}ms", (self.stalled_within / 2).as_millis()));
         command
+    }
+
+    /// One that tells, with `--json`, how far it has come.
+    pub(super) fn telling_command(&self) -> Command {
+        let mut command = self.command();
+        let (key, value) = TELLS;
+        command.env(key, value);
+        command
+    }
+
+    /// What its progress is known by.
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse::new(self.stalled_within)
+    }
+
+    /// Where it is, without a password.
+    pub(super) fn location(&self) -> String {
+        let location = self.environment.iter().find(|(key, _)| key == LOCATION);
+        self.without_secrets(&location.map(|(_, location)| location.to_string_lossy()).unwrap_or_default())
     }
 
     /// A text of restic without anything that came out of the Secret, but for where the repository is.

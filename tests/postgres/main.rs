@@ -5,6 +5,7 @@
 
 mod backup;
 mod connect;
+mod crashed;
 mod delete;
 mod full_disk;
 mod inspect;
@@ -14,6 +15,7 @@ mod others;
 mod preflight;
 mod restore;
 mod retain;
+mod storage;
 mod support;
 mod vacuum;
 mod verify;

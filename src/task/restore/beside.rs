@@ -38,9 +38,6 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     if let Some(done) = done_before(&mut server, &connection.operation, &chosen.backup.shown.id).await? {
         return Ok(done);
     }
-    // Not before everything else has been found well: an attempt that is whole is dropped only for another one.
-    server.drop_attempts(&connection.operation).await?;
-
     let name = name_beside(&connection.operation, connection.attempt);
     let mark = Mark {
         state: State::Unfinished,
@@ -52,6 +49,10 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         earlier: Vec::new(),
         replaced: None,
     };
+    // Not before everything else has been found well: an attempt that is whole is dropped only for another one.
+    server.mark_unmarked(connection, &mark).await?;
+    server.drop_attempts(&connection.operation).await?;
+
     let target = server.as_owner(connection, &name)?;
     let filling = Filling {
         repository: &chosen.repository,

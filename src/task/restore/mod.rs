@@ -19,6 +19,7 @@ mod preflight;
 mod server;
 pub mod source;
 pub mod swap;
+mod unmarked;
 
 pub use beside::run;
 pub use media::WantedMedia;

@@ -60,6 +60,17 @@ impl Daemon {
         Self { guardian, directory }
     }
 
+    /// Stops the program alone: its directory is another daemon's as well.
+    pub fn leave_directory(self) {
+        let pid = self.guardian.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            let _ = Command::new("kill").args(["-s", "KILL", child]).status();
+        }
+        let _ = Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status();
+        std::mem::forget(self);
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -100,7 +111,7 @@ pub fn new_directory() -> PathBuf {
     directory
 }
 
-fn give_to_postgres(path: &Path) {
+pub(super) fn give_to_postgres(path: &Path) {
     if rustix::process::geteuid().is_root() {
         let done = Command::new("chown").args(["-R", "postgres:postgres"]).arg(path).status().expect("chown");
         assert!(done.success());

@@ -8,12 +8,14 @@ mod pooler;
 mod program;
 mod repository;
 mod server;
+mod storage;
 
 pub use database::{Database, execute};
 pub use pooler::Pooler;
-pub use program::{Finished, Program};
+pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
+pub use storage::{SECRET_KEY, Storage, Way, Wire};
 
 use std::time::{Duration, Instant};
 

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     authority::certificate_for,
     daemon::{self, Daemon, Volume, free_port},
@@ -34,6 +36,8 @@ host  all         all       127.0.0.1/32  scram-sha-256
 pub struct Server {
     daemon: Daemon,
     programs: PathBuf,
+    /// What it was started with.
+    command: Vec<String>,
     volume: Option<Volume>,
     pub port: u16,
 }
@@ -122,7 +126,7 @@ impl Server {
         }
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let daemon = Daemon::start_on(volume.as_ref(), directory, "INT", &words);
-        let server = Self { daemon, programs, volume, port };
+        let server = Self { daemon, programs, command, volume, port };
         server.wait();
         server
     }
@@ -140,6 +144,38 @@ impl Server {
             assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL did not start:\n{}", self.daemon.log());
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// SIGKILL for the process that starts all others. These notice it, and end.
+    pub fn crash(&self) {
+        kill_process(Pid::from_raw(self.pid()).expect("a process"), Signal::KILL).expect("it runs");
+    }
+
+    /// SIGKILL for the process behind a session: PostgreSQL ends all others, and starts anew by itself.
+    pub fn crash_backend(&self, pid: &str) {
+        kill_process(Pid::from_raw(pid.parse().expect("a process")).expect("a process"), Signal::KILL)
+            .expect("it runs");
+    }
+
+    /// Brings it back up after [`Self::crash`].
+    pub fn start_again(&self) {
+        let words: Vec<&str> = self.command.iter().map(String::as_str).collect();
+        // As long as a process of before is there it refuses to.
+        for _ in 0..100 {
+            let daemon = Daemon::start(self.daemon.directory.clone(), "INT", &words);
+            let ready = self.program("pg_isready");
+            for _ in 0..40 {
+                thread::sleep(Duration::from_millis(50));
+                let asked =
+                    Command::new(&ready).args(["-q", "-h", &self.socket(), "-p", &self.port.to_string()]).status();
+                if asked.expect("pg_isready").success() {
+                    // The first one's end is its end too.
+                    return std::mem::forget(daemon);
+                }
+            }
+            daemon.leave_directory();
+        }
+        panic!("PostgreSQL did not come back:\n{}", self.daemon.log());
     }
 
     /// Its small disk, as it is seen from outside.
