@@ -220,12 +220,11 @@ fn restricted() -> SecurityContext {
 fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     let mut args = blueprint.args.clone();
     let Some(Database { postgres, with_volume }) = blueprint.database else { return args };
-    let tls = serde_json::to_value(postgres.tls.mode).expect("an enum of plain names");
     args.extend([
         format!("--host={}", postgres.host),
         format!("--port={}", postgres.port),
         format!("--database={}", postgres.database),
-        format!("--tls-mode={}", tls.as_str().unwrap_or_default()),
+        format!("--tls-mode={}", postgres.tls.mode),
         format!("--credentials-dir={CREDENTIALS}"),
         format!("--operation={}", blueprint.owner.uid),
         format!("--run={}", blueprint.run),
@@ -237,11 +236,7 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     if postgres.data_volume.is_some() && with_volume {
         args.push(format!("--data-volume={DATA_VOLUME}"));
     }
-    for session in &postgres.ignore_sessions {
-        let role = session.role.iter().map(|role| format!("role={role}"));
-        let application = session.application_name.iter().map(|name| format!("applicationName={name}"));
-        args.push(format!("--ignore-session={}", role.chain(application).collect::<Vec<_>>().join(",")));
-    }
+    args.extend(postgres.ignore_sessions.iter().map(|session| format!("--ignore-session={session}")));
     args
 }
 

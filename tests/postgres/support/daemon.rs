@@ -60,17 +60,6 @@ impl Daemon {
         Self { guardian, directory }
     }
 
-    /// Stops the program alone: its directory is another daemon's as well.
-    pub fn leave_directory(self) {
-        let pid = self.guardian.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            let _ = Command::new("kill").args(["-s", "KILL", child]).status();
-        }
-        let _ = Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status();
-        std::mem::forget(self);
-    }
-
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }

@@ -1,5 +1,6 @@
 //! A private PostgreSQL, databases to spoil, and the program under test.
 
+mod authentication;
 #[path = "../../support/authority.rs"]
 mod authority;
 mod daemon;
@@ -10,6 +11,7 @@ mod repository;
 mod server;
 mod storage;
 
+pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
 pub use database::{Database, execute};
 pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};

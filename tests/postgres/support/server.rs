@@ -19,10 +19,10 @@ use super::{
 /// Password of every role. No output of ours may ever hold it.
 pub const PASSWORD: &str = "never-print-me-9d1f";
 
-/// Roles: `synapse` owns the databases; `stranger` is somebody else; `unwelcome` is refused by pg_hba.conf; `databases` may
-/// make and rename databases of `synapse`.
-const ROLES: &str = "CREATE ROLE synapse LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE unwelcome LOGIN; \
-                     CREATE ROLE databases LOGIN CREATEDB; GRANT synapse TO databases;";
+/// Roles: `synapse` owns the databases, `mas` those of the Matrix Authentication Service; `stranger` is somebody else;
+/// `unwelcome` is refused by pg_hba.conf; `databases` may make and rename databases of `synapse` and `mas`.
+const ROLES: &str = "CREATE ROLE synapse LOGIN; CREATE ROLE mas LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE unwelcome LOGIN; \
+                     CREATE ROLE databases LOGIN CREATEDB; GRANT synapse, mas TO databases;";
 
 /// Who may come in: everybody with a password over the loopback, the tests themselves without.
 const PG_HBA: &str = "\
@@ -83,7 +83,7 @@ impl Server {
         ];
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).chain(ssl).collect();
         let server = Self::start(directory, programs, &settings, volume);
-        let passwords = ["synapse", "stranger", "unwelcome", "databases"]
+        let passwords = ["synapse", "mas", "stranger", "unwelcome", "databases"]
             .map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
         server.psql("postgres", &format!("{ROLES}{}", passwords.concat()));
         server
@@ -146,9 +146,16 @@ impl Server {
         }
     }
 
-    /// SIGKILL for the process that starts all others. These notice it, and end.
+    /// SIGKILL for the process that starts all others, and waits until these have noticed it: while one is there it cannot start
+    /// again.
     pub fn crash(&self) {
-        kill_process(Pid::from_raw(self.pid()).expect("a process"), Signal::KILL).expect("it runs");
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its processes");
+        kill_process(Pid::from_raw(pid).expect("a process"), Signal::KILL).expect("it runs");
+        let runs = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        while children.split_whitespace().any(runs) {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// SIGKILL for the process behind a session: PostgreSQL ends all others, and starts anew by itself.
@@ -160,22 +167,9 @@ impl Server {
     /// Brings it back up after [`Self::crash`].
     pub fn start_again(&self) {
         let words: Vec<&str> = self.command.iter().map(String::as_str).collect();
-        // As long as a process of before is there it refuses to.
-        for _ in 0..100 {
-            let daemon = Daemon::start(self.daemon.directory.clone(), "INT", &words);
-            let ready = self.program("pg_isready");
-            for _ in 0..40 {
-                thread::sleep(Duration::from_millis(50));
-                let asked =
-                    Command::new(&ready).args(["-q", "-h", &self.socket(), "-p", &self.port.to_string()]).status();
-                if asked.expect("pg_isready").success() {
-                    // The first one's end is its end too.
-                    return std::mem::forget(daemon);
-                }
-            }
-            daemon.leave_directory();
-        }
-        panic!("PostgreSQL did not come back:\n{}", self.daemon.log());
+        // It lives as long as these tests.
+        std::mem::forget(Daemon::start(self.daemon.directory.clone(), "INT", &words));
+        self.wait();
     }
 
     /// Its small disk, as it is seen from outside.
