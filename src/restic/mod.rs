@@ -6,6 +6,7 @@
 mod download;
 mod errors;
 mod files;
+mod list;
 mod locks;
 mod pulse;
 mod repository;
@@ -14,6 +15,7 @@ mod upload;
 pub use download::Download;
 pub use errors::{DAMAGED, KILLED, MISSING};
 pub use files::{File, Refused, RestoredFiles, StoredFiles};
+pub use list::Listed;
 pub use locks::Wants;
-pub use repository::{Listed, Opened, Repository};
+pub use repository::{Opened, Repository};
 pub use upload::{Stored, Upload, collect};

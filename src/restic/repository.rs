@@ -30,7 +30,7 @@ const PROGRAM: &str = "restic";
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A list reads every snapshot's file once; the cache is new with each task.
-const LIST_WITHIN: Duration = Duration::from_secs(600);
+pub(super) const LIST_WITHIN: Duration = Duration::from_secs(600);
 
 /// With the wait for another's lock.
 const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
@@ -69,39 +69,6 @@ pub struct Opened {
     pub id: String,
     /// It was not there before.
     pub is_new: bool,
-}
-
-/// A snapshot, as the repository lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub id: String,
-    pub tags: Vec<String>,
-    /// Bytes that it holds.
-    pub bytes: u64,
-    /// Bytes that came new into the repository with it, compressed.
-    pub added: u64,
-}
-
-/// As restic prints it.
-#[derive(Deserialize)]
-struct Snapshot {
-    id: String,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    summary: Summary,
-}
-
-#[derive(Default, Deserialize)]
-struct Summary {
-    total_bytes_processed: u64,
-    data_added_packed: u64,
-}
-
-impl From<Snapshot> for Listed {
-    fn from(Snapshot { id, tags, summary }: Snapshot) -> Self {
-        Self { id, tags, bytes: summary.total_bytes_processed, added: summary.data_added_packed }
-    }
 }
 
 #[derive(Deserialize)]
@@ -208,35 +175,6 @@ impl Repository {
         Upload::start(command, self.clone(), name)
     }
 
-    /// The snapshots that carry all tags of one of these sets. Without a lock, so that it need not wait for a prune.
-    ///
-    /// # Errors
-    /// What restic answers.
-    pub async fn list(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
-        self.list_and_complaints(any_of).await.map(|(listed, _)| listed)
-    }
-
-    /// The same, where every snapshot of the repository can be read: for who takes away what seems to belong to nothing. restic
-    /// passes over one that is damaged, or that the storage does not give for a moment, and calls that a success.
-    ///
-    /// # Errors
-    /// Transient, `RepositoryDamaged`. What restic answers.
-    pub async fn list_all(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
-        let (listed, complaints) = self.list_and_complaints(any_of).await?;
-        errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
-    }
-
-    async fn list_and_complaints(&self, any_of: &[Vec<String>]) -> Result<(Vec<Listed>, String)> {
-        let sets: Vec<String> = any_of.iter().map(|tags| tags.join(",")).collect();
-        let mut arguments = vec!["snapshots", "--json", "--no-lock"];
-        arguments.extend(sets.iter().flat_map(|set| ["--tag", set]));
-        let (json, complaints) = self.say(&arguments, LIST_WITHIN).await?;
-        let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
-            TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
-        })?;
-        Ok((listed.into_iter().map(Listed::from).collect(), complaints))
-    }
-
     /// A small file of a snapshot, whole.
     ///
     /// # Errors
@@ -302,7 +240,7 @@ impl Repository {
     }
 
     /// The same, with what it complained of all the same.
-    async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
+    pub(super) async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
         // Not the names of hundreds of snapshots.
         let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
         let mut command = self.command();

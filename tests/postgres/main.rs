@@ -19,5 +19,6 @@ mod restore;
 mod retain;
 mod storage;
 mod support;
+mod unmarked;
 mod vacuum;
 mod verify;
