@@ -8,6 +8,7 @@ pub mod backup;
 pub mod conditions;
 pub mod crds;
 pub mod downtime;
+pub mod dump;
 pub mod duration;
 pub mod jobs;
 pub mod maintenance;

@@ -5,6 +5,7 @@
 
 mod backup;
 mod drill;
+mod dump;
 pub mod lane;
 mod maintenance;
 mod repository;

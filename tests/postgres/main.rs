@@ -5,6 +5,7 @@
 
 mod backup;
 mod connect;
+mod dump;
 mod full_disk;
 mod inspect;
 mod interrupted;

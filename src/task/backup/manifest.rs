@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::parts;
 use crate::{
     restic::Repository,
+    synapse::database::SchemaVersion,
     task::report::{Result, TaskError},
 };
 
@@ -187,6 +188,11 @@ impl Manifest {
                 format!("The manifest of the backup names no {file}: it is damaged."),
             )
         })
+    }
+
+    /// The versions of Synapse's schema.
+    pub fn schema(&self) -> SchemaVersion {
+        SchemaVersion { version: self.schema_version, compat_version: self.schema_compat_version }
     }
 
     /// The streams of rows.
