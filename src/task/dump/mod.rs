@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     arguments::Connection,
+    authentication::Whose,
     backup::snapshot::ONE_TIME_KEYS,
     output::progress,
     report::{Result, StepResult, TaskError},
@@ -90,7 +91,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         }
         progress("counts the rows");
         let expected: BTreeMap<&str, u64> = rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
-        let checked = count_and_compare(target, &expected, *at_once).await?;
+        let checked = count_and_compare(target, Whose::Synapse, &expected, *at_once).await?;
         progress("reads the tables for the planner's statistics");
         analyze(target).await?;
         let dump = Some(Dumped { path: found.path.clone(), sha256 });

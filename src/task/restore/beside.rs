@@ -21,6 +21,7 @@ use crate::{
     postgres::Target,
     task::{
         arguments::Connection,
+        authentication::Whose,
         output::progress,
         report::{Result, StepResult, TaskError},
         stopped,
@@ -53,11 +54,11 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         return Ok(done);
     }
     let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
-        let (repository, manifest, scratch) = (&chosen.repository, &chosen.manifest, scratch.path());
-        let filling = Filling { repository, manifest, target, programs: &programs, scratch, at_once: *at_once };
+        let (repository, dump, scratch) = (&chosen.repository, &chosen.manifest.database, scratch.path());
+        let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once };
         let warnings = filling.fill().await?;
         progress("counts the rows");
-        let checked = check(target, manifest, *at_once).await?;
+        let checked = check(target, Whose::Synapse, dump, *at_once).await?;
         Ok(((checked, warnings), mark.clone()))
     });
     let (name, (Checked { rows, tables, bytes }, warnings)) = filled.await?;

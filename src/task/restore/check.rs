@@ -9,7 +9,8 @@ use crate::{
     postgres::{Explain, Session, Target, relations},
     synapse::database,
     task::{
-        backup::manifest::Manifest,
+        authentication::Whose,
+        backup::manifest::Dump,
         report::{Result, TaskError},
     },
 };
@@ -27,24 +28,29 @@ pub struct Checked {
     pub bytes: i64,
 }
 
-/// Counts the rows of every table, `at_once` tables at a time, and looks at the locale.
+/// Counts the rows of every table, `at_once` tables at a time. Of Synapse's database, also looks at the locale.
 ///
 /// # Errors
 /// Terminal: `RowsDiffer`, with the tables, also where a one-time key is there; `LocaleNotC`. What PostgreSQL says.
-pub async fn check(target: &Target, manifest: &Manifest, at_once: u16) -> Result<Checked> {
+pub async fn check(target: &Target, whose: Whose, dump: &Dump, at_once: u16) -> Result<Checked> {
     // What was left out is there, and empty.
-    let left_out = manifest.left_out.iter().map(|table| (table.as_str(), 0));
-    count_and_compare(target, &manifest.rows_by_table().chain(left_out).collect(), at_once).await
+    let left_out = dump.left_out.iter().map(|table| (table.as_str(), 0));
+    count_and_compare(target, whose, &dump.rows_by_table().chain(left_out).collect(), at_once).await
 }
 
 /// The same, where somebody else says how many rows there should be.
 ///
 /// # Errors
 /// As [`check`].
-pub async fn count_and_compare(target: &Target, expected: &BTreeMap<&str, u64>, at_once: u16) -> Result<Checked> {
+pub async fn count_and_compare(
+    target: &Target,
+    whose: Whose,
+    expected: &BTreeMap<&str, u64>,
+    at_once: u16,
+) -> Result<Checked> {
     let mut session = target.connect().await?;
     let (encoding, collate, ctype) = relations::locale(&mut session).await?;
-    if !database::accepts(&encoding, &collate, &ctype) {
+    if whose.is_synapse() && !database::accepts(&encoding, &collate, &ctype) {
         return Err(TaskError::terminal(
             "LocaleNotC",
             format!("The restored database is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C."),

@@ -77,8 +77,8 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
             "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
             backup.shown.id,
             backup.taken_at,
-            manifest.rows(),
-            manifest.tables(),
+            manifest.database.rows(),
+            manifest.database.tables(),
             bytes::human(ready.free),
             bytes::human(ready.needed),
         ),
@@ -94,19 +94,19 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
     let version = fit.server.version();
-    if manifest.postgres_version / 10_000 > version / 10_000 {
+    if manifest.database.postgres_version / 10_000 > version / 10_000 {
         return Err(TaskError::terminal(
             "PostgresTooOld",
             format!(
                 "The backup is of PostgreSQL {}, and this is PostgreSQL {}: a dump cannot go back to an older one.",
-                manifest.postgres_version / 10_000,
+                manifest.database.postgres_version / 10_000,
                 version / 10_000
             ),
         ));
     }
     fit.present.can_be_followed_by(manifest.schema(), "backup")?;
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
-    let needed = disk::needed_for_new(manifest.database_bytes, fit.wal);
+    let needed = disk::needed_for_new(manifest.database.database_bytes, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;
     Ok(Ready { fit, chosen, needed, free })
 }
