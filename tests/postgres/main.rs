@@ -6,6 +6,7 @@
 mod authentication;
 mod backup;
 mod connect;
+mod crashed;
 mod delete;
 mod dump;
 mod full_disk;
@@ -17,6 +18,8 @@ mod others;
 mod preflight;
 mod restore;
 mod retain;
+mod storage;
 mod support;
+mod unmarked;
 mod vacuum;
 mod verify;

@@ -20,6 +20,7 @@ mod server;
 pub mod source;
 pub mod swap;
 mod terms;
+mod unmarked;
 
 pub use beside::run;
 pub use existing::Present;

@@ -9,6 +9,7 @@ mod pooler;
 mod program;
 mod repository;
 mod server;
+mod storage;
 
 pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
 pub use database::{Database, execute};
@@ -16,6 +17,7 @@ pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
+pub use storage::{SECRET_KEY, Storage, Way, Wire};
 
 use std::time::{Duration, Instant};
 
