@@ -235,7 +235,7 @@ impl Repository {
     }
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.
-    async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
+    pub(super) async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
         self.say(arguments, within).await.map(|(said, _)| said)
     }
 

@@ -8,6 +8,7 @@ mod backup;
 mod connect;
 mod crashed;
 mod delete;
+mod dump;
 mod full_disk;
 mod inspect;
 mod interrupted;
