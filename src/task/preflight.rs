@@ -2,7 +2,7 @@
 //!
 //! It runs as the step will run: with its image, its mounts, its account. It changes nothing.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,9 @@ pub struct Arguments {
     /// When the steps were written, such as 2026-01-31T03:30:00Z: what they state of the disk may have aged.
     #[arg(long)]
     stated_at: Option<Timestamp>,
+    /// A file in which the image of Synapse has said which schema it knows.
+    #[arg(long)]
+    synapse_schema_file: Option<PathBuf>,
     /// Tell of a disk that is too small, or unknown, as a warning.
     #[arg(long)]
     dry_run: bool,
@@ -99,7 +102,12 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
     });
     match wanted {
         // There may be no database yet to look at.
-        Some(wanted) => restore::preflight(&arguments.connection, wanted, &arguments.steps).await,
+        Some(wanted) => {
+            let mut wanted = wanted.clone();
+            let file = arguments.synapse_schema_file.as_deref();
+            wanted.synapse_schema = wanted.synapse_schema.or_else(|| restore::schema::told(file?));
+            restore::preflight(&arguments.connection, &wanted, &arguments.steps).await
+        }
         None => look(arguments).await,
     }
 }

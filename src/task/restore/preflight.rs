@@ -6,6 +6,7 @@ use super::{
     Administrator,
     existing::Present,
     mark::name_aside,
+    schema,
     server::{Server, find},
     source::{Chosen, Source},
 };
@@ -19,6 +20,10 @@ use crate::{
         report::{PreflightFindings, Result, TaskError},
     },
 };
+
+/// Nobody knows which Synapse will run.
+const UNASKED: &str = "The image of Synapse was not asked which schema it knows, or did not say it: the schema of the database \
+                       that is here was compared instead. Set spec.image of the Synapse object.";
 
 /// What is wanted of a restore.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +45,11 @@ pub struct Wanted {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_space: Option<String>,
+    /// The schema that the Synapse which will run knows (its SCHEMA_VERSION). Without it the one that has worked here is taken
+    /// for it.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synapse_schema: Option<i32>,
 }
 
 impl Wanted {
@@ -50,8 +60,13 @@ impl Wanted {
         args.push(format!("--restore={}", self.restore));
         args.push(format!("--existing={}", self.existing));
         args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
+        args.extend(self.synapse_schema.map(as_argument));
         args
     }
+}
+
+fn as_argument(schema: i32) -> String {
+    format!("--synapse-schema={schema}")
 }
 
 /// A restore that may begin.
@@ -73,16 +88,19 @@ pub(super) struct Ready {
 pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, Check)]) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
-    let snapshot = format!("--snapshot={}", ready.chosen.backup.shown.id);
+    let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
     let mut findings = PreflightFindings::default();
+    if wanted.synapse_schema.is_none() {
+        findings.warnings.push(UNASKED.to_owned());
+    }
     for (name, check) in steps {
-        let plan = match check {
-            Check::Restore(_) => database_plan(connection, &ready, name),
-            Check::RestoreMedia(media) => media.plan(&ready.chosen, name)?,
+        let (plan, more) = match check {
+            Check::Restore(_) => (database_plan(connection, &ready, name), wanted.synapse_schema.map(as_argument)),
+            Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
             _ => continue,
         };
         findings.plan.push(plan);
-        findings.arguments.insert(name.clone(), vec![snapshot.clone()]);
+        findings.arguments.insert(name.clone(), told.iter().cloned().chain(more).collect());
     }
     Ok(findings)
 }
@@ -137,7 +155,10 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
             ),
         ));
     }
-    present.can_be_followed_by(manifest)?;
+    match wanted.synapse_schema {
+        Some(known) => schema::is_known(manifest, known)?,
+        None => present.can_be_followed_by(manifest)?,
+    }
     let wal = disk::wal(&mut session).await?;
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
     let needed = disk::needed_for_new(manifest.database.database_bytes, wal);
