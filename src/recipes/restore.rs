@@ -5,7 +5,7 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use super::{
-    Need, Operation, RecipeStep, Request, Sight,
+    Need, Operation, RecipeStep, Request, Sight, dump,
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     operation::observed::Refusal,
     task::{
         preflight::Check,
-        restore::{Administrator, Source, Wanted, WantedMedia},
+        restore::{Administrator, Source, Terms, Wanted, WantedMedia},
     },
 };
 
@@ -49,12 +49,24 @@ impl Operation for SynapseRestore {
 
     fn steps(&self, Sight { homeserver, backup, image }: Sight<'_>) -> Vec<RecipeStep> {
         let from = &self.spec.from;
-        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
-            return Vec::new();
-        };
         let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
         let administrator =
             Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
+        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
+        let terms = Terms {
+            administrator: administrator.clone(),
+            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
+            existing: self.spec.database.existing,
+            free_space: self.spec.database.free_space.clone(),
+            synapse_schema: None,
+        };
+        let swap = self.swap(&administrator, administrator_mount.clone());
+        if let Some(dump) = &from.dump {
+            return vec![dump::database(dump, homeserver, terms, administrator_mount), swap];
+        }
+        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
+            return Vec::new();
+        };
         let wanted = Wanted {
             source: Source {
                 place: place(repository),
@@ -63,18 +75,13 @@ impl Operation for SynapseRestore {
                 snapshot: from.snapshot.clone(),
                 before: from.before(),
             },
-            administrator: administrator.clone(),
-            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
-            existing: self.spec.database.existing,
-            free_space: self.spec.database.free_space.clone(),
-            synapse_schema: None,
+            terms,
         };
-        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
         let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
-        let database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount.clone()) };
+        let database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
-        [database].into_iter().chain(media).chain([self.swap(&administrator, administrator_mount)]).collect()
+        [database].into_iter().chain(media).chain([swap]).collect()
     }
 
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go

@@ -105,7 +105,7 @@ pub fn new_directory() -> PathBuf {
     directory
 }
 
-fn give_to_postgres(path: &Path) {
+pub(super) fn give_to_postgres(path: &Path) {
     if rustix::process::geteuid().is_root() {
         let done = Command::new("chown").args(["-R", "postgres:postgres"]).arg(path).status().expect("chown");
         assert!(done.success());

@@ -9,6 +9,7 @@ mod pooler;
 mod program;
 mod repository;
 mod server;
+mod storage;
 mod synapse;
 
 pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
@@ -17,6 +18,7 @@ pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
+pub use storage::{SECRET_KEY, Storage, Way, Wire};
 pub use synapse::{Listener, Synapse, get};
 
 use std::time::{Duration, Instant};
