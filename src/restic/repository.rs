@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Download, Wants,
+    Wants,
     errors::{self, explain},
     pulse::{Pulse, TELLS},
     upload::Upload,
@@ -184,17 +184,7 @@ impl Repository {
         self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
     }
 
-    /// Begins to read a file of a snapshot, however large.
-    ///
-    /// # Errors
-    /// restic cannot be started.
-    pub fn read_stream(&self, snapshot: &str, file: &str) -> Result<Download> {
-        let mut command = self.command();
-        command.args(self.dump()).args([snapshot, &format!("/{file}")]);
-        Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
-    }
-
-    fn dump(&self) -> Vec<&'static str> {
+    pub(super) fn dump(&self) -> Vec<&'static str> {
         [&["dump", "--quiet"], self.lock_to_read()].concat()
     }
 

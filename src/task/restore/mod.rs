@@ -16,6 +16,7 @@ pub mod fill;
 mod mark;
 mod media;
 mod preflight;
+pub mod schema;
 mod server;
 pub mod source;
 pub mod swap;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    schema,
     source::{Chosen, Source},
     terms::{Fit, Terms},
 };
@@ -16,6 +17,10 @@ use crate::{
         report::{PreflightFindings, Result, TaskError},
     },
 };
+
+/// Nobody knows which Synapse will run.
+const UNASKED: &str = "The image of Synapse was not asked which schema it knows, or did not say it: the schema of the database \
+                       that is here was compared instead. Set spec.image of the Synapse object.";
 
 /// What is wanted of a restore.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,16 +58,21 @@ pub(super) struct Ready {
 pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, Check)]) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
-    let snapshot = format!("--snapshot={}", ready.chosen.backup.shown.id);
+    let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
     let mut findings = PreflightFindings::default();
+    if wanted.terms.synapse_schema.is_none() {
+        findings.warnings.push(UNASKED.to_owned());
+    }
     for (name, check) in steps {
-        let plan = match check {
-            Check::Restore(_) => database_plan(connection, &ready, name),
-            Check::RestoreMedia(media) => media.plan(&ready.chosen, name)?,
+        let (plan, more) = match check {
+            Check::Restore(_) => {
+                (database_plan(connection, &ready, name), wanted.terms.synapse_schema.map(schema::as_argument))
+            }
+            Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
             _ => continue,
         };
         findings.plan.push(plan);
-        findings.arguments.insert(name.clone(), vec![snapshot.clone()]);
+        findings.arguments.insert(name.clone(), told.iter().cloned().chain(more).collect());
     }
     Ok(findings)
 }
@@ -104,7 +114,10 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
             ),
         ));
     }
-    fit.present.can_be_followed_by(manifest.schema(), "backup")?;
+    match wanted.terms.synapse_schema {
+        Some(known) => schema::is_known(manifest.schema(), known)?,
+        None => fit.present.can_be_followed_by(manifest.schema(), "backup")?,
+    }
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
     let needed = disk::needed_for_new(manifest.database.database_bytes, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;
