@@ -5,6 +5,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::task::authentication::Whose;
+
 /// What a comment of ours begins with, for people as well.
 const BEGINS: &str = "synapse-keeper ";
 
@@ -32,6 +34,12 @@ pub struct Mark {
     /// Restores by whose work the database before came to be: their names restore nothing again either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<String>,
+    /// Whose database it is.
+    #[serde(default, skip_serializing_if = "Whose::is_synapse")]
+    pub whose: Whose,
+    /// The database of the Matrix Authentication Service comes back with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_authentication: bool,
     /// The database whose place it took: it goes by this name now. None: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
@@ -107,6 +115,8 @@ mod tests {
             taken_at: Timestamp::UNIX_EPOCH,
             at: Timestamp::UNIX_EPOCH,
             earlier: vec![],
+            whose: Whose::Synapse,
+            with_authentication: false,
             replaced: None,
         };
         assert_eq!(Mark::read(&mark.to_comment()), Some(mark));

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Administrator,
+    authentication::{Half, both_or_none},
     existing::Present,
     mark::name_aside,
     server::{Server, find},
@@ -15,6 +16,8 @@ use crate::{
     postgres::{disk, programs::Programs},
     task::{
         arguments::Connection,
+        authentication::{AuthenticationService, Whose},
+        backup::manifest::{Dump, Manifest},
         preflight::Check,
         report::{PreflightFindings, Result, TaskError},
     },
@@ -40,6 +43,9 @@ pub struct Wanted {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_space: Option<String>,
+    #[command(flatten)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<AuthenticationService>,
 }
 
 impl Wanted {
@@ -50,6 +56,7 @@ impl Wanted {
         args.push(format!("--restore={}", self.restore));
         args.push(format!("--existing={}", self.existing));
         args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
+        args.extend(self.authentication_service.iter().flat_map(AuthenticationService::to_args));
         args
     }
 }
@@ -60,6 +67,7 @@ pub(super) struct Ready {
     pub chosen: Chosen,
     pub present: Present,
     pub programs: Programs,
+    pub authentication: Option<Half>,
     /// Free disk that it takes, in bytes.
     pub needed: i64,
     /// In bytes.
@@ -94,15 +102,23 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
         _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
     };
     let Chosen { backup, manifest, .. } = &ready.chosen;
+    let service = manifest.authentication_service.as_ref().map(|service| {
+        format!(
+            ", and {} rows of {} tables of the Matrix Authentication Service",
+            service.database.rows(),
+            service.database.tables()
+        )
+    });
     let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
         summary: format!(
-            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
+            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables{}); {becomes}; {} is free, {} needed",
             backup.shown.id,
             backup.taken_at,
             manifest.database.rows(),
             manifest.database.tables(),
+            service.unwrap_or_default(),
             bytes::human(ready.free),
             bytes::human(ready.needed),
         ),
@@ -127,23 +143,61 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
 
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
-    if manifest.database.postgres_version / 10_000 > server.version() / 10_000 {
-        return Err(TaskError::terminal(
-            "PostgresTooOld",
-            format!(
-                "The backup is of PostgreSQL {}, and this is PostgreSQL {}: a dump cannot go back to an older one.",
-                manifest.database.postgres_version / 10_000,
-                server.version() / 10_000
-            ),
-        ));
-    }
+    not_older(server.version(), &manifest.database)?;
     present.can_be_followed_by(manifest)?;
+    let authentication = authentication(connection, wanted, &mut server, manifest).await?;
     let wal = disk::wal(&mut session).await?;
+    let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
+    let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
-    let needed = disk::needed_for_new(manifest.database.database_bytes, wal);
+    let bytes = manifest.database.database_bytes + beside.map_or(0, |service| service.database.database_bytes);
+    let needed = disk::needed_for_new(bytes, wal);
     let free = free_space(connection, wanted, needed)?;
     drop((session, second));
-    Ok(Ready { server, chosen, present, programs, needed, free })
+    Ok(Ready { server, chosen, present, programs, authentication, needed, free })
+}
+
+/// The database of the Matrix Authentication Service: it comes back with Synapse's, or neither does.
+async fn authentication(
+    connection: &Connection,
+    wanted: &Wanted,
+    server: &mut Server,
+    manifest: &Manifest,
+) -> Result<Option<Half>> {
+    let service = wanted.authentication_service.as_ref();
+    let Some((service, dump)) = both_or_none(service, manifest)? else { return Ok(None) };
+    let mut half = Half::connect(connection, &wanted.administrator, server, service).await?;
+    let accepted = async {
+        half.accepts(wanted.existing, dump).await?;
+        if !half.is_on_one_server {
+            let mut session = half.server.target.connect().await?;
+            let mut second = half.server.target.connect().await?;
+            crate::task::preflight::check_server(&mut session, &mut second).await?;
+            Programs::of(half.server.version()).await?;
+            let wal = disk::wal(&mut session).await?;
+            free_space(&half.connection, wanted, disk::needed_for_new(dump.database.database_bytes, wal))?;
+        }
+        Ok(())
+    };
+    accepted.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
+    Ok(Some(half))
+}
+
+/// A dump cannot go back to an older PostgreSQL.
+///
+/// # Errors
+/// Terminal, `PostgresTooOld`.
+pub(super) fn not_older(version: i32, dump: &Dump) -> Result<()> {
+    let (here, there) = (version / 10_000, dump.postgres_version / 10_000);
+    if there <= here {
+        return Ok(());
+    }
+    Err(TaskError::terminal(
+        "PostgresTooOld",
+        format!(
+            "The backup is of PostgreSQL {there}, and this is PostgreSQL {here}: a dump cannot go back to an older one."
+        ),
+    ))
 }
 
 /// Argo CD makes deleted objects again, Velero brings them back without their status.
