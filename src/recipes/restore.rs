@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        SynapseRestore, SynapseSpec,
+        SynapseBackup, SynapseRestore, SynapseSpec,
         backup::Content,
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
@@ -60,7 +60,7 @@ impl Operation for SynapseRestore {
             source: Source {
                 place: place(repository),
                 server_name: homeserver.server_name.clone(),
-                origin: backup.and_then(ResourceExt::uid),
+                origins: backup.map(SynapseBackup::origins).unwrap_or_default(),
                 snapshot: from.snapshot.clone(),
                 before: from.before(),
             },

@@ -197,12 +197,12 @@ impl Repository {
         Upload::start(command, self.clone(), name)
     }
 
-    /// The snapshots that carry all of these tags. Without a lock, so that it need not wait for a prune.
+    /// The snapshots that carry all tags of one of these sets. Without a lock, so that it need not wait for a prune.
     ///
     /// # Errors
     /// What restic answers.
-    pub async fn list(&self, tags: &[String]) -> Result<Vec<Listed>> {
-        self.list_and_complaints(tags).await.map(|(listed, _)| listed)
+    pub async fn list(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
+        self.list_and_complaints(any_of).await.map(|(listed, _)| listed)
     }
 
     /// The same, where every snapshot of the repository can be read: for who takes away what seems to belong to nothing. restic
@@ -210,13 +210,15 @@ impl Repository {
     ///
     /// # Errors
     /// Transient, `RepositoryDamaged`. What restic answers.
-    pub async fn list_all(&self, tags: &[String]) -> Result<Vec<Listed>> {
-        let (listed, complaints) = self.list_and_complaints(tags).await?;
+    pub async fn list_all(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
+        let (listed, complaints) = self.list_and_complaints(any_of).await?;
         errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
     }
 
-    async fn list_and_complaints(&self, tags: &[String]) -> Result<(Vec<Listed>, String)> {
-        let arguments = ["snapshots", "--json", "--no-lock", "--tag", &tags.join(",")];
+    async fn list_and_complaints(&self, any_of: &[Vec<String>]) -> Result<(Vec<Listed>, String)> {
+        let sets: Vec<String> = any_of.iter().map(|tags| tags.join(",")).collect();
+        let mut arguments = vec!["snapshots", "--json", "--no-lock"];
+        arguments.extend(sets.iter().flat_map(|set| ["--tag", set]));
         let (json, complaints) = self.say(&arguments, LIST_WITHIN).await?;
         let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
             TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))

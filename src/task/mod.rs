@@ -39,9 +39,11 @@ pub struct Task {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Back the database up into a restic repository. Synapse goes on serving.
-    Backup(backup::Arguments),
+    Backup(Box<backup::Arguments>),
     /// Add the media to what `backup --draft` has stored: then it is a backup.
     BackupMedia(backup::media::Arguments),
+    /// Delete all that an object has stored in a restic repository.
+    DeleteBackups(backup::delete::Arguments),
     /// Read what is true of a homeserver's database.
     Inspect(inspect::Arguments),
     /// Check that steps can be done, and say what they would do. Changes nothing.
@@ -76,12 +78,13 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
                 reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
-            Command::Backup(arguments) => backup::run(arguments, &stop).await,
+            Command::Backup(arguments) => backup::run(*arguments, &stop).await,
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
             Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
+            Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
             Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,

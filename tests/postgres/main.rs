@@ -6,6 +6,7 @@
 mod authentication;
 mod backup;
 mod connect;
+mod delete;
 mod full_disk;
 mod inspect;
 mod interrupted;

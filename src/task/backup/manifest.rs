@@ -37,9 +37,12 @@ pub const DRAFT_TAG: &str = "draft";
 /// The tag of a snapshot with media.
 pub const MEDIA_TAG: &str = "media";
 
+/// What the tag of an owner's snapshots begins with.
+pub const ORIGIN: &str = "origin=";
+
 /// The tag of an owner's snapshots.
 pub fn origin_tag(origin: &str) -> String {
-    format!("origin={origin}")
+    format!("{ORIGIN}{origin}")
 }
 
 /// The tag of all that is stored in this format: another release's leftovers may be none.
