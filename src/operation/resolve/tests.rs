@@ -81,7 +81,7 @@ fn what_holds_the_database_s_volume_is_the_database() {
 #[test]
 fn the_database_of_the_authentication_service_is_not_taken_down_either() {
     let service = json!({
-        "workloads": {"refs": [{"kind": "Deployment", "name": "mas"}]},
+        "workloads": {"selector": {"matchLabels": {"app": "mas"}}},
         "postgres": {
             "host": "mas-db", "database": "mas", "credentials": {"secretName": "m"}, "dataVolume": {"claimName": "data-mas-db-0"},
         },
