@@ -7,6 +7,7 @@ mod authentication;
 mod backup;
 mod deletion;
 mod drill;
+mod dump;
 pub mod lane;
 mod maintenance;
 mod repository;

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use super::{
     Operation, RecipeStep, Request, Sight,
     authentication::{self, Access},
+    dump,
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     task::{
         authentication::AuthenticationService,
         preflight::Check,
-        restore::{Administrator, Source, Wanted, WantedMedia},
+        restore::{Administrator, Source, Terms, Wanted, WantedMedia},
     },
 };
 
@@ -49,12 +50,23 @@ impl Operation for SynapseRestore {
 
     fn steps(&self, Sight { homeserver, backup }: Sight<'_>) -> Vec<RecipeStep> {
         let from = &self.spec.from;
-        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
-            return Vec::new();
-        };
         let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
         let administrator =
             Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
+        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
+        let terms = Terms {
+            administrator: administrator.clone(),
+            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
+            existing: self.spec.database.existing,
+            free_space: self.spec.database.free_space.clone(),
+        };
+        let swap = self.swap(homeserver, &administrator, administrator_mount.clone());
+        if let Some(dump) = &from.dump {
+            return vec![dump::database(dump, homeserver, terms, administrator_mount), swap];
+        }
+        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
+            return Vec::new();
+        };
         let (service, service_mounts) = authentication::of(homeserver, Access::AdministratorAndDisk);
         let wanted = Wanted {
             source: Source {
@@ -64,28 +76,28 @@ impl Operation for SynapseRestore {
                 snapshot: from.snapshot.clone(),
                 before: from.before(),
             },
-            administrator: administrator.clone(),
-            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
-            existing: self.spec.database.existing,
-            free_space: self.spec.database.free_space.clone(),
+            terms,
             authentication_service: service,
         };
-        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
-        let mut database = database(&wanted, repository, administrator_mount.clone());
+        let mut database = database(&wanted, repository, administrator_mount);
         database.mounts.extend(service_mounts);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
-        [database]
-            .into_iter()
-            .chain(media)
-            .chain([self.swap(homeserver, &administrator, administrator_mount)])
-            .collect()
+        [database].into_iter().chain(media).chain([swap]).collect()
     }
 
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
     /// back in time. Whether the backup has it is known when its manifest has been read.
     fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
         let service = homeserver.matrix_authentication_service.as_ref()?;
+        if self.spec.from.dump.is_some() {
+            let message = format!(
+                "Synapse {} has a Matrix Authentication Service, and a dump has Synapse's database alone: the two would be out of \
+                 step. Bring back both by hand, from the same moment (docs/restore.md)",
+                self.spec.synapse_ref.name
+            );
+            return Some(Refusal { reason: "AuthenticationNotInBackup", message });
+        }
         service.postgres.is_none().then(|| Refusal {
             reason: "AuthenticationNotNamed",
             message: format!(

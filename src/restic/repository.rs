@@ -28,9 +28,6 @@ const PROGRAM: &str = "restic";
 /// that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// A list reads every snapshot's file once; the cache is new with each task.
-const LIST_WITHIN: Duration = Duration::from_secs(600);
-
 /// With the wait for another's lock.
 const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
 
@@ -105,6 +102,9 @@ struct Config {
 }
 
 impl Repository {
+    /// A list reads every snapshot's file once; the cache is new with each task.
+    pub(super) const LIST_WITHIN: Duration = Duration::from_secs(600);
+
     /// Reads a mounted Secret: every key that could name an environment variable (`RESTIC_REPOSITORY`, `RESTIC_PASSWORD`,
     /// `AWS_ACCESS_KEY_ID`, …) becomes one, and `ca.crt` is the authority of the server's certificate. The password stays
     /// in its file. `location` is where the repository is, instead of `RESTIC_REPOSITORY`; restic's cache and scratch files go
@@ -219,7 +219,7 @@ impl Repository {
         let sets: Vec<String> = any_of.iter().map(|tags| tags.join(",")).collect();
         let mut arguments = vec!["snapshots", "--json", "--no-lock"];
         arguments.extend(sets.iter().flat_map(|set| ["--tag", set]));
-        let (json, complaints) = self.say(&arguments, LIST_WITHIN).await?;
+        let (json, complaints) = self.say(&arguments, Self::LIST_WITHIN).await?;
         let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
             TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
         })?;
@@ -232,7 +232,7 @@ impl Repository {
     /// What restic answers. Content that does not have its checksum any more is one of them.
     pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
         let file = format!("/{file}");
-        self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
+        self.run(&[self.dump(), vec![snapshot, &file]].concat(), Self::LIST_WITHIN).await
     }
 
     /// Begins to read a file of a snapshot, however large.
@@ -286,7 +286,7 @@ impl Repository {
     }
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.
-    async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
+    pub(super) async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
         self.say(arguments, within).await.map(|(said, _)| said)
     }
 

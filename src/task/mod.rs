@@ -10,6 +10,7 @@
 pub mod arguments;
 pub mod authentication;
 pub mod backup;
+pub mod dump;
 pub mod inspect;
 pub mod output;
 pub mod place;
@@ -54,6 +55,8 @@ enum Command {
     RestoreMedia(backup::media::restore::Arguments),
     /// Restore a backup's database beside the one that serves. Synapse goes on serving.
     RestoreDatabase(restore::Arguments),
+    /// Restore a dump that somebody else made beside the database that serves. Synapse goes on serving.
+    RestoreDump(dump::Arguments),
     /// Take old backups out of a restic repository, and what failed attempts left there.
     Retain(backup::retain::Arguments),
     /// Give the restored database the homeserver's name. Synapse must be down.
@@ -86,6 +89,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
             Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
             Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
+            Command::RestoreDump(arguments) => dump::run(arguments, &stop).await.into(),
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
             Command::Verify(arguments) => verify::run(arguments, &stop).await,

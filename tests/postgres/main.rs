@@ -7,6 +7,7 @@ mod authentication;
 mod backup;
 mod connect;
 mod delete;
+mod dump;
 mod full_disk;
 mod inspect;
 mod interrupted;

@@ -12,7 +12,7 @@
 
 mod ahead;
 mod authentication;
-mod beside;
+pub mod beside;
 pub mod check;
 mod existing;
 pub mod fill;
@@ -22,12 +22,16 @@ mod preflight;
 mod server;
 pub mod source;
 pub mod swap;
+mod terms;
 
 pub use beside::run;
+pub use existing::Present;
+pub use mark::{Dumped, Mark, State};
 pub use media::WantedMedia;
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;
 pub use source::Source;
+pub use terms::{Fit, Terms};
 
 use super::arguments::Connection;
 

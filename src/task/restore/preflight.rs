@@ -3,15 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Administrator,
     authentication::{Half, both_or_none},
-    existing::Present,
-    mark::name_aside,
-    server::{Server, find},
+    server::Server,
     source::{Chosen, Source},
+    terms::{Fit, Terms},
 };
 use crate::{
-    api::{operation::StepPlan, restore::Existing},
+    api::operation::StepPlan,
     bytes,
     postgres::{disk, programs::Programs},
     task::{
@@ -32,17 +30,7 @@ pub struct Wanted {
     pub source: Source,
     #[command(flatten)]
     #[serde(flatten)]
-    pub administrator: Administrator,
-    /// Namespace and name of the restore: the same name restores nothing a second time. Nothing: a restore by hand.
-    #[arg(long, default_value = "")]
-    pub restore: String,
-    /// What becomes of a database that somebody has used.
-    #[arg(long, value_enum, default_value_t)]
-    pub existing: Existing,
-    /// How much disk is free for PostgreSQL, such as 20Gi, where its volume is not mounted.
-    #[arg(long)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub free_space: Option<String>,
+    pub terms: Terms,
     #[command(flatten)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication_service: Option<AuthenticationService>,
@@ -51,27 +39,20 @@ pub struct Wanted {
 impl Wanted {
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
-        let mut args = self.source.to_args();
-        args.extend(self.administrator.to_args());
-        args.push(format!("--restore={}", self.restore));
-        args.push(format!("--existing={}", self.existing));
-        args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
-        args.extend(self.authentication_service.iter().flat_map(AuthenticationService::to_args));
-        args
+        let service = self.authentication_service.iter().flat_map(AuthenticationService::to_args).collect();
+        [self.source.to_args(), self.terms.to_args(), service].concat()
     }
 }
 
 /// A restore that may begin.
 pub(super) struct Ready {
-    pub server: Server,
+    pub fit: Fit,
     pub chosen: Chosen,
-    pub present: Present,
-    pub programs: Programs,
     pub authentication: Option<Half>,
     /// Free disk that it takes, in bytes.
-    pub needed: i64,
+    needed: i64,
     /// In bytes.
-    pub free: i64,
+    free: i64,
 }
 
 /// Looks at the server, the backup and the disk; says what a restore would do.
@@ -96,11 +77,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
 }
 
 fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan {
-    let database = &connection.database;
-    let becomes = match ready.present {
-        Present::Absent => format!("there is no database {database} yet"),
-        _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
-    };
+    let becomes = ready.fit.present.becomes(&connection.database);
     let Chosen { backup, manifest, .. } = &ready.chosen;
     let service = manifest.authentication_service.as_ref().map(|service| {
         format!(
@@ -130,31 +107,19 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let mut server = Server::connect(connection, &wanted.administrator).await?;
-    let mut session = server.target.connect().await?;
-    let mut second = server.target.connect().await?;
-    crate::task::preflight::check_server(&mut session, &mut second).await?;
-    let programs = Programs::of(server.version()).await?;
-    let databases = server.databases().await?;
-    refuse_a_second_time(connection, wanted, &databases)?;
-    let present = Present::look(&server, connection, &databases).await?;
-    present.may_go_aside(wanted.existing, &connection.database)?;
-    server.can_end_sessions(&connection.database).await?;
-
+    let mut fit = wanted.terms.fit(connection).await?;
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
-    not_older(server.version(), &manifest.database)?;
-    present.can_be_followed_by(manifest)?;
-    let authentication = authentication(connection, wanted, &mut server, manifest).await?;
-    let wal = disk::wal(&mut session).await?;
+    not_older(fit.server.version(), &manifest.database)?;
+    fit.present.can_be_followed_by(manifest.schema(), "backup")?;
+    let authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
     let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
     let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
     let bytes = manifest.database.database_bytes + beside.map_or(0, |service| service.database.database_bytes);
-    let needed = disk::needed_for_new(bytes, wal);
-    let free = free_space(connection, wanted, needed)?;
-    drop((session, second));
-    Ok(Ready { server, chosen, present, programs, authentication, needed, free })
+    let needed = disk::needed_for_new(bytes, fit.wal);
+    let free = wanted.terms.free_space(connection, needed)?;
+    Ok(Ready { fit, chosen, authentication, needed, free })
 }
 
 /// The database of the Matrix Authentication Service: it comes back with Synapse's, or neither does.
@@ -166,16 +131,17 @@ async fn authentication(
 ) -> Result<Option<Half>> {
     let service = wanted.authentication_service.as_ref();
     let Some((service, dump)) = both_or_none(service, manifest)? else { return Ok(None) };
-    let mut half = Half::connect(connection, &wanted.administrator, server, service).await?;
+    let mut half = Half::connect(connection, &wanted.terms.administrator, server, service).await?;
     let accepted = async {
-        half.accepts(wanted.existing, dump).await?;
+        half.accepts(wanted.terms.existing, dump).await?;
         if !half.is_on_one_server {
             let mut session = half.server.target.connect().await?;
             let mut second = half.server.target.connect().await?;
             crate::task::preflight::check_server(&mut session, &mut second).await?;
             Programs::of(half.server.version()).await?;
             let wal = disk::wal(&mut session).await?;
-            free_space(&half.connection, wanted, disk::needed_for_new(dump.database.database_bytes, wal))?;
+            let needed = disk::needed_for_new(dump.database.database_bytes, wal);
+            wanted.terms.free_space(&half.connection, needed)?;
         }
         Ok(())
     };
@@ -198,57 +164,6 @@ pub(super) fn not_older(version: i32, dump: &Dump) -> Result<()> {
             "The backup is of PostgreSQL {there}, and this is PostgreSQL {here}: a dump cannot go back to an older one."
         ),
     ))
-}
-
-/// Argo CD makes deleted objects again, Velero brings them back without their status.
-fn refuse_a_second_time(connection: &Connection, wanted: &Wanted, databases: &[super::server::Found]) -> Result<()> {
-    let mark = find(databases, &connection.database).and_then(|found| found.mark.as_ref());
-    let again = mark.filter(|mark| {
-        !wanted.restore.is_empty() && mark.is_of(&wanted.restore) && mark.operation != connection.operation
-    });
-    let Some(mark) = again else { return Ok(()) };
-    Err(TaskError::terminal(
-        "AlreadyRestored",
-        format!(
-            "Database {} came to be by a restore of this name before ({:.8}, restored at {}). The same name restores nothing a \
-             second time, also if its object was deleted and made again: take a new name.",
-            connection.database, mark.snapshot, mark.at
-        ),
-    ))
-}
-
-fn free_space(connection: &Connection, wanted: &Wanted, needed: i64) -> Result<i64> {
-    let (free, told) = match (&connection.data_volume, &wanted.free_space) {
-        (Some(volume), _) => (disk::free_bytes(volume)?, "on the volume of postgres.dataVolume"),
-        (None, Some(stated)) => {
-            let stated = bytes::parse(stated)
-                .map_err(|error| TaskError::terminal("InvalidStep", format!("database.freeSpace: {error}.")))?;
-            (stated, "by spec.database.freeSpace")
-        }
-        (None, None) => {
-            return Err(TaskError::terminal(
-                "FreeSpaceUnknown",
-                format!(
-                    "The new database and its WAL need about {} beside the present files. How much disk is free for \
-                     PostgreSQL is not known: set postgres.dataVolume of the Synapse object to the claim of its data, or \
-                     spec.database.freeSpace to a figure.",
-                    bytes::human(needed)
-                ),
-            ));
-        }
-    };
-    if free < needed {
-        return Err(TaskError::terminal(
-            "DiskTooSmall",
-            format!(
-                "The new database and its WAL need about {} beside the present files, and {} is free {told}. Nothing was \
-                 changed: make the volume larger.",
-                bytes::human(needed),
-                bytes::human(free)
-            ),
-        ));
-    }
-    Ok(free)
 }
 
 #[cfg(test)]

@@ -29,7 +29,10 @@ use super::{
     server::{Administrator, Found, Rename, Server, find},
 };
 use crate::{
-    api::restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
+    api::{
+        dump::RestoredDump,
+        restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
+    },
     bytes,
     postgres::sessions,
     task::{
@@ -259,15 +262,16 @@ fn swapped(
     let kept = kept_as(&mark.replaced, &kept_size);
     StepResult {
         summary: format!(
-            "{} is backup {:.8} of {} now ({}); {kept}{with_it}",
+            "{} is {} of {} now ({}); {kept}{with_it}",
             found.name,
-            mark.snapshot,
+            mark.what(),
             mark.taken_at,
             bytes::human(found.bytes)
         ),
         warnings,
         restored: Some(Restored {
-            snapshot: mark.snapshot.clone(),
+            snapshot: Some(mark.snapshot.clone()).filter(|snapshot| !snapshot.is_empty()),
+            dump: mark.dump.as_ref().map(|dump| RestoredDump { path: dump.path.clone(), sha256: dump.sha256.clone() }),
             taken_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(mark.taken_at),
             database: found.name.clone(),
             kept: mark.replaced.clone(),
