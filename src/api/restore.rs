@@ -196,6 +196,22 @@ pub struct Restored {
     /// For people: how large that one is, such as `1.2 GiB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_size: Option<String>,
+    /// The database of the Matrix Authentication Service, which came back with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<RestoredAuthentication>,
+}
+
+/// The restored database of the Matrix Authentication Service in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredAuthentication {
+    pub database: String,
+    /// The name of the database whose place it took. It is kept until somebody drops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// For people: how large that one is, such as `1.2 GiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_size: Option<String>,
 }
 
 impl RestoreStatus {

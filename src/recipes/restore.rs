@@ -5,7 +5,9 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use super::{
-    Need, Operation, RecipeStep, Request, Sight, dump,
+    Need, Operation, RecipeStep, Request, Sight,
+    authentication::{self, Access},
+    dump,
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     },
     operation::observed::Refusal,
     task::{
+        authentication::AuthenticationService,
         preflight::Check,
         restore::{Administrator, Source, Terms, Wanted, WantedMedia},
     },
@@ -60,13 +63,14 @@ impl Operation for SynapseRestore {
             free_space: self.spec.database.free_space.clone(),
             synapse_schema: None,
         };
-        let swap = self.swap(&administrator, administrator_mount.clone());
+        let swap = self.swap(homeserver, &administrator, administrator_mount.clone());
         if let Some(dump) = &from.dump {
             return vec![dump::database(dump, homeserver, terms, administrator_mount), swap];
         }
         let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
             return Vec::new();
         };
+        let (service, service_mounts) = authentication::of(homeserver, Access::AdministratorAndDisk);
         let wanted = Wanted {
             source: Source {
                 place: place(repository),
@@ -76,22 +80,34 @@ impl Operation for SynapseRestore {
                 before: from.before(),
             },
             terms,
+            authentication_service: service,
         };
         let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
-        let database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
+        let mut database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
+        database.mounts.extend(service_mounts);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
         [database].into_iter().chain(media).chain([swap]).collect()
     }
 
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
-    /// back in time.
+    /// back in time. Whether the backup has it is known when its manifest has been read.
     fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
-        homeserver.matrix_authentication_service.as_ref().map(|_| Refusal {
-            reason: "AuthenticationNotInBackup",
-            message: format!(
-                "Synapse {} names a Matrix Authentication Service, whose database is not in the backup: the two would be out of \
+        let service = homeserver.matrix_authentication_service.as_ref()?;
+        if self.spec.from.dump.is_some() {
+            let message = format!(
+                "Synapse {} has a Matrix Authentication Service, and a dump has Synapse's database alone: the two would be out of \
                  step. Bring back both by hand, from the same moment (docs/restore.md)",
+                self.spec.synapse_ref.name
+            );
+            return Some(Refusal { reason: "AuthenticationNotInBackup", message });
+        }
+        service.postgres.is_none().then(|| Refusal {
+            reason: "AuthenticationNotNamed",
+            message: format!(
+                "Synapse {0} has a Matrix Authentication Service and does not name its database: the two would be out of step. Set \
+                 spec.matrixAuthenticationService.postgres of Synapse {0}; if no backup has it yet, bring back both by hand, from \
+                 the same moment (docs/restore.md)",
                 self.spec.synapse_ref.name
             ),
         })
@@ -144,8 +160,10 @@ impl SynapseRestore {
     }
 
     /// Users wait for this alone.
-    fn swap(&self, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
-        let common = |task: &str| [vec![task.to_owned()], administrator.to_args()].concat();
+    fn swap(&self, homeserver: &SynapseSpec, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
+        let (service, service_mounts) = authentication::of(homeserver, Access::Administrator);
+        let service: Vec<String> = service.iter().flat_map(AuthenticationService::to_args).collect();
+        let common = |task: &str| [vec![task.to_owned()], administrator.to_args(), service.clone()].concat();
         let mut args = common("swap-database");
         args.push(format!("--existing={}", self.spec.database.existing));
         args.push(format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks));
@@ -155,7 +173,7 @@ impl SynapseRestore {
             name: "swap".to_owned(),
             offline: true,
             args,
-            mounts: mount.into_iter().collect(),
+            mounts: mount.into_iter().chain(service_mounts).collect(),
             undo,
             ..RecipeStep::default()
         }
@@ -220,14 +238,43 @@ mod tests {
         assert!(!steps[0].args.iter().any(|arg| arg.contains("snapshot") || arg.contains("before")), "{steps:?}");
     }
 
+    const MAS: &str = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}";
+
     #[test]
-    fn who_has_another_service_for_logins_is_refused() {
+    fn who_has_another_service_for_logins_and_does_not_name_its_database_is_refused() {
         let spec = serde_yaml_ng::from_str("{synapseRef: {name: a}, from: {repository: {secretName: s3}}}").unwrap();
         let object = SynapseRestore::new("after-the-fire", spec);
         assert_eq!(object.refusal(&homeserver("")), None);
-        let mas = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}}";
-        let refusal = object.refusal(&homeserver(mas)).expect("it is refused");
-        assert!(refusal.message.contains("Synapse a") && refusal.message.contains("by hand"), "{refusal:?}");
+        let refusal = object.refusal(&homeserver(&format!("{MAS}}}"))).expect("it is refused");
+        assert_eq!(refusal.reason, "AuthenticationNotNamed");
+        for words in ["Set spec.matrixAuthenticationService.postgres of Synapse a", "by hand"] {
+            assert!(refusal.message.contains(words), "{refusal:?}");
+        }
+        let named = format!("{MAS}, postgres: {{host: db, database: mas, credentials: {{secretName: mas}}}}}}");
+        assert_eq!(object.refusal(&homeserver(&named)), None, "its manifest says whether the backup has it");
+    }
+
+    #[test]
+    fn the_service_s_database_comes_back_with_it_and_every_step_has_what_it_needs_for_that() {
+        let named = format!(
+            "{MAS}, postgres: {{host: db, database: mas, credentials: {{secretName: mas}}, adminCredentials: {{secretName: admin}}, \
+             dataVolume: {{claimName: data}}}}}}"
+        );
+        let steps = steps("from: {repository: {secretName: s3}}", &named, None);
+        let check: Check = serde_json::from_str(steps[0].preflight.as_ref().unwrap()).unwrap();
+        assert!(matches!(check, Check::Restore(wanted) if wanted.authentication_service.is_some()));
+        let paths = |step: &RecipeStep| {
+            let last = |mount: &Mount| mount.path.rsplit_once('/').unwrap().1.to_owned();
+            step.mounts.iter().map(last).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(paths(&steps[0]), "repository mas-postgres mas-postgres-admin mas-postgres-data");
+        assert_eq!(paths(&steps[1]), "mas-postgres mas-postgres-admin");
+        for args in [&steps[0].args, &steps[1].args, &steps[1].undo] {
+            for arg in ["--mas-database=mas", "--mas-admin-credentials-dir=/var/run/synapse-keeper/mas-postgres-admin"]
+            {
+                assert!(args.contains(&arg.to_owned()), "{arg} is not in {args:?}");
+            }
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct Task {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Back the database up into a restic repository. Synapse goes on serving.
-    Backup(Box<backup::Arguments>),
+    Backup(backup::Arguments),
     /// Add the media to what `backup --draft` has stored: then it is a backup.
     BackupMedia(backup::media::Arguments),
     /// Delete all that an object has stored in a restic repository.
@@ -81,7 +81,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
                 reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
-            Command::Backup(arguments) => backup::run(*arguments, &stop).await,
+            Command::Backup(arguments) => backup::run(arguments, &stop).await,
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
             Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),

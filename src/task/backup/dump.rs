@@ -62,6 +62,14 @@ impl<'a> Stream<'a> {
         command
     }
 
+    /// Says of what `pg_dump` said in which database it was. What restic says is about neither.
+    pub fn tell(&self, error: TaskError) -> TaskError {
+        match error.reason.as_str() {
+            "DumpFailed" | "DumpDiffers" => self.held.whose.tell(error),
+            _ => error,
+        }
+    }
+
     /// What passed by is what was asked for: every table of the part and no other.
     ///
     /// # Errors

@@ -188,9 +188,8 @@ impl<'a> Backup<'a> {
         }
         let upload = self.repository.store_stream(&stream.file, &self.attempt().tags(&[]))?;
         let carried = carry(stream.command(&self.opened.id), upload, stop).await;
-        let told = |error| stream.held.whose.tell(error);
-        let (Stored { snapshot, bytes, added }, rows) = carried.map_err(told)?;
-        stream.check(&rows).map_err(told)?;
+        let (Stored { snapshot, bytes, added }, rows) = carried.map_err(|error| stream.tell(error))?;
+        stream.check(&rows).map_err(|error| stream.tell(error))?;
         Ok((stream.file, StoredPart { snapshot, bytes, rows }, added))
     }
 

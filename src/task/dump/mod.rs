@@ -70,6 +70,8 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         taken_at: found.taken_at,
         at: jiff::Timestamp::now(),
         earlier: Vec::new(),
+        whose: Whose::Synapse,
+        with_authentication: false,
         replaced: None,
     };
     if let Some(done) = done_before(&mut server, &mark).await? {

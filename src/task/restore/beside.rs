@@ -8,7 +8,8 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arguments,
+    Arguments, Wanted,
+    authentication::{Half, Refill},
     check::{Checked, check},
     fill::Filling,
     mark::{Mark, State, name_beside},
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     bytes,
     postgres::Target,
+    synapse::database,
     task::{
         arguments::Connection,
         authentication::Whose,
@@ -38,7 +40,8 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Arguments { connection, wanted, at_once } = &arguments;
     let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
-    let Ready { fit: Fit { mut server, programs, .. }, chosen, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
+    let Ready { fit: Fit { mut server, programs, .. }, chosen, mut authentication, .. } =
+        begun.unwrap_or_else(|| Err(stopped()))?;
     let mark = Mark {
         state: State::Unfinished,
         restore: wanted.terms.restore.clone(),
@@ -48,23 +51,46 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         taken_at: chosen.backup.taken_at,
         at: jiff::Timestamp::now(),
         earlier: Vec::new(),
+        whose: Whose::Synapse,
+        with_authentication: authentication.is_some(),
         replaced: None,
     };
     if let Some(done) = done_before(&mut server, &mark).await? {
-        return Ok(done);
+        let is_whole = match &mut authentication {
+            Some(half) => half.is_whole().await?,
+            None => true,
+        };
+        if is_whole {
+            return Ok(done);
+        }
+    }
+    if let Some(half) = &mut authentication {
+        half.drop_attempts().await?;
     }
     let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
         let (repository, dump, scratch) = (&chosen.repository, &chosen.manifest.database, scratch.path());
         let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once };
-        let warnings = filling.fill().await?;
+        let mut warnings = filling.fill().await?;
         progress("counts the rows");
         let checked = check(target, Whose::Synapse, dump, *at_once).await?;
-        Ok(((checked, warnings), mark.clone()))
+        let with_it = match (&mut authentication, &chosen.manifest.authentication_service) {
+            (Some(half), Some(service)) => {
+                let refill = Refill { chosen: &chosen, dump: &service.database, scratch, at_once: *at_once };
+                let (summary, more) = half.restore(&mark, refill).await.map_err(|error| half.tell(error))?;
+                warnings.extend(more);
+                summary
+            }
+            _ => String::new(),
+        };
+        Ok(((checked, warnings, with_it), mark.clone()))
     });
-    let (name, (Checked { rows, tables, bytes }, warnings)) = filled.await?;
+    let (name, (Checked { rows, tables, bytes }, warnings, with_it)) = match filled.await {
+        Ok(filled) => filled,
+        Err(error) => return Err(clear_away(connection, wanted, error).await),
+    };
     Ok(StepResult {
         summary: format!(
-            "restored {rows} rows of {tables} tables of {} into {name} ({}), beside {}, in {} s",
+            "restored {rows} rows of {tables} tables of {} into {name} ({}), beside {},{with_it} in {} s",
             chosen.backup.taken_at,
             bytes::human(bytes),
             connection.database,
@@ -74,6 +100,21 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         seconds: Some(began.elapsed().as_secs_f64()),
         ..StepResult::default()
     })
+}
+
+/// What was made of the Matrix Authentication Service's database goes too. With sessions of its own: those of the attempt may be
+/// in the middle of something.
+async fn clear_away(connection: &Connection, wanted: &Wanted, error: TaskError) -> TaskError {
+    let Some(service) = &wanted.authentication_service else { return error };
+    let administrator = &wanted.terms.administrator;
+    let dropped = async {
+        let mut server = Server::connect(connection, administrator).await?;
+        Half::connect(connection, administrator, &mut server, service).await?.drop_attempts().await
+    };
+    match dropped.await {
+        Ok(()) => error,
+        Err(left) => with(error, &format!("What was made of the second database could not be dropped: {left}")),
+    }
 }
 
 /// Makes a database beside the homeserver's and has it filled. What earlier attempts have left is dropped before, and what
@@ -97,7 +138,7 @@ pub async fn make<T>(
     let name = name_beside(&connection.operation, connection.attempt);
     let target = server.as_owner(connection, &name)?;
     let filled = async {
-        server.create(&name, mark).await?;
+        server.create(&name, &database::locale(), mark).await?;
         progress(&format!("made database {name} beside {}", connection.database));
         let (told, mark) = fill(&target).await?;
         server.mark(&name, &mark.now(State::Whole)).await?;
@@ -122,8 +163,8 @@ pub async fn make<T>(
 pub async fn done_before(server: &mut Server, mark: &Mark) -> Result<Option<StepResult>> {
     let whole = |found: &Mark| found.is_as(mark) && found.state == State::Whole;
     let databases = server.databases().await?;
-    let done = databases.iter().find(|found| found.mark.as_ref().is_some_and(whole));
-    Ok(done.map(|found| StepResult {
+    let Some(found) = databases.iter().find(|found| found.mark.as_ref().is_some_and(whole)) else { return Ok(None) };
+    Ok(Some(StepResult {
         summary: format!("an earlier attempt had restored it into {} ({})", found.name, bytes::human(found.bytes)),
         ..StepResult::default()
     }))

@@ -61,18 +61,10 @@ impl Present {
     /// Terminal, `DatabaseInUse`, where the spec refuses it.
     pub fn may_go_aside(self, existing: Existing, database: &str) -> Result<()> {
         let Self::InUse { users, events, .. } = self else { return Ok(()) };
-        if existing == Existing::Rename {
-            return Ok(());
+        match existing {
+            Existing::Rename => Ok(()),
+            Existing::Refuse => Err(in_use(database, &[(users, "user"), (events, "event")])),
         }
-        Err(TaskError::terminal(
-            "DatabaseInUse",
-            format!(
-                "Database {database} is in use: it has {} and {}. Nothing was changed. To put it aside under a name with \
-                 the time, and to keep it there, set spec.database.existing to Rename.",
-                at_least(users, "user"),
-                at_least(events, "event")
-            ),
-        ))
     }
 
     /// What would become of it, for people.
@@ -104,7 +96,11 @@ impl Present {
 /// As far as it matters: a count of all events would take minutes.
 const COUNTED: i64 = 1000;
 
-async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) -> Result<i64> {
+/// Counts the rows of a table, as far as it matters. A table that is not there has none.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) -> Result<i64> {
     if !tables.contains(table) {
         return Ok(0);
     }
@@ -113,6 +109,19 @@ async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) 
         .fetch_one(&mut session.connection)
         .await
         .explain("looking whether the database is in use")
+}
+
+/// The error of a database that somebody has used.
+pub fn in_use(database: &str, holds: &[(i64, &str)]) -> TaskError {
+    let holds: Vec<String> = holds.iter().map(|(count, what)| at_least(*count, what)).collect();
+    TaskError::terminal(
+        "DatabaseInUse",
+        format!(
+            "Database {database} is in use: it has {}. Nothing was changed. To put it aside under a name with the time, and to \
+             keep it there, set spec.database.existing to Rename.",
+            holds.join(" and ")
+        ),
+    )
 }
 
 fn at_least(count: i64, what: &str) -> String {

@@ -5,6 +5,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::task::authentication::Whose;
+
 /// What a comment of ours begins with, for people as well.
 const BEGINS: &str = "synapse-keeper ";
 
@@ -35,6 +37,12 @@ pub struct Mark {
     /// Restores by whose work the database before came to be: their names restore nothing again either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<String>,
+    /// Whose database it is.
+    #[serde(default, skip_serializing_if = "Whose::is_synapse")]
+    pub whose: Whose,
+    /// The database of the Matrix Authentication Service comes back with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_authentication: bool,
     /// The database whose place it took: it goes by this name now. None: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
@@ -93,7 +101,8 @@ impl Mark {
     pub fn is_as(&self, other: &Self) -> bool {
         let source =
             |mark: &Self| (mark.snapshot.clone(), mark.dump.as_ref().map(|dump| dump.path.clone()), mark.taken_at);
-        self.operation == other.operation && source(self) == source(other)
+        let of = |mark: &Self| (mark.operation.clone(), mark.whose, mark.with_authentication);
+        of(self) == of(other) && source(self) == source(other)
     }
 
     /// The names of the restores of a database that comes after this one, the last ones.
@@ -137,6 +146,8 @@ mod tests {
             taken_at: Timestamp::UNIX_EPOCH,
             at: Timestamp::UNIX_EPOCH,
             earlier: vec![],
+            whose: Whose::Synapse,
+            with_authentication: false,
             replaced: None,
         };
         assert_eq!(Mark::read(&mark.to_comment()), Some(mark));

@@ -6,9 +6,12 @@
 //! written into a database that holds tables, and nothing is dropped but what attempts of the same restore have left.
 //! How far a restore has come stands on the databases themselves, see [`mark`]: it outlives Pods, objects and clusters.
 //!
+//! With it comes the database of the Matrix Authentication Service ([`authentication`]), where there is one.
+//!
 //! [`fill`] and [`check`] know nothing of names and marks: they are the drill's as well.
 
 mod ahead;
+mod authentication;
 pub mod beside;
 pub mod check;
 mod existing;

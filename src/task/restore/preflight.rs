@@ -3,16 +3,20 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    authentication::{Half, both_or_none},
     schema,
+    server::Server,
     source::{Chosen, Source},
     terms::{Fit, Terms},
 };
 use crate::{
     api::operation::StepPlan,
     bytes,
-    postgres::disk,
+    postgres::{disk, programs::Programs},
     task::{
         arguments::Connection,
+        authentication::{AuthenticationService, Whose},
+        backup::manifest::{Dump, Manifest},
         preflight::Check,
         report::{PreflightFindings, Result, TaskError},
     },
@@ -32,12 +36,16 @@ pub struct Wanted {
     #[command(flatten)]
     #[serde(flatten)]
     pub terms: Terms,
+    #[command(flatten)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<AuthenticationService>,
 }
 
 impl Wanted {
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
-        [self.source.to_args(), self.terms.to_args()].concat()
+        let service = self.authentication_service.iter().flat_map(AuthenticationService::to_args).collect();
+        [self.source.to_args(), self.terms.to_args(), service].concat()
     }
 }
 
@@ -45,6 +53,7 @@ impl Wanted {
 pub(super) struct Ready {
     pub fit: Fit,
     pub chosen: Chosen,
+    pub authentication: Option<Half>,
     /// Free disk that it takes, in bytes.
     needed: i64,
     /// In bytes.
@@ -80,15 +89,23 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
 fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan {
     let becomes = ready.fit.present.becomes(&connection.database);
     let Chosen { backup, manifest, .. } = &ready.chosen;
+    let service = manifest.authentication_service.as_ref().map(|service| {
+        format!(
+            ", and {} rows of {} tables of the Matrix Authentication Service",
+            service.database.rows(),
+            service.database.tables()
+        )
+    });
     let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
         summary: format!(
-            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
+            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables{}); {becomes}; {} is free, {} needed",
             backup.shown.id,
             backup.taken_at,
             manifest.database.rows(),
             manifest.database.tables(),
+            service.unwrap_or_default(),
             bytes::human(ready.free),
             bytes::human(ready.needed),
         ),
@@ -100,28 +117,66 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let fit = wanted.terms.fit(connection).await?;
+    let mut fit = wanted.terms.fit(connection).await?;
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
-    let version = fit.server.version();
-    if manifest.database.postgres_version / 10_000 > version / 10_000 {
-        return Err(TaskError::terminal(
-            "PostgresTooOld",
-            format!(
-                "The backup is of PostgreSQL {}, and this is PostgreSQL {}: a dump cannot go back to an older one.",
-                manifest.database.postgres_version / 10_000,
-                version / 10_000
-            ),
-        ));
-    }
+    not_older(fit.server.version(), &manifest.database)?;
     match wanted.terms.synapse_schema {
         Some(known) => schema::is_known(manifest.schema(), known)?,
         None => fit.present.can_be_followed_by(manifest.schema(), "backup")?,
     }
+    let authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
+    let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
+    let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
-    let needed = disk::needed_for_new(manifest.database.database_bytes, fit.wal);
+    let bytes = manifest.database.database_bytes + beside.map_or(0, |service| service.database.database_bytes);
+    let needed = disk::needed_for_new(bytes, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;
-    Ok(Ready { fit, chosen, needed, free })
+    Ok(Ready { fit, chosen, authentication, needed, free })
+}
+
+/// The database of the Matrix Authentication Service: it comes back with Synapse's, or neither does.
+async fn authentication(
+    connection: &Connection,
+    wanted: &Wanted,
+    server: &mut Server,
+    manifest: &Manifest,
+) -> Result<Option<Half>> {
+    let service = wanted.authentication_service.as_ref();
+    let Some((service, dump)) = both_or_none(service, manifest)? else { return Ok(None) };
+    let mut half = Half::connect(connection, &wanted.terms.administrator, server, service).await?;
+    let accepted = async {
+        half.accepts(wanted.terms.existing, dump).await?;
+        if !half.is_on_one_server {
+            let mut session = half.server.target.connect().await?;
+            let mut second = half.server.target.connect().await?;
+            crate::task::preflight::check_server(&mut session, &mut second).await?;
+            Programs::of(half.server.version()).await?;
+            let wal = disk::wal(&mut session).await?;
+            let needed = disk::needed_for_new(dump.database.database_bytes, wal);
+            wanted.terms.free_space(&half.connection, needed)?;
+        }
+        Ok(())
+    };
+    accepted.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
+    Ok(Some(half))
+}
+
+/// A dump cannot go back to an older PostgreSQL.
+///
+/// # Errors
+/// Terminal, `PostgresTooOld`.
+pub(super) fn not_older(version: i32, dump: &Dump) -> Result<()> {
+    let (here, there) = (version / 10_000, dump.postgres_version / 10_000);
+    if there <= here {
+        return Ok(());
+    }
+    Err(TaskError::terminal(
+        "PostgresTooOld",
+        format!(
+            "The backup is of PostgreSQL {there}, and this is PostgreSQL {here}: a dump cannot go back to an older one."
+        ),
+    ))
 }
 
 #[cfg(test)]

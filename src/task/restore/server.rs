@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mark::{Mark, State};
 use crate::{
-    postgres::{Credentials, Explain, Session, Target, quote},
-    synapse::database,
+    postgres::{Credentials, Explain, Locale, Session, Target, quote, sessions},
     task::{
         arguments::Connection,
         report::{Result, TaskError},
@@ -19,7 +18,7 @@ use crate::{
 #[serde(rename_all = "camelCase", default)]
 pub struct Administrator {
     /// Directory with the files `username` and `password` of a role that may make databases (CREATEDB) and is a member of
-    /// Synapse's role. Without it Synapse's own role must be able to.
+    /// Synapse's role, and of that of the Matrix Authentication Service where this is on the same server. Without it Synapse's own role must be able to.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_credentials_dir: Option<PathBuf>,
@@ -55,9 +54,12 @@ pub struct Server {
     session: Session,
     /// How to reach the server as the role of [`Administrator`].
     pub target: Target,
-    /// Synapse's role: it will own what is made.
+    /// Synapse's role, or the service's: it will own what is made.
     pub owner: String,
 }
+
+/// From which name to which, and what is written on it then.
+pub type Rename = (String, String, Option<Mark>);
 
 /// A database of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,20 +76,63 @@ impl Server {
     /// # Errors
     /// Terminal, `CannotCreateDatabases`, with what to grant. What PostgreSQL says.
     pub async fn connect(connection: &Connection, administrator: &Administrator) -> Result<Self> {
-        let synapse = connection.target()?;
-        let credentials = match &administrator.admin_credentials_dir {
-            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
-            None => synapse.credentials.clone(),
-        };
-        let owner = synapse.credentials.username.clone();
-        let target = Target { credentials, ..synapse.to(&administrator.maintenance_database) };
-        let session = target.connect().await?;
-        let mut server = Self { session, target, owner };
+        let mut server = Self::open(connection, administrator).await?;
         server.check_rights().await?;
         Ok(server)
     }
 
-    async fn check_rights(&mut self) -> Result<()> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn open(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+        let own = connection.target()?;
+        let credentials = match &administrator.admin_credentials_dir {
+            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
+            None => own.credentials.clone(),
+        };
+        let owner = own.credentials.username.clone();
+        let target = Target { credentials, ..own.to(&administrator.maintenance_database) };
+        let session = target.connect().await?;
+        Ok(Self { session, target, owner })
+    }
+
+    /// The same as the role of another session on this server.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn in_the_role_of(self, other: &Self) -> Result<Self> {
+        let target = Target { credentials: other.target.credentials.clone(), ..self.target };
+        let session = target.connect().await?;
+        Ok(Self { session, target, owner: self.owner })
+    }
+
+    /// Ends what earlier attempts of the operation do in the maintenance database, such as waiting for a rename.
+    ///
+    /// # Errors
+    /// As [`sessions::end_earlier`].
+    pub async fn end_earlier(&mut self) -> Result<()> {
+        sessions::end_earlier(&mut self.session, &self.target.application).await.map(drop)
+    }
+
+    /// What no other server has: copies of one cluster have its identifier, and were not started in the same microsecond.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn identity(&mut self) -> Result<(i64, i64)> {
+        sqlx::query_as(
+            "SELECT system_identifier, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8 FROM pg_control_system()",
+        )
+        .fetch_one(&mut self.session.connection)
+        .await
+        .explain("asking which server this is")
+    }
+
+    /// Makes sure of the role's rights.
+    ///
+    /// # Errors
+    /// Terminal, `CannotCreateDatabases`, with what to grant. What PostgreSQL says.
+    pub async fn check_rights(&mut self) -> Result<()> {
         let (may_create, is_member): (bool, bool) = sqlx::query_as(
             "SELECT rolcreatedb OR rolsuper, rolsuper OR pg_has_role(oid, $1, 'USAGE') FROM pg_roles WHERE rolname = current_user",
         )
@@ -158,14 +203,14 @@ impl Server {
         .explain("looking for databases without a mark")
     }
 
-    /// Makes an empty database that Synapse accepts, with its mark.
+    /// Makes an empty database with its mark.
     ///
     /// # Errors
     /// Those of PostgreSQL.
-    pub async fn create(&mut self, name: &str, mark: &Mark) -> Result<()> {
+    pub async fn create(&mut self, name: &str, locale: &Locale, mark: &Mark) -> Result<()> {
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        let statement = database::creation(name, Some(&self.owner), self.version());
+        let statement = locale.creation(name, Some(&self.owner), self.version());
         self.run(&statement, "making a database").await?;
         self.mark(name, mark).await
     }
@@ -198,11 +243,11 @@ impl Server {
         Ok(attempts.len())
     }
 
-    /// Renames databases and writes marks, all of it or nothing: `(from, to, mark)` in this order.
+    /// Renames databases and writes marks, in this order, all of it or nothing.
     ///
     /// # Errors
     /// Transient where somebody is connected to one of them. Those of PostgreSQL.
-    pub async fn rename(&mut self, renames: &[(String, String, Option<Mark>)]) -> Result<()> {
+    pub async fn rename(&mut self, renames: &[Rename]) -> Result<()> {
         let mut statements = "BEGIN;".to_owned();
         for (from, to, mark) in renames {
             statements += &format!("ALTER DATABASE {} RENAME TO {};", quote::ident(from), quote::ident(to));

@@ -27,6 +27,7 @@ use crate::stage::{
 
 tests![
     a_restore_of_half_a_homeserver_is_refused,
+    a_restore_has_both_databases_and_the_service_stops_and_starts_with_synapse,
     a_restore_waits_for_the_backup_that_it_names,
     what_no_pod_is_ready_with_is_taken_back_whoever_is_killed,
     a_synapse_that_did_not_run_before_must_run_afterwards,
@@ -198,7 +199,50 @@ async fn a_restore_of_half_a_homeserver_is_refused(stage: Arc<Stage>, test: &'st
     let _operator = world.operator();
     world.apply(&restore("from: {repository: {secretName: s3}}")).await;
     let ended = until_ended(&world).await;
-    assert_eq!(ended.history[0].reason.as_deref(), Some("AuthenticationNotInBackup"), "{:?}", ended.history);
+    assert_eq!(ended.history[0].reason.as_deref(), Some("AuthenticationNotNamed"), "{:?}", ended.history);
     world.assert_homeserver_is_back().await;
     assert_eq!(world.generations().await, [1, 1, 1, 1], "nothing was touched");
+}
+
+async fn a_restore_has_both_databases_and_the_service_stops_and_starts_with_synapse(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::with_homeserver(&stage, test).await;
+    let postgres = json!({
+        "host": "mas-db", "database": "mas", "credentials": {"secretName": "of-mas"},
+        "adminCredentials": {"secretName": "admin-of-mas"},
+    });
+    let patch = Patch::Merge(json!({"spec": {"matrixAuthenticationService": {"postgres": postgres}}}));
+    world.api::<Synapse>().patch("example", &PatchParams::default(), &patch).await.expect("it is there");
+    let _operator = world.operator();
+    let spec = "apiVersion: synapse-keeper.dev/v1alpha1\nkind: SynapseBackup\nmetadata: {name: before}\n\
+                spec: {synapseRef: {name: example}, repository: {secretName: s3}}";
+    world.apply(spec).await;
+    let over = |object: Option<&SynapseBackup>| {
+        object.and_then(|object| object.status.as_ref()).is_some_and(|status| !status.operation.history.is_empty())
+    };
+    world.until("before", "has ended", over).await;
+    world.apply(&restore("from: {repository: {secretName: s3}}")).await;
+    let ended = until_ended(&world).await;
+    assert_eq!(ended.history[0].outcome, Outcome::Succeeded, "{:?}", ended.history);
+    world.assert_homeserver_is_back().await;
+    assert_eq!(world.generations().await, [3, 3, 1, 3], "the service was down as well");
+
+    for job in world.api::<Job>().list(&kube::api::ListParams::default()).await.expect("Jobs").items {
+        let pod = job.spec.and_then(|spec| spec.template.spec).expect("a Pod");
+        let args = pod.containers[0].args.clone().unwrap_or_default();
+        let volumes = pod.volumes.unwrap_or_default().into_iter();
+        let secrets: Vec<String> = volumes.filter_map(|volume| volume.secret?.secret_name).collect();
+        let has = |secret: &str| secrets.contains(&secret.to_owned());
+        let is_told = args.contains(&"--mas-database=mas".to_owned()) || args[0] == "preflight";
+        match args[0].as_str() {
+            "backup" => assert!(is_told && has("of-mas") && !has("admin-of-mas"), "{args:?} {secrets:?}"),
+            "restore-database" | "swap-database" => {
+                assert!(is_told && has("of-mas") && has("admin-of-mas"), "{args:?} {secrets:?}");
+            }
+            "preflight" => assert!(has("of-mas"), "{args:?} {secrets:?}"),
+            _ => assert!(!has("of-mas") && !has("admin-of-mas"), "{args:?} needs none of it: {secrets:?}"),
+        }
+    }
 }
