@@ -63,6 +63,7 @@ impl Operation for SynapseRestore {
             },
             administrator: administrator.clone(),
             restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
+            method: self.spec.database.method,
             existing: self.spec.database.existing,
             free_space: self.spec.database.free_space.clone(),
         };

@@ -6,6 +6,7 @@
 mod backup;
 mod connect;
 mod full_disk;
+mod in_place;
 mod inspect;
 mod interrupted;
 mod media;

@@ -278,6 +278,7 @@ impl World {
             error,
             result: Some(StepResult { bytes_before: Some(10), bytes_after: Some(7), ..Default::default() }),
             findings: None,
+            leaves: None,
             details_in_log: false,
         };
         let error = |class| Some(TaskError { class, reason: "Refused".to_owned(), message: "no".to_owned() });

@@ -32,7 +32,7 @@ use crate::{
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
     let began = Instant::now();
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let Arguments { connection, wanted, at_once } = &arguments;
+    let Arguments { connection, wanted, at_once, .. } = &arguments;
     let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
     let Ready { mut server, chosen, programs, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
     if let Some(done) = done_before(&mut server, &connection.operation, &chosen.backup.shown.id).await? {
@@ -51,6 +51,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         at: jiff::Timestamp::now(),
         earlier: Vec::new(),
         replaced: None,
+        comment: None,
     };
     let target = server.as_owner(connection, &name)?;
     let filling = Filling {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::server::{Found, Server, find};
+use super::{
+    mark::Mark,
+    server::{Found, Server, find},
+};
 use crate::{
     api::restore::Existing,
     postgres::{Explain, Session, relations},
@@ -21,6 +24,8 @@ pub enum Present {
     Absent,
     /// It holds no tables.
     Empty,
+    /// A restore in place has begun to fill it and has not come to its end.
+    Unfinished,
     /// A freshly installed Synapse has made its tables, and nobody has used it.
     Unused(Option<i32>),
     /// Somebody's messages may be in it; the version of its schema, if it is Synapse's.
@@ -33,8 +38,9 @@ impl Present {
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn look(server: &Server, connection: &Connection, databases: &[Found]) -> Result<Self> {
-        if find(databases, &connection.database).is_none() {
-            return Ok(Self::Absent);
+        let Some(found) = find(databases, &connection.database) else { return Ok(Self::Absent) };
+        if found.mark.as_ref().is_some_and(Mark::is_filling) {
+            return Ok(Self::Unfinished);
         }
         let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
         let tables = relations::tables(&mut session).await?;
@@ -58,15 +64,25 @@ impl Present {
     /// # Errors
     /// Terminal, `DatabaseInUse`, where the spec refuses it.
     pub fn may_go_aside(self, existing: Existing, database: &str) -> Result<()> {
-        let Self::InUse { users, events, .. } = self else { return Ok(()) };
         if existing == Existing::Rename {
             return Ok(());
         }
+        self.is_unused(
+            database,
+            "To put it aside under a name with the time, and to keep it there, set spec.database.existing to Rename.",
+        )
+    }
+
+    /// Whether nobody has used it.
+    ///
+    /// # Errors
+    /// Terminal, `DatabaseInUse`, with the advice.
+    pub fn is_unused(self, database: &str, advice: &str) -> Result<()> {
+        let Self::InUse { users, events, .. } = self else { return Ok(()) };
         Err(TaskError::terminal(
             "DatabaseInUse",
             format!(
-                "Database {database} is in use: it has {} and {}. Nothing was changed. To put it aside under a name with \
-                 the time, and to keep it there, set spec.database.existing to Rename.",
+                "Database {database} is in use: it has {} and {}. Nothing was changed. {advice}",
                 at_least(users, "user"),
                 at_least(events, "event")
             ),
@@ -123,7 +139,7 @@ mod tests {
         let error = used.may_go_aside(Existing::Refuse, "synapse").unwrap_err();
         assert!(error.message.contains("1 user and 1000 events or more"), "{error}");
         assert_eq!(used.may_go_aside(Existing::Rename, "synapse"), Ok(()));
-        for present in [Present::Absent, Present::Empty, Present::Unused(Some(94))] {
+        for present in [Present::Absent, Present::Empty, Present::Unfinished, Present::Unused(Some(94))] {
             assert_eq!(present.may_go_aside(Existing::Refuse, "synapse"), Ok(()));
         }
     }

@@ -3,14 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Administrator,
+    Administrator, clear,
     existing::Present,
+    in_place,
     mark::name_aside,
     server::{Server, find},
     source::{Chosen, Source},
 };
 use crate::{
-    api::{operation::StepPlan, restore::Existing},
+    api::{
+        operation::StepPlan,
+        restore::{Existing, Method},
+    },
     bytes,
     postgres::{disk, programs::Programs},
     task::{
@@ -33,6 +37,10 @@ pub struct Wanted {
     /// Namespace and name of the restore: the same name restores nothing a second time. Nothing: a restore by hand.
     #[arg(long, default_value = "")]
     pub restore: String,
+    /// Beside the database that serves, or into it.
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub method: Method,
     /// What becomes of a database that somebody has used.
     #[arg(long, value_enum, default_value_t)]
     pub existing: Existing,
@@ -48,6 +56,7 @@ impl Wanted {
         let mut args = self.source.to_args();
         args.extend(self.administrator.to_args());
         args.push(format!("--restore={}", self.restore));
+        args.push(format!("--method={}", self.method));
         args.push(format!("--existing={}", self.existing));
         args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
         args
@@ -77,7 +86,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     let mut findings = PreflightFindings::default();
     for (name, check) in steps {
         let plan = match check {
-            Check::Restore(_) => database_plan(connection, &ready, name),
+            Check::Restore(wanted) => database_plan(connection, &ready, name, wanted.method),
             Check::RestoreMedia(media) => media.plan(&ready.chosen, name)?,
             _ => continue,
         };
@@ -87,16 +96,18 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     Ok(findings)
 }
 
-fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan {
+fn database_plan(connection: &Connection, ready: &Ready, step: &str, method: Method) -> StepPlan {
     let database = &connection.database;
-    let becomes = match ready.present {
-        Present::Absent => format!("there is no database {database} yet"),
-        _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
+    let becomes = match (method, ready.present) {
+        (Method::InPlace, _) => format!("into {database} itself, which nobody has used"),
+        (Method::Beside, Present::Absent) => format!("there is no database {database} yet"),
+        (Method::Beside, _) => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
     };
     let Chosen { backup, manifest, .. } = &ready.chosen;
     let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
+        offline: method == Method::InPlace,
         summary: format!(
             "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
             backup.shown.id,
@@ -114,7 +125,10 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let mut server = Server::connect(connection, &wanted.administrator).await?;
+    let mut server = match wanted.method {
+        Method::Beside => Server::connect(connection, &wanted.administrator).await?,
+        Method::InPlace => Server::connect_in_place(connection, &wanted.administrator).await?,
+    };
     let mut session = server.target.connect().await?;
     let mut second = server.target.connect().await?;
     crate::task::preflight::check_server(&mut session, &mut second).await?;
@@ -122,11 +136,19 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     let databases = server.databases().await?;
     refuse_a_second_time(connection, wanted, &databases)?;
     let present = Present::look(&server, connection, &databases).await?;
-    present.may_go_aside(wanted.existing, &connection.database)?;
-    server.can_end_sessions(&connection.database).await?;
+    match wanted.method {
+        Method::Beside => {
+            present.may_go_aside(wanted.existing, &connection.database)?;
+            server.can_end_sessions(&connection.database).await?;
+        }
+        Method::InPlace => in_place::accepts(&mut session, connection, present).await?,
+    }
 
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
+    if wanted.method == Method::InPlace && present != Present::Unfinished {
+        clear::refuse_what_is_not_synapse_s(&mut session, manifest, &connection.database).await?;
+    }
     if manifest.postgres_version / 10_000 > server.version() / 10_000 {
         return Err(TaskError::terminal(
             "PostgresTooOld",
@@ -210,6 +232,7 @@ mod tests {
             "--repository-dir=/r",
             "--server-name=example.org",
             "--restore=a/b",
+            "--method=beside",
             "--existing=rename",
             "--free-space=1Gi",
         ];

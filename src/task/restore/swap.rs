@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ahead::{self, Position},
     existing::Present,
+    in_place::writable_again,
     mark::{Mark, State, name_aside},
     server::{Administrator, Found, Server, find},
 };
@@ -22,7 +23,6 @@ use crate::{
     postgres::sessions,
     task::{
         arguments::Connection,
-        output::progress,
         report::{Result, StepResult, TaskError},
     },
 };
@@ -92,14 +92,7 @@ async fn swap(arguments: &Arguments, server: &mut Server, databases: &[Found]) -
     };
     let mut session = server.as_owner(connection, &new.name)?.connect().await?;
     sessions::end_earlier(&mut session, &server.target.application).await?;
-    ahead::no_one_time_keys(&mut session).await?;
-    let sequences = ahead::push_sequences(&mut session, &old_positions).await?;
-    progress(&format!("{sequences} sequences go on behind all that was ever handed out"));
-    let mut notes = ahead::scheduled_tasks(&mut session, arguments.scheduled_tasks).await?;
-    let users = ahead::resync_device_lists(&mut session).await?;
-    if users > 0 {
-        notes.push(format!("the devices of {users} users of other homeservers are asked for anew"));
-    }
+    let mut notes = ahead::bring_ahead(&mut session, &old_positions, arguments.scheduled_tasks).await?;
     drop(session);
 
     let aside = present.map(|_| name_aside(&connection.database, Timestamp::now()));
@@ -109,6 +102,9 @@ async fn swap(arguments: &Arguments, server: &mut Server, databases: &[Found]) -
     if let Some(aside) = aside {
         let refused = server.copy_settings(&connection.database, &new.name).await?;
         notes.extend(refused.into_iter().map(|refused| format!("a setting was not taken over: {refused}")));
+        if present.and_then(|found| found.mark.as_ref()).is_some_and(Mark::is_filling) {
+            server.at_once(&[writable_again(&new.name)], "letting Synapse write").await?;
+        }
         renames.push((connection.database.clone(), aside, None));
     }
     renames.push((new.name.clone(), connection.database.clone(), Some(mark)));
@@ -155,10 +151,12 @@ async fn swap_back(arguments: &Arguments, server: &mut Server, databases: &[Foun
             format!("Database {} is not what this restore has put there: nothing is taken back.", connection.database),
         ));
     };
-    let Some(old) = mark.replaced.as_ref().and_then(|name| find(databases, name)) else {
+    // Nobody must be served from one that a restore in place has left unfinished.
+    let is_whole = |found: &&Found| !found.mark.as_ref().is_some_and(Mark::is_filling);
+    let Some(old) = mark.replaced.as_ref().and_then(|name| find(databases, name)).filter(is_whole) else {
         return Err(TaskError::terminal(
             "NothingToTakeBack",
-            "There was no database before the restore, or it is gone: nothing can be taken back.",
+            "There was no whole database before the restore, or it is gone: nothing can be taken back.",
         ));
     };
     let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
