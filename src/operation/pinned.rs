@@ -37,6 +37,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
                 server: step.server.clone(),
                 memory_limit: step.memory_limit.clone(),
                 undo: step.undo.clone(),
+                holds: step.holds,
                 ..pending(&step.name, args)
             }
         }));
@@ -90,6 +91,8 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         server: None,
         memory_limit: None,
         undo: Vec::new(),
+        holds: false,
+        was_unfinished: false,
         state: StepState::Pending,
         attempt: 0,
         job_uid: None,

@@ -97,6 +97,18 @@ pub(super) fn quiesced(status: &OperationStatus) -> Option<String> {
     Some(format!("since {}: {}", window.recorded_at.0, counts.join(", ")))
 }
 
+/// That the replicas stay at 0, and what they were.
+pub(super) fn kept_down(run: &Run) -> Option<String> {
+    let counts = run.counts().filter(|_| run.unfinished)?.iter();
+    let counts: Vec<String> =
+        counts.map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
+    Some(format!(
+        "the database is unfinished, so the replicas stay at 0 ({}): make a SynapseRestore under a new name, which goes on and \
+         brings them back, or see kubectl describe lease for how to bring them back with the database as it is",
+        counts.join(", ")
+    ))
+}
+
 /// What to say of a downtime that took longer than its budget. Work ends early enough for a usual start of Synapse; an
 /// unusual one is nothing that could be cut short.
 pub(super) fn overrun(run: &Run) -> Option<String> {

@@ -115,7 +115,8 @@ pub struct Request {
     pub jobs: JobSettings,
     /// Name of the `SynapseBackup` that it works with. It waits until there is one.
     pub backup: Option<String>,
-    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before.
+    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before. Its database
+    /// may be unfinished.
     pub heals: bool,
     /// What no run can do without and is not there.
     pub waits_for: Option<Wait>,
@@ -153,6 +154,9 @@ pub struct RecipeStep {
     pub mounts: Vec<Mount>,
     /// A PostgreSQL beside it in its Pod, for this step alone.
     pub server: Option<ScratchServer>,
+    /// Synapse must not start between its beginning and its success: it writes into the homeserver's own database. Where it
+    /// cannot succeed, `undo` empties that again.
+    pub holds: bool,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
     pub memory_limit: Option<String>,
     /// The task and its arguments that take it back, if no Pod of the homeserver becomes Ready afterwards. Nothing: it is not

@@ -15,6 +15,7 @@ use crate::{
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
+        restore::Method,
         synapse::MediaStore,
     },
     operation::observed::Refusal,
@@ -71,7 +72,11 @@ impl Operation for SynapseRestore {
         let database = database(&wanted, repository, administrator_mount.clone());
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
-        [database].into_iter().chain(media).chain([self.swap(&administrator, administrator_mount)]).collect()
+        let steps = match self.spec.database.method {
+            Method::Beside => [Some(database), media, Some(self.swap(&administrator, administrator_mount))],
+            Method::InPlace => [media, Some(self.in_place(database, &administrator)), None],
+        };
+        steps.into_iter().flatten().collect()
     }
 
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
@@ -130,6 +135,18 @@ impl SynapseRestore {
             mounts: [mounts(repository), vec![Mount::writable_claim(MEDIA, &store.claim_name)]].concat(),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
+        }
+    }
+
+    /// Into the homeserver's own database: users wait for all of it.
+    fn in_place(&self, database: RecipeStep, administrator: &Administrator) -> RecipeStep {
+        let scheduled_tasks = format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks);
+        RecipeStep {
+            offline: true,
+            holds: true,
+            args: [database.args, vec![scheduled_tasks]].concat(),
+            undo: [vec!["clear-database".to_owned()], administrator.to_args()].concat(),
+            ..database
         }
     }
 
@@ -218,6 +235,20 @@ mod tests {
         let mas = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}}";
         let refusal = object.refusal(&homeserver(mas)).expect("it is refused");
         assert!(refusal.message.contains("Synapse a") && refusal.message.contains("by hand"), "{refusal:?}");
+    }
+
+    #[test]
+    fn in_place_nobody_is_served_until_all_of_it_is_there() {
+        let store = ", mediaStore: {claimName: synapse-media, path: media}";
+        let steps = steps("from: {repository: {secretName: s3}}, database: {method: InPlace}", store, None);
+        let shape: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.offline, step.holds)).collect();
+        assert_eq!(shape, [("media", false, false), ("database", true, true)]);
+        for arg in ["--method=in-place", "--scheduled-tasks=cancel"] {
+            assert!(steps[1].args.contains(&arg.to_owned()), "{:?}", steps[1].args);
+        }
+        assert_eq!(steps[1].undo, ["clear-database"]);
+        let check: Check = serde_json::from_str(steps[1].preflight.as_ref().unwrap()).unwrap();
+        assert!(matches!(check, Check::Restore(wanted) if wanted.method == Method::InPlace));
     }
 
     #[test]
