@@ -145,7 +145,11 @@ pub struct BackupSnapshot {
     /// How many of `bytes` are media; absent: it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_bytes: Option<i64>,
-    /// PostgreSQL's major at that moment.
+    /// The database of the Matrix Authentication Service is in it, and no more than so many seconds lie between its moment and
+    /// that of Synapse's; absent: it is not in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_apart_seconds: Option<f64>,
+    /// PostgreSQL's major at that moment; the newer one, where there are two servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres_major: Option<i32>,
     /// When it was last restored for a test and found whole.

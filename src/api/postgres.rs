@@ -19,7 +19,7 @@ pub struct Postgres {
     /// Name of the database.
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
-    /// Secret with `username` and `password` of the role that owns Synapse's tables.
+    /// Secret with `username` and `password` of the role that owns the tables.
     pub credentials: Credentials,
     /// Secret with `username` and `password` of a role that may make and rename databases (CREATEDB, member of the role
     /// above). Only restores use it.
@@ -31,7 +31,7 @@ pub struct Postgres {
     /// Claim that holds PostgreSQL's data. Jobs mount it read-only on its node, only to read how much disk is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_volume: Option<Claim>,
-    /// Sessions of Synapse's own role that do not write, such as an exporter that logs in with it.
+    /// Sessions of that role that do not write, such as an exporter that logs in with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub ignore_sessions: Vec<IgnoredSession>,
@@ -78,4 +78,32 @@ pub enum TlsMode {
     Require,
     VerifyCa,
     VerifyFull,
+}
+
+impl TlsMode {
+    /// As libpq calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+impl std::fmt::Display for TlsMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::fmt::Display for IgnoredSession {
+    /// As `--ignore-session` takes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let role = self.role.iter().map(|role| format!("role={role}"));
+        let application = self.application_name.iter().map(|name| format!("applicationName={name}"));
+        f.write_str(&role.chain(application).collect::<Vec<_>>().join(","))
+    }
 }

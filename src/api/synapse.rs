@@ -196,6 +196,10 @@ pub struct AdminApi {
 pub struct MatrixAuthenticationService {
     /// Its Deployments and StatefulSets.
     pub workloads: Workloads,
+    /// Its database, on Synapse's server or on another. Backups and restores take both databases together, and a restore is
+    /// refused without it. On one server the role of `spec.postgres.adminCredentials` swaps both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<Postgres>,
 }
 
 /// What is true of the homeserver, as last seen.

@@ -220,7 +220,6 @@ fn restricted() -> SecurityContext {
 /// The task, its own arguments, and those of the connection.
 fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     let postgres = &blueprint.spec.postgres;
-    let tls = serde_json::to_value(postgres.tls.mode).expect("an enum of plain names");
     let mut args = blueprint.args.clone();
     if blueprint.database == Database::Untold {
         return args;
@@ -229,7 +228,7 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
         format!("--host={}", postgres.host),
         format!("--port={}", postgres.port),
         format!("--database={}", postgres.database),
-        format!("--tls-mode={}", tls.as_str().unwrap_or_default()),
+        format!("--tls-mode={}", postgres.tls.mode),
         format!("--credentials-dir={CREDENTIALS}"),
         format!("--operation={}", blueprint.owner.uid),
         format!("--run={}", blueprint.run),
@@ -241,11 +240,7 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     if postgres.data_volume.is_some() && blueprint.database != Database::Connection {
         args.push(format!("--data-volume={DATA_VOLUME}"));
     }
-    for session in &postgres.ignore_sessions {
-        let role = session.role.iter().map(|role| format!("role={role}"));
-        let application = session.application_name.iter().map(|name| format!("applicationName={name}"));
-        args.push(format!("--ignore-session={}", role.chain(application).collect::<Vec<_>>().join(",")));
-    }
+    args.extend(postgres.ignore_sessions.iter().map(|session| format!("--ignore-session={session}")));
     args
 }
 

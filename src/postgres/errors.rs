@@ -72,7 +72,7 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
         (_, Some("42501")) => (
             Terminal,
             "InsufficientPrivilege",
-            "The role of postgres.credentials lacks a right: it must be the role that owns Synapse's tables.",
+            "The role of postgres.credentials lacks a right: it must be the role that owns the tables.",
         ),
         (_, Some("25006")) => {
             (Terminal, "ReadOnly", "The server or the database is read-only: is postgres.host the primary?")

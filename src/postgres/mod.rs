@@ -8,6 +8,7 @@ pub mod credentials;
 pub mod disk;
 pub mod errors;
 pub mod horizon;
+pub mod locale;
 pub mod lock;
 pub mod programs;
 pub mod quote;
@@ -17,5 +18,6 @@ pub mod sessions;
 pub use connect::{Application, Session, Target};
 pub use credentials::Credentials;
 pub use errors::Explain;
+pub use locale::Locale;
 
 pub use crate::task::report::Result;

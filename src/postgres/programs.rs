@@ -79,7 +79,7 @@ impl Programs {
             .env("PGCONNECT_TIMEOUT", "15")
             // As our own sessions: a killed program does not leave its statement behind.
             .env("PGOPTIONS", "-c client_connection_check_interval=1s")
-            .env("PGSSLMODE", ssl_mode(target.tls))
+            .env("PGSSLMODE", target.tls.name())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         // Where it is told of an authority, libpq verifies in other modes too.
@@ -87,15 +87,5 @@ impl Programs {
             command.env("PGSSLROOTCERT", target.ca_file.as_deref().unwrap_or(Path::new(SYSTEM_CA)));
         }
         command
-    }
-}
-
-fn ssl_mode(mode: TlsMode) -> &'static str {
-    match mode {
-        TlsMode::Disable => "disable",
-        TlsMode::Prefer => "prefer",
-        TlsMode::Require => "require",
-        TlsMode::VerifyCa => "verify-ca",
-        TlsMode::VerifyFull => "verify-full",
     }
 }

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use super::{
     Operation, RecipeStep, Request, Sight,
+    authentication::{self, Access},
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
@@ -19,7 +20,8 @@ use crate::{
     },
     operation::observed::Refusal,
     task::{
-        backup::{ConfigObjects, Destination, media::MediaStore, retain::Keep},
+        authentication::AuthenticationService,
+        backup::{ConfigObjects, Destination, Wanted, media::MediaStore, retain::Keep},
         preflight::Check,
     },
 };
@@ -123,18 +125,21 @@ impl SynapseBackup {
             true => config(homeserver),
             false => Default::default(),
         };
+        let (service, service_mounts) = authentication::of(homeserver, Access::Connection);
         let mut args = vec!["backup".to_owned()];
         args.extend(destination.to_args());
         args.extend(config.to_args());
+        args.extend(service.iter().flat_map(AuthenticationService::to_args));
         args.extend(homeserver.admin_api.iter().map(|api| format!("--synapse-url={}", api.url)));
         args.extend(draft.then(|| "--draft".to_owned()));
+        let wanted = Wanted { destination, config, authentication_service: service };
         RecipeStep {
             name: "database".to_owned(),
             offline: self.spec.quiesce,
             args,
-            preflight: Some(Check::Backup { destination, config }.to_json()),
+            preflight: Some(Check::Backup(Box::new(wanted)).to_json()),
             database: DatabaseAccess::Connection,
-            mounts: [mounts(&self.spec.repository), config_mounts].concat(),
+            mounts: [mounts(&self.spec.repository), config_mounts, service_mounts].concat(),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
         }

@@ -3,6 +3,7 @@
 //! A new kind adds a file here, its spec in [`crate::api`] and its tasks in [`crate::task`]. Lease, preflight, quiesce,
 //! Jobs, resume, history and schedule are the engine's (see [`crate::operation`]).
 
+mod authentication;
 mod backup;
 mod drill;
 pub mod lane;

@@ -82,7 +82,17 @@ impl Operation for SynapseRestore {
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
     /// back in time.
     fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
-        homeserver.matrix_authentication_service.as_ref().map(|_| Refusal {
+        let service = homeserver.matrix_authentication_service.as_ref()?;
+        if self.spec.database.method == Method::InPlace {
+            return Some(Refusal {
+                reason: "AuthenticationNotInPlace",
+                message: "in place only Synapse's own database comes back, not that of the Matrix Authentication Service: the two \
+                          would be out of step. Name a role that may make databases (postgres.adminCredentials), and set \
+                          spec.database.method to Beside"
+                    .to_owned(),
+            });
+        }
+        Some(service).map(|_| Refusal {
             reason: "AuthenticationNotInBackup",
             message: format!(
                 "Synapse {} names a Matrix Authentication Service, whose database is not in the backup: the two would be out of \
@@ -233,6 +243,9 @@ mod tests {
         let object = SynapseRestore::new("after-the-fire", spec);
         assert_eq!(object.refusal(&homeserver("")), None);
         let mas = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}}";
+        let mut in_place = object.clone();
+        in_place.spec.database.method = Method::InPlace;
+        assert_eq!(in_place.refusal(&homeserver(mas)).map(|refusal| refusal.reason), Some("AuthenticationNotInPlace"));
         let refusal = object.refusal(&homeserver(mas)).expect("it is refused");
         assert!(refusal.message.contains("Synapse a") && refusal.message.contains("by hand"), "{refusal:?}");
     }

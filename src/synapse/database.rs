@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::postgres::{Explain, Result, Session, quote};
+use crate::postgres::{Explain, Locale, Result, Session};
 
 /// The schema's versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,24 +16,21 @@ pub struct SchemaVersion {
 /// Encoding, collation and ctype that Synapse accepts (`synapse/storage/engines/postgres.py`).
 const LOCALE: (&str, &str, &str) = ("UTF8", "C", "C");
 
-/// `LOCALE_PROVIDER` is new in PostgreSQL 15; without it a cluster that was made with ICU would give it to every database.
-const LOCALE_PROVIDER_SINCE: i32 = 150_000;
-
 /// Whether Synapse starts on a database with this encoding, collation and ctype.
 pub fn accepts(encoding: &str, collate: &str, ctype: &str) -> bool {
     (encoding, collate, ctype) == LOCALE
 }
 
+/// What Synapse wants.
+pub fn locale() -> Locale {
+    let (encoding, locale, _) = LOCALE;
+    Locale::libc(encoding, locale)
+}
+
 /// The statement that makes an empty database as Synapse wants it, on a server of this version (`server_version_num`).
 /// `owner`: without it, the role that makes it.
 pub fn creation(name: &str, owner: Option<&str>, version: i32) -> String {
-    let (encoding, collate, ctype) = LOCALE;
-    let owner = owner.map(|owner| format!(" OWNER {}", quote::ident(owner))).unwrap_or_default();
-    let provider = if version >= LOCALE_PROVIDER_SINCE { " LOCALE_PROVIDER libc" } else { "" };
-    format!(
-        "CREATE DATABASE {}{owner} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE '{collate}' LC_CTYPE '{ctype}'{provider}",
-        quote::ident(name)
-    )
+    locale().creation(name, owner, version)
 }
 
 /// Names of the tables that are there.

@@ -2,6 +2,7 @@
 //!
 //! Its schema belongs to it and changes with its releases: whatever is asked here tolerates tables that are not there.
 
+pub mod authentication;
 pub mod database;
 pub mod sequences;
 pub mod signing_keys;

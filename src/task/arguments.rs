@@ -30,6 +30,9 @@ pub struct Connection {
     /// The role, where there is no directory; its password is read from the environment variable PGPASSWORD.
     #[arg(long, conflicts_with = "credentials_dir", required_unless_present = "credentials_dir")]
     pub username: Option<String>,
+    /// The environment variable with that role's password.
+    #[arg(skip = "PGPASSWORD")]
+    pub password_variable: &'static str,
     /// A session that must not stop a step: `role=<role>,applicationName=<name>`, or one of the two.
     #[arg(long = "ignore-session", value_name = "SESSION", value_parser = ignored_session)]
     pub ignore_sessions: Vec<IgnoredSession>,
@@ -56,7 +59,7 @@ impl Connection {
             (Some(directory), _) => Credentials::read(directory)?,
             (None, username) => Credentials {
                 username: username.clone().unwrap_or_default(),
-                password: std::env::var("PGPASSWORD").unwrap_or_default(),
+                password: std::env::var(self.password_variable).unwrap_or_default(),
             },
         };
         if let Some(path) = self.ca_file.as_ref().filter(|path| !path.exists()) {
@@ -87,7 +90,7 @@ fn by_hand() -> String {
 }
 
 /// Either part may be missing. An application's name may hold a comma, so it goes on to the end.
-fn ignored_session(text: &str) -> std::result::Result<IgnoredSession, String> {
+pub(super) fn ignored_session(text: &str) -> std::result::Result<IgnoredSession, String> {
     let (role, name) = match text.split_once("applicationName=") {
         Some((role, name)) => (role.strip_suffix(',').unwrap_or(role), Some(name)),
         None => (text, None),

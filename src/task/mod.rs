@@ -8,6 +8,7 @@
 //! has no name that anybody uses before it is whole.
 
 pub mod arguments;
+pub mod authentication;
 pub mod backup;
 pub mod inspect;
 pub mod output;

@@ -40,7 +40,7 @@ const OLD_TRANSACTION: u64 = 300;
 #[serde(rename_all = "camelCase")]
 pub enum Check {
     Vacuum(Vacuum),
-    Backup { destination: backup::Destination, config: backup::ConfigObjects },
+    Backup(Box<backup::Wanted>),
     Media(backup::media::MediaStore),
     Restore(Box<restore::Wanted>),
     RestoreMedia(restore::WantedMedia),
@@ -129,7 +129,7 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
             Check::Vacuum(vacuum) => {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
-            Check::Backup { destination, config } => backup::check(&mut session, name, destination, config).await?,
+            Check::Backup(wanted) => backup::check(&arguments.connection, &mut session, name, wanted).await?,
             Check::Media(store) => store.check(&mut session, name).await?,
             Check::Restore(_) | Check::RestoreMedia(_) => continue,
         };

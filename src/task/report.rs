@@ -238,8 +238,12 @@ pub struct BackupFindings {
     pub bytes: u64,
     /// Bytes that came new into the repository.
     pub added: u64,
-    /// Rows in all tables.
+    /// Rows in all tables of Synapse's database.
     pub rows: u64,
+    /// The database of the Matrix Authentication Service is in it, and no more than so many seconds lie between its moment and
+    /// that of Synapse's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart_seconds: Option<f64>,
 }
 
 /// What `task preflight` found: the steps can be done, at this price.

@@ -104,6 +104,7 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     assert!(shown.contains("Succeeded") && shown.contains(&kept), "{shown}");
 
     the_same_name_restores_nothing_a_second_time(&world);
+    a_dropped_database_and_an_emptied_claim_come_back(&world, &alice, &cat);
     audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
 
     // Everything but the bucket burns.
@@ -129,6 +130,21 @@ fn the_same_name_restores_nothing_a_second_time(world: &World) {
     assert_eq!(ready["reason"], "AlreadyRestored", "{ready:#}");
     assert!(text(&ready["message"]).contains("take a new name"), "{ready:#}");
     assert!(refused["status"]["run"]["window"].is_null(), "a refusal touches no replica");
+}
+
+/// While Synapse runs on, with nothing under it.
+fn a_dropped_database_and_an_emptied_claim_come_back(world: &World, alice: &Person<'_>, cat: &str) {
+    world.sql_in("postgres", "DROP DATABASE synapse WITH (FORCE)");
+    world.kubectl(&["exec", "synapse-main-0", "--", "sh", "-c", "rm -rf /data/media_store/*"]);
+    let example = include_str!("../../examples/restore-in-place.yaml");
+    world.apply(&example.replace("name: back-to-before-the-upgrade", "name: after-the-drop"));
+    let done = world.wait_phase_of("synrs/after-the-drop", "Succeeded");
+    let restored = &done["status"]["restored"];
+    assert!(restored["kept"].is_null(), "there was nothing to keep: {restored:#}");
+
+    assert_eq!(alice.looks().expect("the token of before"), (vec!["before the backup".to_owned()], 0));
+    assert_eq!(alice.sees(cat).expect("it is back"), "a photo of the cat");
+    alice.says("after the drop");
 }
 
 /// As docs/restore.md walks through it.

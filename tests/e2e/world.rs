@@ -120,23 +120,13 @@ impl World {
 
     /// SQL as the superuser, in Synapse's database.
     pub fn sql(&self, sql: &str) -> String {
-        let arguments = [
-            "exec",
-            "postgres-0",
-            "--",
-            "psql",
-            "-X",
-            "-At",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-            "-d",
-            "synapse",
-            "-c",
-            sql,
-        ];
-        self.kubectl(&arguments).trim().to_owned()
+        self.sql_in("synapse", sql)
+    }
+
+    /// The same in another one.
+    pub fn sql_in(&self, database: &str, sql: &str) -> String {
+        let psql = ["exec", "postgres-0", "--", "psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-U", "postgres"];
+        self.kubectl(&[&psql[..], &["-d", database, "-c", sql]].concat()).trim().to_owned()
     }
 
     /// What a person would look at first.

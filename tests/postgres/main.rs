@@ -3,12 +3,14 @@
 //! Each test runs the program itself and reads its report, in a database of its own. `support` starts the server and
 //! makes sure that nothing of it outlives the tests.
 
+mod authentication;
 mod backup;
 mod connect;
 mod full_disk;
 mod in_place;
 mod inspect;
 mod interrupted;
+mod killed;
 mod media;
 mod others;
 mod preflight;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The backup of this name, restored into a new database with this name.
-fn verify(repository: &Repository, snapshot: &str, database: &str) -> Program {
+pub fn verify(repository: &Repository, snapshot: &str, database: &str) -> Program {
     let (socket, port) = (server().socket(), server().port.to_string());
     let server = ["--socket", &socket, "--port", &port, "--database", database, "--snapshot", snapshot];
     Program::task("verify").repository(repository).with(&server)

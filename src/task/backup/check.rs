@@ -1,29 +1,54 @@
 //! What would make a backup fail, found out before it begins. Changes nothing.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConfigObjects, Destination, facts::Facts};
 use crate::{
     api::operation::StepPlan,
     bytes,
     postgres::{Session, programs::Programs},
     restic::MISSING,
-    task::report::{Result, TaskError},
+    task::{
+        arguments::Connection,
+        authentication::{AuthenticationService, Whose},
+        preflight::check_server,
+        report::{Result, TaskError},
+    },
 };
+
+/// What is wanted of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wanted {
+    pub destination: Destination,
+    pub config: ConfigObjects,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<AuthenticationService>,
+}
 
 /// Looks at the database and at the repository; says what a backup would do.
 ///
 /// # Errors
 /// The first thing that a backup would fail for.
 pub async fn check(
+    connection: &Connection,
     session: &mut Session,
     step: &str,
-    destination: &Destination,
-    config: &ConfigObjects,
+    Wanted { destination, config, authentication_service }: &Wanted,
 ) -> Result<StepPlan> {
     config.manifests()?;
     config.signing_key_ids()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let facts = Facts::read(session, &destination.server_name).await?;
+    let (facts, _) = Facts::of_synapse(session, &destination.server_name).await?;
     Programs::of(facts.postgres_version).await?;
+    let and_service = match authentication_service {
+        None => String::new(),
+        Some(service) => {
+            let bytes = check_service(&service.connection(connection)).await;
+            let bytes = bytes.map_err(|error| Whose::AuthenticationService.tell(error))?;
+            format!(", and one of {} of the Matrix Authentication Service,", bytes::human(bytes))
+        }
+    };
     let repository = destination.place.open(scratch.path())?;
     let made = match repository.open(false).await {
         Ok(_) => "",
@@ -32,7 +57,20 @@ pub async fn check(
     };
     Ok(StepPlan {
         step: step.to_owned(),
-        summary: format!("would back up a database of {} into the repository{made}", bytes::human(facts.bytes)),
+        summary: format!(
+            "would back up a database of {}{and_service} into the repository{made}",
+            bytes::human(facts.bytes)
+        ),
         ..StepPlan::default()
     })
+}
+
+/// The size of the service's database, if it can be backed up.
+async fn check_service(connection: &Connection) -> Result<i64> {
+    let target = connection.target()?;
+    let (mut session, mut second) = (target.connect().await?, target.connect().await?);
+    check_server(&mut session, &mut second).await?;
+    let (facts, _) = Facts::of_authentication_service(&mut session).await?;
+    Programs::of(facts.postgres_version).await?;
+    Ok(facts.bytes)
 }

@@ -1,34 +1,44 @@
-//! What is true of a database that is backed up.
+//! What is true of the databases that are backed up.
 
 use crate::{
-    postgres::{Session, relations},
-    synapse::database::{self, SchemaVersion, Tables},
+    postgres::{Locale, Session, relations},
+    synapse::{
+        authentication,
+        database::{self, SchemaVersion, Tables},
+    },
     task::report::{Result, TaskError},
 };
 
-/// What is true of the database at the snapshot's moment.
+/// What is true of a database at the snapshot's moment, whosever it is.
 pub struct Facts {
-    pub schema_version: SchemaVersion,
     pub postgres_version: i32,
-    /// Encoding, collation and ctype.
-    pub locale: (String, String, String),
-    /// Size of the database.
+    pub locale: Locale,
+    /// Its size.
     pub bytes: i64,
 }
 
 impl Facts {
-    /// Reads them.
+    async fn read(session: &mut Session) -> Result<Self> {
+        Ok(Self {
+            postgres_version: session.version,
+            locale: Locale::read(session).await?,
+            bytes: relations::database_bytes(session).await?,
+        })
+    }
+
+    /// Those of Synapse's database.
     ///
     /// # Errors
     /// Terminal: `NoSynapseSchema`, or `ServerNameDiffers` where the users are of another homeserver.
-    pub async fn read(session: &mut Session, server_name: &str) -> Result<Self> {
+    pub async fn of_synapse(session: &mut Session, server_name: &str) -> Result<(Self, SchemaVersion)> {
         let tables = relations::tables(session).await?;
         let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
         let Some(schema_version) = database::schema_version(session, &names).await? else {
-            return Err(TaskError::terminal(
-                "NoSynapseSchema",
-                "There is no schema of Synapse in this database: is postgres.database right?",
-            ));
+            let is = match authentication::is_it(&names) {
+                true => "This is the database of the Matrix Authentication Service, not of Synapse",
+                false => "There is no schema of Synapse in this database",
+            };
+            return Err(TaskError::terminal("NoSynapseSchema", format!("{is}: is postgres.database right?")));
         };
         match database::server_name(session, &names).await? {
             Some(found) if found != server_name => {
@@ -41,12 +51,25 @@ impl Facts {
             }
             _ => {}
         }
-        let locale = relations::locale(session).await?;
-        Ok(Self {
-            schema_version,
-            postgres_version: session.version,
-            locale,
-            bytes: relations::database_bytes(session).await?,
-        })
+        Ok((Self::read(session).await?, schema_version))
+    }
+
+    /// Those of the database of the Matrix Authentication Service, with its newest migration.
+    ///
+    /// # Errors
+    /// Terminal: `NoAuthenticationSchema`.
+    pub async fn of_authentication_service(session: &mut Session) -> Result<(Self, i64)> {
+        let tables = relations::tables(session).await?;
+        let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
+        if let Some(migration) = authentication::newest_migration(session, &names).await? {
+            return Ok((Self::read(session).await?, migration));
+        }
+        // By the names alone: the service's role may not look into Synapse's tables.
+        let is = match (names.is_empty(), names.contains("schema_version")) {
+            (true, _) => "There is no table in this database: has the service ever started",
+            (_, true) => "This is Synapse's database, not the service's: is postgres.database right",
+            (_, false) => "There is no schema of the service in this database: is postgres.database right",
+        };
+        Err(TaskError::terminal("NoAuthenticationSchema", format!("{is}?")))
     }
 }

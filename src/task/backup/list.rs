@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    manifest::{DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, origin_tag, server_tag},
+    manifest::{APART, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, origin_tag, server_tag},
     marks::Mark,
 };
 use crate::{
@@ -171,6 +171,7 @@ fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Optio
     Some(Backup {
         shown: BackupSnapshot {
             media_bytes,
+            authentication_apart_seconds: tag(manifest, APART).and_then(|seconds| seconds.parse().ok()),
             postgres_major: tag(manifest, POSTGRES).and_then(|major| major.parse().ok()),
             ..shown
         },
@@ -245,7 +246,7 @@ mod tests {
             stored("d", "u.2.2", &[]),
             manifest("torn", "u.2.2", "parts=2"),
             // Of a newer release, and of somebody who has borrowed our tag.
-            Listed { tags: vec!["format=3".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
+            Listed { tags: vec!["format=4".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
             Listed { tags: vec![format_tag()], ..stored("f", "", &[]) },
         ]);
         assert_eq!(inventory.leftovers.len(), 2, "{inventory:?}");
@@ -289,6 +290,22 @@ mod tests {
         assert_eq!(inventory.leftovers["u.1.1"], ["first", "again"]);
         assert_eq!(inventory.leftovers["u.2.1"], ["a", "b", "torn"]);
         assert_eq!(inventory.leftovers["u.3.1"], ["c", "d", "e"]);
+    }
+
+    #[test]
+    fn how_far_two_databases_are_apart_is_listed() {
+        let tags = ["manifest", "parts=2", "taken-at=2026-11-22T02:00:00Z", "mas-apart=0.004"];
+        let inventory = Inventory::new(&[
+            stored("stream", "u.1.1", &[]),
+            stored("of-mas", "u.1.1", &[]),
+            stored("whole", "u.1.1", &tags),
+            // Without the second database it is half of one.
+            stored("alone", "u.2.1", &[]),
+            stored("torn", "u.2.1", &tags),
+        ]);
+        let [backup] = &inventory.backups[..] else { panic!("{inventory:?}") };
+        assert_eq!(backup.shown.authentication_apart_seconds, Some(0.004));
+        assert_eq!(inventory.leftovers["u.2.1"], ["alone", "torn"]);
     }
 
     #[test]

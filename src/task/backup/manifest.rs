@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts;
 use crate::{
+    postgres::Locale,
     restic::Repository,
     task::report::{Result, TaskError},
 };
@@ -15,12 +16,15 @@ use crate::{
 pub const FILE: &str = "manifest.json";
 /// The schema's part (`pg_dump -Fc --schema-only`).
 pub const SCHEMA_FILE: &str = "schema.dump";
+/// What the names of the files of the Matrix Authentication Service's database begin with.
+pub const AUTHENTICATION: &str = "mas-";
 
 /// The homeserver's configuration: manifests of Secrets and ConfigMaps.
 pub const CONFIG_FILE: &str = "config.yaml";
 
-/// The version of this format. A reader refuses a higher one. Since 2 there may be media, and a draft beside the manifest.
-pub const FORMAT: u32 = 2;
+/// The version of this format. A reader refuses a higher one. Since 2 there may be media, and a draft beside the manifest. Since 3
+/// there may be a second database: an older reader would bring back one of the two.
+pub const FORMAT: u32 = 3;
 /// The oldest that is read.
 const OLDEST_FORMAT: u32 = 1;
 
@@ -73,6 +77,14 @@ pub fn taken_at_tag(taken_at: &Time) -> String {
     format!("taken-at={}", taken_at.0)
 }
 
+/// The tag of a manifest's snapshot that says how far the two databases are apart, in seconds.
+pub fn apart_tag(seconds: f64) -> String {
+    format!("{APART}{seconds:.3}")
+}
+
+/// What that tag begins with.
+pub const APART: &str = "mas-apart=";
+
 /// The tag of a manifest's snapshot with PostgreSQL's major: whoever restores it needs one that is not older.
 pub fn postgres_tag(version: i32) -> String {
     format!("{POSTGRES}{}", version / 10_000)
@@ -100,16 +112,12 @@ pub struct Manifest {
     pub schema_version: i32,
     /// The oldest Synapse schema whose code can use it (`SCHEMA_COMPAT_VERSION`).
     pub schema_compat_version: Option<i32>,
-    /// `server_version_num` of PostgreSQL: it cannot be restored into an older major.
-    pub postgres_version: i32,
-    pub encoding: String,
-    pub collate: String,
-    pub ctype: String,
-    /// Size of the database, in bytes.
-    pub database_bytes: i64,
-    /// The schema and the streams of rows, by the name of their file. Sequences know no snapshot; their values stand among
-    /// the rows and were read after it was taken, so that none is behind a row.
-    pub parts: BTreeMap<String, StoredPart>,
+    /// Synapse's database. The homeserver's configuration is among its parts.
+    #[serde(flatten)]
+    pub database: Dump,
+    /// The database of the Matrix Authentication Service. `None`: the homeserver had none, or did not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<AuthenticationDump>,
     /// The files that users uploaded. `None`: they were not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<StoredMedia>,
@@ -117,13 +125,45 @@ pub struct Manifest {
     /// are. Never the keys themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signing_key_ids: Vec<String>,
-    /// Tables whose rows were left out on purpose.
-    pub left_out: Vec<String>,
     /// What of the homeserver is known not to be in it, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+/// A database, as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dump {
+    /// `server_version_num` of PostgreSQL: it cannot be restored into an older major.
+    pub postgres_version: i32,
+    #[serde(flatten)]
+    pub locale: Locale,
+    /// Size of the database, in bytes.
+    pub database_bytes: i64,
+    /// The schema and the streams of rows, by the name of their file. Sequences know no snapshot; their values stand among
+    /// the rows and were read after it was taken, so that none is behind a row.
+    pub parts: StoredParts,
+    /// Tables whose rows were left out on purpose.
+    pub left_out: Vec<String>,
+}
+
+/// Streams by the name of their file.
+pub type StoredParts = BTreeMap<String, StoredPart>;
+
+/// The database of the Matrix Authentication Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthenticationDump {
+    /// The moment of the snapshot, by the clock of its own PostgreSQL.
+    pub taken_at: Time,
+    /// No more than so many seconds lie between the moments of the two databases, by the clock of the task that took both.
+    pub apart_seconds: f64,
+    /// The newest migration that the service has made (`_sqlx_migrations.version`): one that does not know it does not start.
+    pub migration: i64,
+    #[serde(flatten)]
+    pub database: Dump,
 }
 
 /// One stream.
@@ -176,10 +216,32 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// How many streams belong to it.
+    pub fn streams(&self) -> usize {
+        self.databases().map(|database| database.parts.len()).sum()
+    }
+
+    /// Length of all streams and of the media, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let streams: u64 = self.databases().flat_map(|database| database.parts.values()).map(|part| part.bytes).sum();
+        streams + self.media.as_ref().map_or(0, |media| media.bytes)
+    }
+
+    /// The newest PostgreSQL that it is from: whoever restores all of it into one server needs one that is not older.
+    pub fn newest_postgres(&self) -> i32 {
+        self.databases().map(|database| database.postgres_version).max().unwrap_or_default()
+    }
+
+    fn databases(&self) -> impl Iterator<Item = &Dump> {
+        [&self.database].into_iter().chain(self.authentication_service.as_ref().map(|service| &service.database))
+    }
+}
+
+impl Dump {
     /// One of its files.
     ///
     /// # Errors
-    /// Terminal, `ManifestUnreadable`, where it does not name that file.
+    /// Terminal, `ManifestUnreadable`, where the manifest does not name that file.
     pub fn part(&self, file: &str) -> Result<&StoredPart> {
         self.parts.get(file).ok_or_else(|| {
             TaskError::terminal(
@@ -187,6 +249,11 @@ impl Manifest {
                 format!("The manifest of the backup names no {file}: it is damaged."),
             )
         })
+    }
+
+    /// The name of the file with the schema.
+    pub fn schema_file(&self) -> &str {
+        self.parts.keys().find(|file| parts::is_schema(file)).map_or(SCHEMA_FILE, String::as_str)
     }
 
     /// The streams of rows.
@@ -204,14 +271,52 @@ impl Manifest {
         self.parts.values().flat_map(|part| part.rows.values()).sum()
     }
 
-    /// Length of all streams and of the media, in bytes.
-    pub fn bytes(&self) -> u64 {
-        let streams: u64 = self.parts.values().map(|part| part.bytes).sum();
-        streams + self.media.as_ref().map_or(0, |media| media.bytes)
-    }
-
     /// How many tables have their rows in it.
     pub fn tables(&self) -> usize {
         self.parts.values().map(|part| part.rows.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the second format has it.
+    const SECOND: &str = r#"{"format": 2, "origin": "o", "serverName": "example.org", "takenAt": "2026-11-22T02:00:00Z",
+        "schemaVersion": 94, "schemaCompatVersion": 89, "postgresVersion": 150020, "encoding": "UTF8", "collate": "C", "ctype": "C",
+        "databaseBytes": 100, "leftOut": ["public.e2e_one_time_keys_json"], "seconds": 1.5, "parts": {
+            "schema.dump": {"snapshot": "a", "bytes": 10, "rows": {}},
+            "data-1.sql": {"snapshot": "b", "bytes": 20, "rows": {"public.users": 2, "public.events": 5}}}}"#;
+
+    #[test]
+    fn what_the_second_format_says_is_still_read() {
+        let manifest: Manifest = serde_json::from_str(SECOND).unwrap();
+        assert_eq!((manifest.streams(), manifest.bytes(), manifest.newest_postgres()), (2, 30, 150_020));
+        let database = &manifest.database;
+        assert_eq!((database.rows(), database.tables(), database.locale.to_string().as_str()), (7, 2, "UTF8, C, C"));
+        assert_eq!((database.schema_file(), database.left_out.len()), ("schema.dump", 1));
+        assert_eq!(database.row_files().collect::<Vec<_>>(), ["data-1.sql"]);
+        assert_eq!(manifest.authentication_service, None);
+        let again = serde_json::from_str::<Manifest>(&serde_json::to_string(&manifest).unwrap());
+        assert_eq!(again.unwrap(), manifest);
+    }
+
+    #[test]
+    fn the_second_database_is_part_of_all_that_is_counted() {
+        let mut manifest: Manifest = serde_json::from_str(SECOND).unwrap();
+        let mut database = manifest.database.clone();
+        database.postgres_version = 170_002;
+        database.parts =
+            database.parts.into_iter().map(|(file, part)| (format!("{AUTHENTICATION}{file}"), part)).collect();
+        assert_eq!(database.schema_file(), "mas-schema.dump");
+        assert_eq!(database.row_files().collect::<Vec<_>>(), ["mas-data-1.sql"]);
+        let taken_at = manifest.taken_at.clone();
+        manifest.authentication_service =
+            Some(AuthenticationDump { taken_at, apart_seconds: 0.004, migration: 20_250_709_142_230, database });
+        assert_eq!((manifest.streams(), manifest.bytes(), manifest.newest_postgres()), (4, 60, 170_002));
+        let json = serde_json::to_value(&manifest).unwrap();
+        assert_eq!(json["authenticationService"]["parts"].as_object().unwrap().len(), 2);
+        assert_eq!(serde_json::from_value::<Manifest>(json).unwrap(), manifest);
+        assert_eq!(apart_tag(0.004), "mas-apart=0.004");
     }
 }

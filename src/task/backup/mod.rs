@@ -1,4 +1,5 @@
-//! `task backup`: the database, from one moment, streamed into a restic repository. Synapse goes on serving.
+//! `task backup`: the database, from one moment, streamed into a restic repository, and with it that of the Matrix
+//! Authentication Service. Synapse goes on serving.
 //!
 //! [`snapshot`] holds the moment and keeps every table as it is. [`parts`] says which tables go together: each part is a
 //! stream of its own, so that several are read at once and, at the restore, written at once. [`stream`] carries the output
@@ -11,7 +12,9 @@
 mod check;
 mod config;
 mod destination;
+mod dump;
 mod facts;
+mod held;
 pub mod list;
 pub mod manifest;
 pub mod marks;
@@ -25,20 +28,22 @@ mod seal;
 pub mod snapshot;
 mod stream;
 
-pub use check::check;
+pub use check::{Wanted, check};
 pub use config::ConfigObjects;
 pub use destination::Destination;
 pub use run::run;
 
 use jiff::Timestamp;
 
-use super::{arguments::Connection, report::TaskError};
+use super::{arguments::Connection, authentication::AuthenticationService, report::TaskError};
 
 /// What to back up, and where to.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
+    #[command(flatten)]
+    pub authentication_service: Option<AuthenticationService>,
     #[command(flatten)]
     pub destination: Destination,
     #[command(flatten)]

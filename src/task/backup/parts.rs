@@ -28,12 +28,14 @@ pub struct Part {
     pub tables: Vec<Table>,
 }
 
-/// What the names of the streams of rows begin with.
-const ROWS: &str = "data-";
-
 /// Whether a file of a backup is a stream of rows.
 pub fn is_rows(file: &str) -> bool {
-    file.starts_with(ROWS)
+    file.ends_with(".sql")
+}
+
+/// Whether a file of a backup is a schema.
+pub fn is_schema(file: &str) -> bool {
+    file.ends_with(".dump")
 }
 
 /// Deals the tables out: the largest first, each to the part that has least. The parts are about equally large then, and
@@ -47,7 +49,7 @@ pub fn deal(mut tables: Vec<Table>, count: usize) -> Vec<Part> {
         least.1.push(table);
     }
     hands.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    let file = |index: usize| format!("{ROWS}{}.sql", index + 1);
+    let file = |index: usize| format!("data-{}.sql", index + 1);
     hands.into_iter().enumerate().map(|(index, (_, tables))| Part { file: file(index), tables }).collect()
 }
 

@@ -32,7 +32,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<StepResult> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Chosen { repository, backup, manifest } = arguments.source.find(scratch.path()).await?;
-    let Some(part) = manifest.parts.get(CONFIG_FILE) else {
+    let Some(part) = manifest.database.parts.get(CONFIG_FILE) else {
         return Err(TaskError::terminal(
             "NoConfigInBackup",
             format!("Backup {:.8} has no configuration: the Synapse object named none (spec.config).", backup.shown.id),

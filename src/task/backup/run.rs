@@ -1,34 +1,35 @@
 //! The task from its beginning to its end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     pin::pin,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    future::{select_all, try_join_all},
+    stream,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Arguments,
-    facts::Facts,
+    dump::Stream,
+    held::{Databases, Watch},
     list::Inventory,
-    manifest::{CONFIG_FILE, FORMAT, Manifest, SCHEMA_FILE, StoredPart},
-    out_of_time,
-    parts::{self, Part},
-    providers,
+    manifest::{AUTHENTICATION, AuthenticationDump, CONFIG_FILE, FORMAT, Manifest, StoredPart, StoredParts},
+    out_of_time, providers,
     seal::{Attempt, Sealed, findings},
-    snapshot::{self, Snapshot},
     stopped,
-    stream::{Rows, carry, carry_bytes},
+    stream::{carry, carry_bytes},
 };
 use crate::{
     bytes,
-    postgres::{Application, Session, Target, lock, programs::Programs, sessions},
+    postgres::Application,
     restic::{Opened, Repository, Stored, Wants},
     synapse::version,
     task::{
@@ -64,9 +65,9 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     let began = Instant::now();
     // Until something is stored there is nothing to clear up.
     let begun = stop.run_until_cancelled(Backup::begin(arguments)).await;
-    let (mut backup, mut session) = begun.unwrap_or_else(|| Err(stopped()))?;
-    let (mut parts, mut added) = backup.store(&mut session, stop).await?;
-    backup.snapshot.still_held().await?;
+    let (mut backup, mut watches) = begun.unwrap_or_else(|| Err(stopped()))?;
+    let (mut parts, mut added) = backup.store(&mut watches, stop).await?;
+    backup.databases.still_held().await?;
     if let Some(config) = &backup.config {
         let stored =
             carry_bytes(config, backup.repository.store_stream(CONFIG_FILE, &backup.attempt().tags(&[]))?).await?;
@@ -92,10 +93,7 @@ struct Backup<'a> {
     _scratch: TempDir,
     repository: Repository,
     opened: Opened,
-    target: Target,
-    programs: Programs,
-    snapshot: Snapshot,
-    facts: Facts,
+    databases: Databases,
     synapse_version: Option<String>,
     /// The homeserver's configuration, as manifests.
     config: Option<Vec<u8>>,
@@ -106,11 +104,9 @@ struct Backup<'a> {
 const KEEP_THE_PASSWORD: &str =
     "keep the repository's password outside of the cluster as well: without it nobody can read the backups";
 
-type StoredParts = BTreeMap<String, StoredPart>;
-
 impl<'a> Backup<'a> {
-    /// All that can be refused, and the snapshot. The session has the task's lock.
-    async fn begin(arguments: &'a Arguments) -> Result<(Self, Session)> {
+    /// All that can be refused, and the snapshots. The watches have the task's locks.
+    async fn begin(arguments: &'a Arguments) -> Result<(Self, Vec<Watch>)> {
         let config = arguments.config.manifests()?;
         let signing_key_ids = arguments.config.signing_key_ids()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
@@ -120,60 +116,50 @@ impl<'a> Backup<'a> {
         repository.wait_for_locks(Wants::ToAdd).await?;
         progress("the repository is open");
 
-        let target = arguments.connection.target()?;
-        let mut session = target.connect().await?;
-        sessions::end_earlier(&mut session, &target.application).await?;
-        lock::acquire_shared(&mut session).await?;
-        let programs = Programs::of(session.version).await?;
-        let mut snapshot = Snapshot::take(&target).await?;
-        let facts = Facts::read(&mut snapshot.session, &arguments.destination.server_name).await?;
+        let service = arguments.authentication_service.as_ref();
+        let held = Databases::hold(&arguments.connection, service, &arguments.destination.server_name);
+        let (databases, watches) = held.await?;
         let synapse_version = match &arguments.synapse_url {
             Some(url) => version::server_version(url).await.ok(),
             None => None,
         };
-        progress(&format!("the database is held as it was at {}", snapshot.taken_at));
+        progress(&format!("the database is held as it was at {}", databases.synapse.snapshot.taken_at));
         Ok((
             Self {
                 arguments,
                 _scratch: scratch,
                 repository,
                 opened,
-                target,
-                programs,
-                snapshot,
-                facts,
+                databases,
                 synapse_version,
                 config,
                 signing_key_ids,
             },
-            session,
+            watches,
         ))
     }
 
     /// Everything but the manifest, and how many bytes came new into the repository. A schema's upgrade that waits for a
     /// table goes first.
-    async fn store(&self, session: &mut Session, stop: &CancellationToken) -> Result<(StoredParts, u64)> {
+    async fn store(&self, watches: &mut [Watch], stop: &CancellationToken) -> Result<(StoredParts, u64)> {
         let stop = stop.child_token();
         let mut stored = pin!(self.everything(&stop));
-        tokio::select! {
-            stored = &mut stored => stored,
-            why = snapshot::until_somebody_waits(session, &self.target.application) => {
-                stop.cancel();
-                // At once: the locks are those of the snapshot's session and of every pg_dump, and one of these may itself
-                // be waiting behind who waits for us.
-                let ended = sessions::end_earlier(session, &self.target.application).await;
-                let _ = stored.await;
-                ended?;
-                Err(why)
-            }
-        }
+        let waits = select_all(watches.iter_mut().map(|watch| Box::pin(watch.until_somebody_waits())));
+        let why = tokio::select! {
+            stored = &mut stored => return stored,
+            (why, ..) = waits => why,
+        };
+        stop.cancel();
+        let let_go = try_join_all(watches.iter_mut().map(Watch::let_go)).await;
+        let _ = stored.await;
+        let_go?;
+        Err(why)
     }
 
     /// All parts, several at once.
     async fn everything(&self, stop: &CancellationToken) -> Result<(StoredParts, u64)> {
-        let parts = parts::deal(self.snapshot.tables.clone(), self.arguments.streams.into());
-        let rows = parts.into_iter().enumerate().map(|(index, part)| Stream::Rows { part, with_sequences: index == 0 });
-        let streams: Vec<Stream> = rows.chain([Stream::Schema]).collect();
+        let streams: Vec<Stream<'_>> =
+            self.databases.all().flat_map(|held| Stream::all(held, self.arguments.streams.into())).collect();
         let count = streams.len();
         let mut storing =
             stream::iter(streams).map(|stream| self.one(stream, stop)).buffer_unordered(self.arguments.at_once.into());
@@ -196,93 +182,54 @@ impl<'a> Backup<'a> {
         failure.map_or(Ok((parts, added)), Err)
     }
 
-    async fn one(&self, stream: Stream, stop: &CancellationToken) -> Result<(String, StoredPart, u64)> {
+    async fn one(&self, stream: Stream<'_>, stop: &CancellationToken) -> Result<(String, StoredPart, u64)> {
         if stop.is_cancelled() {
             return Err(stopped());
         }
-        let (file, mut command) = match &stream {
-            Stream::Schema => {
-                let mut command = self.pg_dump();
-                command.args(["--format=custom", "--schema-only"]);
-                (SCHEMA_FILE.to_owned(), command)
-            }
-            Stream::Rows { part, with_sequences } => (part.file.clone(), self.rows(part, *with_sequences)),
-        };
-        command.arg(format!("--snapshot={}", self.snapshot.id));
-        let upload = self.repository.store_stream(&file, &self.attempt().tags(&[]))?;
-        let (Stored { snapshot, bytes, added }, rows) = carry(command, upload, stop).await?;
-        if let Stream::Rows { part, .. } = &stream {
-            check(part, &rows)?;
-        }
-        Ok((file, StoredPart { snapshot, bytes, rows }, added))
-    }
-
-    fn pg_dump(&self) -> Command {
-        let mut command = self.programs.command("pg_dump", &self.target);
-        // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
-        command.arg("--lock-wait-timeout=10s");
-        command
-    }
-
-    fn rows(&self, part: &Part, with_sequences: bool) -> Command {
-        let mut command = self.pg_dump();
-        command.args(["--format=plain", "--data-only", "--strict-names", "--no-unlogged-table-data"]);
-        if self.programs.takes_restrict_key {
-            // Since CVE-2025-8714 a plain dump begins with a random word, so each stream would begin anew each night. This
-            // one stays, and the database's server does not know it.
-            command.arg(format!("--restrict-key={}", self.opened.id));
-        }
-        command.args(part.tables.iter().map(|table| format!("--table={}", table.pattern())));
-        let sequences = self.snapshot.sequences.iter().filter(|_| with_sequences);
-        command.args(sequences.map(|pattern| format!("--table={pattern}")));
-        command
+        let upload = self.repository.store_stream(&stream.file, &self.attempt().tags(&[]))?;
+        let carried = carry(stream.command(&self.opened.id), upload, stop).await;
+        let told = |error| stream.held.whose.tell(error);
+        let (Stored { snapshot, bytes, added }, rows) = carried.map_err(told)?;
+        stream.check(&rows).map_err(told)?;
+        Ok((stream.file, StoredPart { snapshot, bytes, rows }, added))
     }
 
     fn manifest(&self, parts: StoredParts, took: Duration) -> Manifest {
-        let (encoding, collate, ctype) = self.facts.locale.clone();
+        let Databases { synapse, schema_version, authentication } = &self.databases;
+        let (of_service, of_synapse) = parts.into_iter().partition(|(file, _)| file.starts_with(AUTHENTICATION));
+        let service = authentication.as_ref().map(|service| AuthenticationDump {
+            taken_at: Time(service.held.snapshot.taken_at),
+            apart_seconds: in_milliseconds(service.apart),
+            migration: service.migration,
+            database: service.held.dump(of_service),
+        });
         Manifest {
             format: FORMAT,
             origin: self.arguments.destination.origin.clone(),
             server_name: self.arguments.destination.server_name.clone(),
-            taken_at: Time(self.snapshot.taken_at),
+            taken_at: Time(synapse.snapshot.taken_at),
             synapse_version: self.synapse_version.clone(),
-            schema_version: self.facts.schema_version.version,
-            schema_compat_version: self.facts.schema_version.compat_version,
-            postgres_version: self.facts.postgres_version,
-            encoding,
-            collate,
-            ctype,
-            database_bytes: self.facts.bytes,
-            parts,
+            schema_version: schema_version.version,
+            schema_compat_version: schema_version.compat_version,
+            database: synapse.dump(of_synapse),
+            authentication_service: service,
             media: None,
             signing_key_ids: self.signing_key_ids.clone(),
-            left_out: self.snapshot.left_out.clone(),
             warnings: self.config.as_deref().map(providers::warnings).unwrap_or_default(),
             seconds: took.as_secs_f64(),
         }
     }
 
     fn attempt(&self) -> Attempt {
-        let Application { operation, run, attempt } = &self.target.application;
+        let Application { operation, run, attempt } = &self.databases.synapse.target.application;
         let name = format!("{}.{run}.{attempt}", operation.replace(',', "-"));
         Attempt { destination: self.arguments.destination.clone(), name }
     }
 }
 
-/// A stream of a backup.
-enum Stream {
-    Schema,
-    Rows { part: Part, with_sequences: bool },
-}
-
-/// What passed by is what was asked for: every table of the part and no other.
-fn check(part: &Part, rows: &Rows) -> Result<()> {
-    let wanted: BTreeSet<&str> = part.tables.iter().map(|table| table.quoted.as_str()).collect();
-    let found: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
-    let Some(table) = wanted.symmetric_difference(&found).next() else { return Ok(()) };
-    let what = if wanted.contains(table) { "left out" } else { "wrote" };
-    let message = format!("pg_dump {what} table {table} against its orders: please report it.");
-    Err(TaskError::terminal("DumpDiffers", message))
+/// Seconds, rounded up to a thousandth: it is said that no more lies between them.
+fn in_milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).ceil() / 1000.0
 }
 
 /// What came of it.
@@ -306,11 +253,20 @@ impl Done {
             Some(_) => format!(" in snapshot {:.8}", self.snapshot),
             None => String::new(),
         };
+        let service = manifest.authentication_service.as_ref().map(|service| {
+            let AuthenticationDump { database, apart_seconds, .. } = service;
+            let (rows, tables) = (database.rows(), database.tables());
+            format!(
+                "; with it {rows} rows of {tables} tables of the Matrix Authentication Service: no more than {apart_seconds:.3} s \
+                 lie between the moments of the two databases"
+            )
+        });
+        let service = service.unwrap_or_default();
         StepResult {
             summary: format!(
-                "backed up {} rows of {} tables in {} s{made}: {}{place}, {} of it new",
-                manifest.rows(),
-                manifest.tables(),
+                "backed up {} rows of {} tables in {} s{made}: {}{place}, {} of it new{service}",
+                manifest.database.rows(),
+                manifest.database.tables(),
                 took.as_secs(),
                 bytes::human(manifest.bytes().cast_signed()),
                 bytes::human(added.cast_signed()),

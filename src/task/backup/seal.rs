@@ -62,8 +62,9 @@ impl Attempt {
     /// What restic says. Transient, `BackupNotListed`: the repository does not show it.
     pub async fn seal(&self, repository: &Repository, manifest: &Manifest) -> Result<Sealed> {
         let media = manifest.media.iter().map(|media| manifest::media_tag(&media.snapshot));
-        let tags = [MANIFEST_TAG.to_owned(), manifest::parts_tag(manifest.parts.len())];
-        let tags: Vec<String> = tags.into_iter().chain(media).collect();
+        let tags = [MANIFEST_TAG.to_owned(), manifest::parts_tag(manifest.streams())];
+        let apart = manifest.authentication_service.iter().map(|service| manifest::apart_tag(service.apart_seconds));
+        let tags: Vec<String> = tags.into_iter().chain(media).chain(apart).collect();
         let Stored { snapshot, added, .. } = self.store(repository, manifest, &tags).await?;
         let inventory = Inventory::of_origin(repository, &self.destination.origin).await?;
         if !inventory.backups.iter().any(|backup| backup.shown.id == snapshot) {
@@ -85,7 +86,7 @@ impl Attempt {
 
     async fn store(&self, repository: &Repository, manifest: &Manifest, tags: &[String]) -> Result<Stored> {
         let json = serde_json::to_vec_pretty(manifest).expect("plain data");
-        let own = [manifest::taken_at_tag(&manifest.taken_at), manifest::postgres_tag(manifest.postgres_version)];
+        let own = [manifest::taken_at_tag(&manifest.taken_at), manifest::postgres_tag(manifest.newest_postgres())];
         let tags = [tags, &own].concat();
         carry_bytes(&json, repository.store_stream(manifest::FILE, &self.tags(&tags))?).await
     }
@@ -132,7 +133,8 @@ pub fn findings(manifest: &Manifest, snapshot: &str, added: u64) -> Findings {
         taken_at: manifest.taken_at.clone(),
         bytes: manifest.bytes(),
         added,
-        rows: manifest.rows(),
+        rows: manifest.database.rows(),
+        apart_seconds: manifest.authentication_service.as_ref().map(|service| service.apart_seconds),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The moment that is backed up, held by a transaction for as long as the backup takes.
+//! The moment that is backed up, held by a transaction in each database for as long as the backup takes.
 //!
 //! An exported snapshot alone is not enough: a table that somebody truncates meanwhile reads as empty in it, and the
 //! manifest would agree with the dump. So every table is locked (ACCESS SHARE, as `pg_dump` does) before the snapshot is
@@ -6,12 +6,14 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::parts::Table;
 use crate::{
     postgres::{Application, Explain, Result, Session, Target, errors},
-    task::report::TaskError,
+    task::{authentication::Whose, report::TaskError},
 };
 
 /// Tables that come, go or are locked while they are being locked make it begin again, for so long.
@@ -41,47 +43,34 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Locks every table, takes the snapshot and exports it.
+    /// Locks every table of every database, and only then takes their snapshots and exports them: all at once, so that they
+    /// are of one moment as nearly as can be. Also how long that took, by the task's own clock: no more lies between them,
+    /// whatever the servers' clocks say.
     ///
     /// # Errors
     /// Transient, if a table stays locked by somebody else, or new tables appear again and again.
-    pub async fn take(target: &Target) -> Result<Self> {
-        const DOING: &str = "taking a snapshot of the database";
-        let mut session = target.connect().await?;
-        // It is asked nothing for hours. And it does not wait long for a lock while it holds others: an upgrade of the
-        // schema that wants those would be the one that PostgreSQL takes out of a deadlock.
-        session
-            .execute("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '500ms'")
-            .await
-            .explain(DOING)?;
-        if session.version >= TRANSACTION_TIMEOUT_SINCE {
-            session.execute("SET transaction_timeout = 0").await.explain(DOING)?;
+    pub async fn take(of: &[(Whose, &Target)]) -> Result<(Vec<Self>, Duration)> {
+        let mut databases = Vec::new();
+        for (whose, target) in of {
+            let session = prepared(target).await.map_err(|error| whose.tell(error))?;
+            databases.push(Unheld { whose: *whose, session });
         }
-        let deadline = tokio::time::Instant::now() + LOCKED_WITHIN;
+        let deadline = Instant::now() + LOCKED_WITHIN;
         loop {
-            let seen = relations(&mut session).await?;
-            match lock(&mut session, &seen.tables).await? {
-                None if relations(&mut session).await?.names() == seen.names() => {
-                    let (id, taken_at): (String, i64) = sqlx::query_as(
-                        "SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8",
-                    )
-                    .fetch_one(&mut session.connection)
-                    .await
-                    .explain(DOING)?;
-                    let taken_at = Timestamp::from_microsecond(taken_at).unwrap_or_default();
-                    let Relations { tables, sequences, left_out } = seen;
-                    return Ok(Self { session, id, taken_at, tables, sequences, left_out });
+            let late = match take_once(&mut databases).await? {
+                Ok((taken, apart)) => {
+                    let snapshots =
+                        databases.into_iter().zip(taken).map(|(database, taken)| taken.held_by(database.session));
+                    return Ok((snapshots.collect(), apart));
                 }
-                Some(error) if tokio::time::Instant::now() >= deadline => return Err(error),
-                None if tokio::time::Instant::now() >= deadline => {
-                    return Err(TaskError::transient(
-                        "TablesChange",
-                        "Tables appear or go faster than they can be locked: is Synapse upgrading its schema?",
-                    ));
-                }
-                _ => {}
+                Err(why) => why,
+            };
+            if Instant::now() >= deadline {
+                return Err(late);
             }
-            session.execute("ROLLBACK").await.explain(DOING)?;
+            for Unheld { session, .. } in &mut databases {
+                session.execute("ROLLBACK").await.explain(TAKING)?;
+            }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -93,6 +82,79 @@ impl Snapshot {
     pub async fn still_held(&mut self) -> Result<()> {
         self.session.execute("SELECT 1").await.explain("looking whether the snapshot was held to the end")
     }
+}
+
+const TAKING: &str = "taking a snapshot of the database";
+
+/// A database that is not held yet.
+struct Unheld {
+    whose: Whose,
+    session: Session,
+}
+
+/// What a session has taken.
+struct Taken {
+    id: String,
+    taken_at: Timestamp,
+    seen: Relations,
+}
+
+impl Taken {
+    fn held_by(self, session: Session) -> Snapshot {
+        let Self { id, taken_at, seen: Relations { tables, sequences, left_out } } = self;
+        Snapshot { session, id, taken_at, tables, sequences, left_out }
+    }
+}
+
+/// A session for a snapshot. It is asked nothing for hours. And it does not wait long for a lock while it holds others: an
+/// upgrade of the schema that wants those would be the one that PostgreSQL takes out of a deadlock.
+async fn prepared(target: &Target) -> Result<Session> {
+    let mut session = target.connect().await?;
+    session.execute("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '500ms'").await.explain(TAKING)?;
+    if session.version >= TRANSACTION_TIMEOUT_SINCE {
+        session.execute("SET transaction_timeout = 0").await.explain(TAKING)?;
+    }
+    Ok(session)
+}
+
+/// `Err` within `Ok`: what another try may find gone.
+async fn take_once(databases: &mut [Unheld]) -> Result<std::result::Result<(Vec<Taken>, Duration), TaskError>> {
+    let mut locked = Vec::new();
+    for Unheld { whose, session } in &mut *databases {
+        let seen = relations(session).await.map_err(|error| whose.tell(error))?;
+        if let Some(error) = lock(session, &seen.tables).await.map_err(|error| whose.tell(error))? {
+            return Ok(Err(whose.tell(error)));
+        }
+        locked.push(seen);
+    }
+    let began = Instant::now();
+    let exported = databases
+        .iter_mut()
+        .map(async |Unheld { whose, session }| export(session).await.map_err(|error| whose.tell(error)));
+    let exported = try_join_all(exported).await?;
+    let apart = began.elapsed();
+    let mut taken = Vec::new();
+    for ((Unheld { whose, session }, seen), (id, taken_at)) in databases.iter_mut().zip(locked).zip(exported) {
+        let now = relations(session).await.map_err(|error| whose.tell(error))?;
+        if now.names() != seen.names() {
+            return Ok(Err(whose.tell(TaskError::transient(
+                "TablesChange",
+                "Tables appear or go faster than they can be locked: is the schema being upgraded?",
+            ))));
+        }
+        taken.push(Taken { id, taken_at, seen });
+    }
+    Ok(Ok((taken, apart)))
+}
+
+/// The first statement of the transaction that takes a snapshot: its name, and the moment by the server's clock.
+async fn export(session: &mut Session) -> Result<(String, Timestamp)> {
+    let (id, taken_at): (String, i64) =
+        sqlx::query_as("SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+            .fetch_one(&mut session.connection)
+            .await
+            .explain(TAKING)?;
+    Ok((id, Timestamp::from_microsecond(taken_at).unwrap_or_default()))
 }
 
 /// `transaction_timeout` is new in PostgreSQL 17; it would end the snapshot.
@@ -186,7 +248,7 @@ async fn somebody_waits(session: &mut Session, application: &Application) -> Res
         "SELECT format('role %s, application %s, pid %s: %s', coalesce(w.usename, 'unknown'), \
              coalesce(nullif(w.application_name, ''), 'not named'), w.pid, coalesce(left(w.query, 100), 'query not shown')) \
          FROM pg_locks l JOIN pg_stat_activity w USING (pid) \
-         WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => $2) \
+         WHERE NOT l.granted AND w.datname = current_database() AND l.waitstart < clock_timestamp() - make_interval(secs => $2) \
              AND pg_blocking_pids(l.pid) && array(SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, $1)) \
          ORDER BY l.waitstart LIMIT 1",
     )

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     bytes,
     task::{
+        authentication::Whose,
         output::progress,
         report::{Result, StepResult, TaskError},
         stopped,
@@ -56,7 +57,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let target = server.as_owner(connection, &name)?;
     let filling = Filling {
         repository: &chosen.repository,
-        manifest: &chosen.manifest,
+        dump: &chosen.manifest.database,
         target: &target,
         programs: &programs,
         scratch: scratch.path(),
@@ -67,7 +68,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         progress(&format!("made database {name} beside {}", connection.database));
         let warnings = filling.fill().await?;
         progress("counts the rows");
-        let checked = check(&target, &chosen.manifest, *at_once).await?;
+        let checked = check(&target, Whose::Synapse, &chosen.manifest.database, *at_once).await?;
         server.mark(&name, &mark.now(State::Whole)).await?;
         Ok((checked, warnings))
     };

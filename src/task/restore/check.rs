@@ -9,7 +9,8 @@ use crate::{
     postgres::{Explain, Session, Target, relations},
     synapse::database,
     task::{
-        backup::manifest::Manifest,
+        authentication::Whose,
+        backup::manifest::Dump,
         report::{Result, TaskError},
     },
 };
@@ -27,22 +28,22 @@ pub struct Checked {
     pub bytes: i64,
 }
 
-/// Counts the rows of every table, `at_once` tables at a time, and looks at the locale.
+/// Counts the rows of every table, `at_once` tables at a time. Of Synapse's database, also looks at the locale.
 ///
 /// # Errors
 /// Terminal: `RowsDiffer`, with the tables, also where a one-time key is there; `LocaleNotC`. What PostgreSQL says.
-pub async fn check(target: &Target, manifest: &Manifest, at_once: u16) -> Result<Checked> {
+pub async fn check(target: &Target, whose: Whose, dump: &Dump, at_once: u16) -> Result<Checked> {
     let mut session = target.connect().await?;
     let (encoding, collate, ctype) = relations::locale(&mut session).await?;
-    if !database::accepts(&encoding, &collate, &ctype) {
+    if whose.is_synapse() && !database::accepts(&encoding, &collate, &ctype) {
         return Err(TaskError::terminal(
             "LocaleNotC",
             format!("The restored database is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C."),
         ));
     }
     // What was left out is there, and empty.
-    let left_out = manifest.left_out.iter().map(|table| (table.as_str(), 0));
-    let expected: BTreeMap<&str, u64> = manifest.rows_by_table().chain(left_out).collect();
+    let left_out = dump.left_out.iter().map(|table| (table.as_str(), 0));
+    let expected: BTreeMap<&str, u64> = dump.rows_by_table().chain(left_out).collect();
     let found = count_all(target, &expected, at_once).await?;
     if let Some(different) = differences(&expected, &found) {
         return Err(TaskError::terminal(

@@ -11,7 +11,7 @@ use sqlx::AssertSqlSafe;
 use crate::{
     postgres::{Explain, Session},
     task::{
-        backup::manifest::Manifest,
+        backup::manifest::Dump,
         report::{Result, TaskError},
     },
 };
@@ -25,10 +25,10 @@ const SCHEMAS: &str = "SELECT oid, nspname, nspowner FROM pg_namespace \
 ///
 /// # Errors
 /// Terminal, `DatabaseShared`, with their names. Those of PostgreSQL.
-pub async fn refuse_what_is_not_synapse_s(session: &mut Session, manifest: &Manifest, database: &str) -> Result<()> {
+pub async fn refuse_what_is_not_synapse_s(session: &mut Session, dump: &Dump, database: &str) -> Result<()> {
     const DOING: &str = "looking whose the tables are";
     let known: HashSet<&str> =
-        manifest.rows_by_table().map(|(table, _)| table).chain(manifest.left_out.iter().map(String::as_str)).collect();
+        dump.rows_by_table().map(|(table, _)| table).chain(dump.left_out.iter().map(String::as_str)).collect();
     let tables: Vec<(String, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT format('%I.%I', n.nspname, c.relname), pg_get_userbyid(c.relowner)::text, pg_has_role(c.relowner, 'USAGE') \
          FROM pg_class c JOIN ({SCHEMAS}) n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND {} ORDER BY 1",

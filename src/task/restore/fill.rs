@@ -13,10 +13,7 @@ use crate::{
     postgres::{Explain, Session, Target, programs::Programs},
     restic::{KILLED, Repository, collect},
     task::{
-        backup::{
-            manifest::{Manifest, SCHEMA_FILE},
-            snapshot::ONE_TIME_KEYS,
-        },
+        backup::{manifest::Dump, snapshot::ONE_TIME_KEYS},
         output::progress,
         report::{Result, TaskError},
     },
@@ -33,7 +30,7 @@ const LINES: usize = 5;
 /// What is filled, from what.
 pub struct Filling<'a> {
     pub repository: &'a Repository,
-    pub manifest: &'a Manifest,
+    pub dump: &'a Dump,
     /// An empty database, and the role that will own the tables.
     pub target: &'a Target,
     pub programs: &'a Programs,
@@ -66,9 +63,10 @@ impl Filling<'_> {
     }
 
     async fn fetch_schema(&self) -> Result<std::path::PathBuf> {
-        let part = self.manifest.part(SCHEMA_FILE)?;
-        let path = self.scratch.join(SCHEMA_FILE);
-        let mut download = self.repository.read_stream(&part.snapshot, SCHEMA_FILE)?;
+        let file = self.dump.schema_file();
+        let part = self.dump.part(file)?;
+        let path = self.scratch.join(file);
+        let mut download = self.repository.read_stream(&part.snapshot, file)?;
         let copied = async {
             let mut file = tokio::fs::File::create(&path).await?;
             let mut output = download.output.take().expect("its output is a pipe");
@@ -83,8 +81,8 @@ impl Filling<'_> {
 
     /// All streams of rows, the largest first.
     async fn rows(&self) -> Result<()> {
-        let mut files: Vec<&String> = self.manifest.row_files().collect();
-        files.sort_by_key(|file| std::cmp::Reverse(self.manifest.parts[*file].bytes));
+        let mut files: Vec<&String> = self.dump.row_files().collect();
+        files.sort_by_key(|file| std::cmp::Reverse(self.dump.parts[*file].bytes));
         let count = files.len();
         let streams = files.into_iter().map(|file| self.stream(file));
         let mut filling = stream::iter(streams).buffer_unordered(self.at_once.into());
@@ -99,7 +97,7 @@ impl Filling<'_> {
     /// restic writes, `psql` reads. A stream that is cut off looks to `psql` like one that has ended: restic's own end
     /// tells.
     async fn stream(&self, file: &str) -> Result<()> {
-        let mut download = self.repository.read_stream(&self.manifest.part(file)?.snapshot, file)?;
+        let mut download = self.repository.read_stream(&self.dump.part(file)?.snapshot, file)?;
         let output = download.output.take().expect("its output is a pipe");
         let output: Stdio = output.try_into().map_err(|error: std::io::Error| failed("psql", &error.to_string()))?;
         let mut psql = self.psql();

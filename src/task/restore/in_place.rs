@@ -27,6 +27,7 @@ use crate::{
     synapse::database,
     task::{
         arguments::Connection,
+        authentication::Whose,
         output::progress,
         report::{Leaves, Report, Result, StepResult, TaskError},
         stopped,
@@ -104,10 +105,10 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     progress(&format!("database {} is marked as unfinished, and empty", found.name));
 
     let target = server.as_owner(connection, &connection.database)?;
-    let manifest = &chosen.manifest;
+    let dump = &chosen.manifest.database;
     let filling = Filling {
         repository: &chosen.repository,
-        manifest,
+        dump,
         target: &target,
         programs: &programs,
         scratch: scratch.path(),
@@ -115,7 +116,7 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     };
     let mut warnings = filling.fill().await?;
     progress("counts the rows");
-    let Checked { rows, tables, bytes } = check(&target, manifest, *at_once).await?;
+    let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
     let mut session = target.connect().await?;
     writable(&mut session).await?;
     // Nobody has used what was there: it has handed nothing out.

@@ -112,8 +112,8 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str, method: Met
             "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
             backup.shown.id,
             backup.taken_at,
-            manifest.rows(),
-            manifest.tables(),
+            manifest.database.rows(),
+            manifest.database.tables(),
             bytes::human(ready.free),
             bytes::human(ready.needed),
         ),
@@ -147,14 +147,14 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
     if wanted.method == Method::InPlace && present != Present::Unfinished {
-        clear::refuse_what_is_not_synapse_s(&mut session, manifest, &connection.database).await?;
+        clear::refuse_what_is_not_synapse_s(&mut session, &manifest.database, &connection.database).await?;
     }
-    if manifest.postgres_version / 10_000 > server.version() / 10_000 {
+    if manifest.database.postgres_version / 10_000 > server.version() / 10_000 {
         return Err(TaskError::terminal(
             "PostgresTooOld",
             format!(
                 "The backup is of PostgreSQL {}, and this is PostgreSQL {}: a dump cannot go back to an older one.",
-                manifest.postgres_version / 10_000,
+                manifest.database.postgres_version / 10_000,
                 server.version() / 10_000
             ),
         ));
@@ -162,7 +162,7 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     present.can_be_followed_by(manifest)?;
     let wal = disk::wal(&mut session).await?;
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
-    let needed = disk::needed_for_new(manifest.database_bytes, wal);
+    let needed = disk::needed_for_new(manifest.database.database_bytes, wal);
     let free = free_space(connection, wanted, needed)?;
     drop((session, second));
     Ok(Ready { server, chosen, present, programs, needed, free })

@@ -99,7 +99,7 @@ enum Object {
 
 /// Every document is a Secret or a ConfigMap with something in it.
 async fn config_is_readable(repository: &Repository, manifest: &Manifest) -> Result<String> {
-    let Some(part) = manifest.parts.get(CONFIG_FILE) else {
+    let Some(part) = manifest.database.parts.get(CONFIG_FILE) else {
         return Ok("it holds no configuration".to_owned());
     };
     let text = repository.fetch(&part.snapshot, CONFIG_FILE).await?;

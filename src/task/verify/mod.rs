@@ -14,6 +14,7 @@ use std::{path::PathBuf, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    authentication::Whose,
     backup::{list::Inventory, manifest::Manifest, marks::Mark},
     output::progress,
     report::{Report, Result, StepResult, TaskError, Verdict},
@@ -121,18 +122,37 @@ impl Drill {
         checks::is_of(manifest, source)?;
         progress(&format!("restores the backup of {}", manifest.taken_at.0));
 
-        let server = server::ready(&self.arguments, manifest.postgres_version).await?;
-        let programs = Programs::of(manifest.postgres_version).await?;
+        let server = server::ready(&self.arguments, manifest.newest_postgres()).await?;
+        let programs = Programs::of(manifest.newest_postgres()).await?;
         let target = server::make_database(&server, database).await?;
-        let filling =
-            Filling { repository, manifest, target: &target, programs: &programs, scratch, at_once: *at_once };
+        let filling = Filling {
+            repository,
+            dump: &manifest.database,
+            target: &target,
+            programs: &programs,
+            scratch,
+            at_once: *at_once,
+        };
         // Rights of roles are not told of: this server has none.
         filling.fill().await?;
         progress("counts the rows");
-        let checked = check(&target, manifest, *at_once).await?;
+        let checked = check(&target, Whose::Synapse, &manifest.database, *at_once).await?;
         let mut seen = checks::all(&target, repository, manifest).await?;
         if let Some(media) = &manifest.media {
             seen = format!("{seen}, {}", media::check(repository, media).await?);
+        }
+        if let Some(service) = &manifest.authentication_service {
+            let dump = &service.database;
+            let restored = async {
+                let target = server::make_another(&server, &format!("{database}_mas"), &dump.locale).await?;
+                let programs = &programs;
+                let filling = Filling { repository, dump, target: &target, programs, scratch, at_once: *at_once };
+                filling.fill().await?;
+                check(&target, Whose::AuthenticationService, dump, *at_once).await
+            };
+            let Checked { rows, tables, .. } =
+                restored.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
+            seen = format!("{seen}, and {rows} rows of {tables} tables of the Matrix Authentication Service as well");
         }
         Ok((checked, seen))
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Arguments;
 use crate::{
     api::postgres::TlsMode,
-    postgres::{Application, Credentials, Explain, Target},
+    postgres::{Application, Credentials, Explain, Locale, Target},
     synapse::database,
     task::{
         output::progress,
@@ -61,13 +61,28 @@ pub async fn ready(arguments: &Arguments, wanted: i32) -> Result<Target> {
     Ok(target)
 }
 
-/// Makes the database, as Synapse wants it.
+/// Makes the database that Synapse's is restored into.
 ///
 /// # Errors
 /// Those of PostgreSQL; also where there is one of that name.
 pub async fn make_database(server: &Target, name: &str) -> Result<Target> {
+    make(server, name, &database::locale()).await
+}
+
+/// Makes the database that another one is restored into. Where the image lacks its locale, with Synapse's: text has another
+/// order in it, and the same rows.
+///
+/// # Errors
+/// Those of PostgreSQL; also where there is one of that name.
+pub async fn make_another(server: &Target, name: &str, locale: &Locale) -> Result<Target> {
+    let is_known = locale.is_known(&mut server.connect().await?).await?;
+    let locale = if is_known { locale.clone() } else { database::locale() };
+    make(server, name, &locale).await
+}
+
+async fn make(server: &Target, name: &str, locale: &Locale) -> Result<Target> {
     let mut session = server.connect().await?;
-    let creation = database::creation(name, None, session.version);
+    let creation = locale.creation(name, None, session.version);
     session.execute(&creation).await.explain("making the database for the drill")?;
     Ok(server.to(name))
 }

@@ -1,5 +1,6 @@
 //! A private PostgreSQL, databases to spoil, and the program under test.
 
+mod authentication;
 #[path = "../../support/authority.rs"]
 mod authority;
 mod daemon;
@@ -9,9 +10,10 @@ mod program;
 mod repository;
 mod server;
 
+pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
 pub use database::{Database, execute};
 pub use pooler::Pooler;
-pub use program::{Finished, Program};
+pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
 

@@ -88,13 +88,18 @@ impl Program {
 
     /// Mounts the Secret of a role that may make databases.
     pub fn administrator(self, username: &str) -> Self {
-        let directory = self.mounts.path().join("administrator");
-        fs::create_dir(&directory).expect("a directory");
-        for (name, value) in [("username", username), ("password", PASSWORD)] {
-            fs::write(directory.join(name), value).expect("a mounted key");
-        }
-        let directory = directory.display().to_string();
+        let directory = self.mounted("administrator", username, PASSWORD);
         self.with(&["--admin-credentials-dir", &directory])
+    }
+
+    /// Mounts one more Secret of a role; its directory.
+    pub fn mounted(&self, name: &str, username: &str, password: &str) -> String {
+        let directory = self.mounts.path().join(name);
+        fs::create_dir(&directory).expect("a directory");
+        for (key, value) in [("username", username), ("password", password)] {
+            fs::write(directory.join(key), value).expect("a mounted key");
+        }
+        directory.display().to_string()
     }
 
     /// Mounts a Secret without this key.

@@ -139,6 +139,12 @@ impl Repository {
         held
     }
 
+    /// From now on restic ends with the task that started it, as it does in a container.
+    pub fn ends_with_the_task(&self) {
+        let held = self.hold(Moment::Before, "never among the arguments");
+        fs::remove_file(held).expect("a file");
+    }
+
     /// `restic`, which must succeed; what it printed.
     pub fn restic(&self, arguments: &[&str]) -> String {
         let output = Command::new(PROGRAMS.join("restic"))
@@ -172,10 +178,10 @@ impl Repository {
         self.restic(&["list", "locks", "--no-lock"])
     }
 
-    /// Writes a file of a snapshot to the folder of the test.
+    /// Writes a file of a snapshot to the folder of the test, whoever holds a lock.
     pub fn fetch(&self, snapshot: &str, file: &str) -> PathBuf {
         let path = self.folder.path().join(format!("{snapshot:.8}-{file}"));
-        self.restic(&["dump", "--target", &path.display().to_string(), snapshot, &format!("/{file}")]);
+        self.restic(&["dump", "--no-lock", "--target", &path.display().to_string(), snapshot, &format!("/{file}")]);
         path
     }
 
@@ -190,9 +196,9 @@ impl Repository {
         summary.and_then(|summary| Some(summary["snapshot_id"].as_str()?.to_owned())).expect("an id")
     }
 
-    /// The snapshots with a tag, as restic lists them.
+    /// The snapshots with a tag, as restic lists them, whoever holds a lock.
     pub fn list(&self, tag: &str) -> Vec<serde_json::Value> {
-        serde_json::from_str(&self.restic(&["snapshots", "--json", "--tag", tag])).expect("JSON")
+        serde_json::from_str(&self.restic(&["snapshots", "--json", "--no-lock", "--tag", tag])).expect("JSON")
     }
 
     /// Ids of the snapshots with a tag.

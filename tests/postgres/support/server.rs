@@ -17,10 +17,10 @@ use super::{
 /// Password of every role. No output of ours may ever hold it.
 pub const PASSWORD: &str = "never-print-me-9d1f";
 
-/// Roles: `synapse` owns the databases; `stranger` is somebody else; `unwelcome` is refused by pg_hba.conf; `databases` may
-/// make and rename databases of `synapse`.
-const ROLES: &str = "CREATE ROLE synapse LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE unwelcome LOGIN; \
-                     CREATE ROLE databases LOGIN CREATEDB; GRANT synapse TO databases;";
+/// Roles: `synapse` owns the databases, `mas` those of the Matrix Authentication Service; `stranger` is somebody else;
+/// `unwelcome` is refused by pg_hba.conf; `databases` may make and rename databases of `synapse` and `mas`.
+const ROLES: &str = "CREATE ROLE synapse LOGIN; CREATE ROLE mas LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE unwelcome LOGIN; \
+                     CREATE ROLE databases LOGIN CREATEDB; GRANT synapse, mas TO databases;";
 
 /// Who may come in: everybody with a password over the loopback, the tests themselves without.
 const PG_HBA: &str = "\
@@ -79,7 +79,7 @@ impl Server {
         ];
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).chain(ssl).collect();
         let server = Self::start(directory, programs, &settings, volume);
-        let passwords = ["synapse", "stranger", "unwelcome", "databases"]
+        let passwords = ["synapse", "mas", "stranger", "unwelcome", "databases"]
             .map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
         server.psql("postgres", &format!("{ROLES}{}", passwords.concat()));
         server
