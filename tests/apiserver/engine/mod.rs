@@ -17,6 +17,7 @@ mod rights;
 mod schedule;
 mod shutdown;
 mod trouble;
+mod unfinished;
 
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         restore::tests(),
         rights::tests(),
         trouble::tests(),
+        unfinished::tests(),
     ]
     .concat()
 }
