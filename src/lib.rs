@@ -7,6 +7,7 @@ pub mod api;
 pub mod bytes;
 pub mod context;
 pub mod controller;
+pub mod deletion;
 pub mod error;
 pub mod inspection;
 pub mod metrics;

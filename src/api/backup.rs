@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conditions::{self, Conditions, Type},
+    deletion::{Deletion, DeletionPolicy},
     downtime::Downtime,
     jobs::JobSettings,
     operation::{OperationStatus, Run, any_object},
+    origins::{self, OtherOrigin},
     references::SynapseRef,
     repository::Repository,
     retention::Retention,
@@ -80,6 +82,10 @@ pub struct SynapseBackupSpec {
     /// When the newest backup is restored for a test into a PostgreSQL that is thrown away. Without it: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verification>,
+    /// What becomes of the backups when this object is deleted. Delete: they go out of the repository first, and the object waits
+    /// for that. What is there when it is deleted counts, so Retain lets one go that waits.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
     /// Takes the homeserver down meanwhile. It need not be: the backup is of one moment either way.
     #[serde(default)]
     pub quiesce: bool,
@@ -121,6 +127,17 @@ pub struct BackupStatus {
     /// The moment of the newest backup that was restored for a test and found whole, by PostgreSQL's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verified_at: Option<Time>,
+    /// Other objects' backups of the same homeserver in the repository. They are left alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub other_origins: Vec<OtherOrigin>,
+    /// How the Jobs of the last run looked: the Synapse object may be gone when this one's data are to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub jobs: Option<JobSettings>,
+    /// The deletion of the data, where the object is being deleted with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
     /// The drills, an operation beside that of the backups, with the same fields. The condition `Verified` has what came of
     /// the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,12 +177,19 @@ pub struct BackupSnapshot {
 impl BackupStatus {
     /// Takes the engine's memory, and from a step that listed the repository what it saw.
     pub fn absorb(&mut self, mut operation: OperationStatus) {
-        let steps = operation.run.iter_mut().flat_map(|run| &mut run.steps);
-        for listed in steps.filter_map(|step| step.result.as_mut()?.backups.take()) {
-            self.last_success_at = listed.newest.first().and_then(|newest| newest.taken_at.clone());
-            self.snapshot_count = Some(listed.count);
-            self.last_verified_at = listed.verified;
-            self.snapshots = listed.newest;
+        let OperationStatus { run, conditions, .. } = &mut operation;
+        if let Some(run) = run {
+            self.jobs = run.synapse.as_ref().map(|pinned| pinned.spec.jobs.clone()).or(self.jobs.take());
+            for step in &mut run.steps {
+                let Some(listed) = step.result.as_mut().and_then(|result| result.backups.take()) else { continue };
+                let seen_at = step.finished_at.as_ref().unwrap_or(&run.started_at);
+                origins::tell(conditions, &listed.others, run.generation, seen_at.0);
+                self.last_success_at = listed.newest.first().and_then(|newest| newest.taken_at.clone());
+                self.snapshot_count = Some(listed.count);
+                self.last_verified_at = listed.verified;
+                self.snapshots = listed.newest;
+                self.other_origins = listed.others;
+            }
         }
         self.operation = operation;
     }
@@ -227,6 +251,10 @@ pub struct ListedBackups {
     /// The newest first, at most twenty.
     #[schemars(length(max = 20))]
     pub newest: Vec<BackupSnapshot>,
+    /// Backups of the same homeserver that other objects made, at most twenty of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub others: Vec<OtherOrigin>,
 }
 
 impl ListedBackups {
@@ -237,7 +265,7 @@ impl ListedBackups {
         let verified = all.iter().find(|backup| backup.verified_at.is_some());
         let verified = verified.and_then(|backup| backup.taken_at.clone());
         all.truncate(LISTED);
-        Self { count, verified, newest: all }
+        Self { count, verified, newest: all, others: Vec::new() }
     }
 }
 

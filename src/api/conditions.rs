@@ -26,6 +26,10 @@ pub enum Type {
     RetentionFailed,
     /// A backup: the last drill restored one and found it whole. Unknown: it could not be carried out.
     Verified,
+    /// A backup: the repository has backups of the same homeserver that other objects made.
+    OtherOrigins,
+    /// A backup that is being deleted with its data: they are gone.
+    DataDeleted,
     /// Synapse: PostgreSQL can be reached and read.
     DatabaseReachable,
     /// Synapse: the database is UTF8, C, C.
@@ -45,7 +49,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -54,6 +58,8 @@ impl Type {
         Self::Quiesced,
         Self::RetentionFailed,
         Self::Verified,
+        Self::OtherOrigins,
+        Self::DataDeleted,
         Self::DatabaseReachable,
         Self::LocaleSafe,
         Self::SequencesConsistent,
@@ -75,6 +81,8 @@ impl Type {
             Self::Quiesced => "Quiesced",
             Self::RetentionFailed => "RetentionFailed",
             Self::Verified => "Verified",
+            Self::OtherOrigins => "OtherOrigins",
+            Self::DataDeleted => "DataDeleted",
             Self::DatabaseReachable => "DatabaseReachable",
             Self::LocaleSafe => "LocaleSafe",
             Self::SequencesConsistent => "SequencesConsistent",

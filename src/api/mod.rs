@@ -7,12 +7,15 @@
 pub mod backup;
 pub mod conditions;
 pub mod crds;
+pub mod deletion;
 pub mod downtime;
+pub mod dump;
 pub mod duration;
 pub mod jobs;
 pub mod maintenance;
 pub mod mounts;
 pub mod operation;
+pub mod origins;
 pub mod postgres;
 pub mod references;
 pub mod repository;
@@ -35,5 +38,9 @@ pub const MANAGER: &str = "synapse-keeper";
 pub const RUN_NOW: &str = "synapse-keeper.dev/run-now";
 /// Annotation that asks for the newest backup to be verified now.
 pub const VERIFY_NOW: &str = "synapse-keeper.dev/verify-now";
+/// Annotation with the UIDs of objects, separated by commas, whose backups count as this one's.
+pub const ADOPT_ORIGINS: &str = "synapse-keeper.dev/adopt-origins";
 /// Finalizer that an operation carries only while replica counts are out.
 pub const FINALIZER: &str = "synapse-keeper.dev/replicas";
+/// Finalizer of a backup whose data go with it.
+pub const DATA_FINALIZER: &str = "synapse-keeper.dev/data";

@@ -37,6 +37,7 @@ pub use self::{client::client, options::Options, watches::Scope};
 use crate::{
     api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore},
     context::{Config, Context},
+    deletion,
     error::Error,
     inspection,
     metrics::Metrics,
@@ -151,10 +152,12 @@ async fn controllers_of_kinds(
     let (maintenances, maintenance_controller) = operations(watches, &watches.maintenances);
     let (backups, backup_controller) = operations(watches, &watches.backups);
     let drills = watches
-        .drill_controller(&backups)
+        .controller_beside(&backups)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .owns_stream(heard(&watches.jobs))
         .reconcile_all_on(watches.uninstalling.listen());
+    let deletions =
+        watches.controller_beside(&backups).with_config(controller::Config::default().concurrency(CONCURRENCY));
     let (restores, restore_controller) = operations(watches, &watches.restores);
     let (synapses, synapse_controller) = watches.synapse_controller();
 
@@ -188,6 +191,7 @@ async fn controllers_of_kinds(
             drive_operations(maintenance_controller, context, shutdown),
             drive_operations(backup_controller, context, shutdown),
             drive(Drill::NAME, drills, drill, context.clone(), shutdown.clone()),
+            drive("Deletion", deletions, deletion::reconcile::reconcile, context.clone(), shutdown.clone()),
             drive_operations(restore_controller, context, shutdown),
             drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
         )

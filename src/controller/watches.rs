@@ -145,8 +145,8 @@ impl Watches {
         self.controller_of_ours(slim, heard)
     }
 
-    /// A second controller of the backups, beside the one that fills this store.
-    pub fn drill_controller(&self, backups: &Store<SynapseBackup>) -> Controller<SynapseBackup> {
+    /// Another controller of the backups, beside the one that fills this store.
+    pub fn controller_beside(&self, backups: &Store<SynapseBackup>) -> Controller<SynapseBackup> {
         let wanted = predicates::generation.combine(predicates::annotations);
         let heard = self.backups.listen().map(Ok).predicate_filter(wanted, PredicateConfig::default());
         let itself = |backup: PartialObjectMeta<SynapseBackup>| {

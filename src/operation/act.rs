@@ -48,8 +48,8 @@ pub async fn act<K: Operation>(
         Action::PublishCounts => write_lease(&leases, subject, &subject.identity(), false).await,
         Action::KeepDown => write_lease(&leases, subject, &subject.identity(), true).await,
         Action::ReleaseLease => release_lease(&leases, subject).await,
-        Action::AddFinalizer => set_finalizer(context, object, true).await,
-        Action::RemoveFinalizer => set_finalizer(context, object, false).await,
+        Action::AddFinalizer => set_finalizer(context, object, FINALIZER, true).await,
+        Action::RemoveFinalizer => set_finalizer(context, object, FINALIZER, false).await,
         Action::Scale(changes) => scale_all(client, namespace, changes).await,
         Action::CreateJob(index) => {
             match jobs.create(&in_our_name(), &build_job(context, subject, object, *index, now)).await {
@@ -62,14 +62,7 @@ pub async fn act<K: Operation>(
             let Some(run) = &subject.status.run else { return Ok(()) };
             sweep_jobs(&jobs, &subject.uid, subject.lane, Some(run.number)).await
         }
-        Action::ClearJobs => {
-            // Foreground: a Job is gone only when its Pods are, and their volumes with them.
-            let of_lane = ListParams::default().labels(&job::of_owner(&subject.uid, subject.lane));
-            for left in jobs.list(&of_lane).await?.items {
-                remove(&jobs, &left.name_any(), &DeleteParams::foreground()).await?;
-            }
-            Ok(())
-        }
+        Action::ClearJobs => clear_jobs(&jobs, &job::of_owner(&subject.uid, subject.lane)).await,
         Action::DeleteJob(index) => {
             let Some(run) = &subject.status.run else { return Ok(()) };
             let step = &run.steps[*index];
@@ -78,6 +71,18 @@ pub async fn act<K: Operation>(
             remove(&jobs, &name, &DeleteParams::foreground()).await
         }
     }
+}
+
+/// Deletes the Jobs with these labels and lets their Pods end.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn clear_jobs(jobs: &Api<Job>, selector: &str) -> kube::Result<()> {
+    for left in jobs.list(&ListParams::default().labels(selector)).await?.items {
+        // Foreground: a Job is gone only when its Pods are, and their volumes with them.
+        remove(jobs, &left.name_any(), &DeleteParams::foreground()).await?;
+    }
+    Ok(())
 }
 
 /// Deletes the Jobs of an owner's lane, but for those of the run `kept`. They have served: results are in the status.
@@ -139,11 +144,20 @@ pub async fn delete_lease(leases: &Api<Lease>, held: &Lease) -> kube::Result<()>
     remove(leases, &held.name_any(), &params).await
 }
 
-async fn set_finalizer<K: Operation>(context: &Context, object: &K, wanted: bool) -> kube::Result<()> {
+/// Puts a finalizer on an object, or takes it off. An object that is gone is no error.
+///
+/// # Errors
+/// What the API server answers; 409 if the object has changed.
+pub async fn set_finalizer<K: Operation>(
+    context: &Context,
+    object: &K,
+    finalizer: &str,
+    wanted: bool,
+) -> kube::Result<()> {
     let mut finalizers = object.finalizers().to_vec();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    finalizers.retain(|present| present != finalizer);
     if wanted {
-        finalizers.push(FINALIZER.to_owned());
+        finalizers.push(finalizer.to_owned());
     }
     let api: Api<K> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     // The resourceVersion keeps another controller's finalizer from being lost.
@@ -176,14 +190,13 @@ fn build_job<K: Operation>(
         owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
         lane: subject.lane,
         synapse: &pinned.name,
-        spec: &pinned.spec,
+        settings: &pinned.spec.jobs,
         image: run.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
-        database: match step.database {
-            DatabaseAccess::None => job::Database::Untold,
-            DatabaseAccess::Connection => job::Database::Connection,
-            DatabaseAccess::WithDisk => job::Database::WithVolume,
-        },
+        database: (step.database != DatabaseAccess::None).then_some(job::Database {
+            postgres: &pinned.spec.postgres,
+            with_volume: step.database == DatabaseAccess::WithDisk,
+        }),
         nodes: claims::nodes(step, &pinned.spec, &run.claims),
         step: &step.name,
         run: run.number,

@@ -25,10 +25,9 @@ use super::lease::{MANAGED_BY, SYNAPSE_LABEL};
 use crate::{
     api::{
         MANAGER,
-        jobs::Resources,
+        jobs::{JobSettings, Resources},
         mounts::{Mount, Source},
         postgres::Postgres,
-        synapse::SynapseSpec,
         verification::ScratchServer,
     },
     recipes::Lane,
@@ -51,12 +50,11 @@ const CA: &str = "/var/run/synapse-keeper/postgres-ca";
 const DATA_VOLUME: &str = "/var/run/synapse-keeper/postgres-data";
 
 /// What a Job is told of the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Database {
-    Untold,
-    Connection,
-    /// Also `postgres.dataVolume`, where there is one.
-    WithVolume,
+#[derive(Clone, Copy, Debug)]
+pub struct Database<'a> {
+    pub postgres: &'a Postgres,
+    /// `postgres.dataVolume` is mounted, where there is one.
+    pub with_volume: bool,
 }
 
 /// What makes one Job different from another.
@@ -69,10 +67,11 @@ pub struct Blueprint<'a> {
     pub lane: &'a Lane,
     /// Name of the `Synapse` object.
     pub synapse: &'a str,
-    pub spec: &'a SynapseSpec,
+    pub settings: &'a JobSettings,
     pub image: &'a str,
     pub image_pull_policy: &'a str,
-    pub database: Database,
+    /// `None`: nothing, not even its password.
+    pub database: Option<Database<'a>>,
     /// Where it must run: a ReadWriteOnce volume would not attach elsewhere.
     pub nodes: Vec<&'a str>,
     /// `preflight`, `inspect` or the step's name; part of the Job's name.
@@ -109,7 +108,7 @@ pub fn of_owner(uid: &str, lane: &Lane) -> String {
 
 /// Builds a Job.
 pub fn build(blueprint: &Blueprint<'_>) -> Job {
-    let settings = &blueprint.spec.jobs;
+    let settings = blueprint.settings;
     let mut labels = settings.labels.clone();
     labels.extend(labels_of(blueprint));
     let metadata = ObjectMeta {
@@ -152,8 +151,8 @@ fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
 }
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
-    let settings = &blueprint.spec.jobs;
-    let (mut volumes, mut volume_mounts) = volumes(&blueprint.spec.postgres, blueprint.database);
+    let settings = blueprint.settings;
+    let (mut volumes, mut volume_mounts) = volumes(blueprint.database);
     for (index, mount) in blueprint.mounts.iter().enumerate() {
         let name = format!("mount-{index}");
         volume_mounts.push(mounted(&name, mount));
@@ -219,11 +218,8 @@ fn restricted() -> SecurityContext {
 
 /// The task, its own arguments, and those of the connection.
 fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
-    let postgres = &blueprint.spec.postgres;
     let mut args = blueprint.args.clone();
-    if blueprint.database == Database::Untold {
-        return args;
-    }
+    let Some(Database { postgres, with_volume }) = blueprint.database else { return args };
     args.extend([
         format!("--host={}", postgres.host),
         format!("--port={}", postgres.port),
@@ -237,7 +233,7 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     if let Some(ca) = &postgres.tls.ca_secret {
         args.push(format!("--ca-file={CA}/{}", ca.key));
     }
-    if postgres.data_volume.is_some() && blueprint.database != Database::Connection {
+    if postgres.data_volume.is_some() && with_volume {
         args.push(format!("--data-volume={DATA_VOLUME}"));
     }
     args.extend(postgres.ignore_sessions.iter().map(|session| format!("--ignore-session={session}")));
@@ -283,13 +279,11 @@ fn mounted(volume: &str, mount: &Mount) -> VolumeMount {
 }
 
 /// A place for scratch files, and what the connection needs.
-fn volumes(postgres: &Postgres, database: Database) -> (Vec<Volume>, Vec<VolumeMount>) {
+fn volumes(database: Option<Database<'_>>) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mut volumes =
         vec![Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
     let mut mounts = vec![VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() }];
-    if database == Database::Untold {
-        return (volumes, mounts);
-    }
+    let Some(Database { postgres, with_volume }) = database else { return (volumes, mounts) };
     let keys = [("username", "username"), ("password", "password")];
     volumes.push(secret_volume("postgres", &postgres.credentials.secret_name, Some(&keys)));
     mounts.push(VolumeMount {
@@ -302,7 +296,6 @@ fn volumes(postgres: &Postgres, database: Database) -> (Vec<Volume>, Vec<VolumeM
         let source = Source::SecretKey { name: ca.name.clone(), key: ca.key.clone(), file: ca.key.clone() };
         ("postgres-ca", Mount { path: CA.to_owned(), source })
     });
-    let with_volume = database == Database::WithVolume;
     let data = postgres.data_volume.as_ref().filter(|_| with_volume).map(|data| {
         let source = Source::Claim { name: data.claim_name.clone(), writable: false };
         ("postgres-data", Mount { path: DATA_VOLUME.to_owned(), source })

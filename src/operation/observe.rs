@@ -87,7 +87,8 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
     }
     if !subject.lane.holds_homeserver {
         if observed.job.is_none() && !subject.lane.keeps_jobs {
-            observed.jobs_left = jobs_left(context, subject).await?;
+            let of_lane = job::of_owner(&subject.uid, subject.lane);
+            observed.jobs_left = jobs_left(context, &subject.namespace, &of_lane).await?;
         }
         return Ok(observed);
     }
@@ -135,12 +136,15 @@ fn is_lost(object: &impl ResourceExt, now: Timestamp) -> bool {
     deadline.is_some_and(|deadline| now.duration_since(deadline.0) > TASK_STOPS_WITHIN)
 }
 
-/// The Jobs of a lane, but for those of a lost node, which never go.
-async fn jobs_left(context: &Context, subject: &Subject) -> kube::Result<Vec<JobLeft>> {
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &subject.namespace);
-    let of_lane = ListParams::default().labels(&job::of_owner(&subject.uid, subject.lane));
+/// The Jobs with these labels, but for those of a lost node, which never go.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn jobs_left(context: &Context, namespace: &str, selector: &str) -> kube::Result<Vec<JobLeft>> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), namespace);
     let now = Timestamp::now();
-    let left = api.list(&of_lane).await?.items.into_iter().filter(|job| !is_lost(job, now));
+    let left =
+        api.list(&ListParams::default().labels(selector)).await?.items.into_iter().filter(|job| !is_lost(job, now));
     Ok(left.map(|job| JobLeft { name: job.name_any(), is_going: job.metadata.deletion_timestamp.is_some() }).collect())
 }
 
@@ -275,7 +279,7 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
     let Some(found) = jobs.get_opt(name).await? else { return Ok(None) };
     let mut observed = ObservedJob {
         uid: found.uid().unwrap_or_default(),
-        ours: found.owner_references().iter().any(|owner| owner.uid == owner_uid),
+        ours: belongs_to(&found, owner_uid),
         deleted_at: found.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         state: job_state(&found),
         report: None,
@@ -311,6 +315,13 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
         }
     }
     Ok(Some(observed))
+}
+
+/// Whose it is. One without an owner, which goes on while that is being deleted, has its label.
+fn belongs_to(job: &Job, owner_uid: &str) -> bool {
+    let owners = job.owner_references();
+    let is_labelled = || job.labels().get(job::OWNER_UID).is_some_and(|uid| uid == owner_uid);
+    owners.iter().any(|owner| owner.uid == owner_uid) || (owners.is_empty() && is_labelled())
 }
 
 /// Why the kubelet ended a Pod, in its words: `Evicted: The node was low on resource: memory.`

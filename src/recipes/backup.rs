@@ -58,6 +58,7 @@ impl Operation for SynapseBackup {
             init: self.status.as_ref().is_none_or(|status| status.last_success_at.is_none()),
             server_name: homeserver.server_name.clone(),
             origin: self.uid().unwrap_or_default(),
+            adopted: self.adopted_origins(),
         };
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, destination.clone()));

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
+use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -84,7 +84,7 @@ impl Operation for Drill {
         let source = Source {
             place: place(&self.0.spec.repository),
             server_name: homeserver.server_name.clone(),
-            origin: self.0.uid(),
+            origins: self.0.origins(),
             snapshot: newest.id.clone(),
             before: None,
         };

@@ -5,13 +5,15 @@
 
 mod authentication;
 mod backup;
+mod deletion;
 mod drill;
+mod dump;
 pub mod lane;
 mod maintenance;
 mod repository;
 mod restore;
 
-pub use self::{drill::Drill, lane::Lane};
+pub use self::{deletion::deletion, drill::Drill, lane::Lane};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};

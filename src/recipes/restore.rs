@@ -5,12 +5,12 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use super::{
-    Operation, RecipeStep, Request, Sight,
+    Operation, RecipeStep, Request, Sight, dump,
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
     api::{
-        SynapseRestore, SynapseSpec,
+        SynapseBackup, SynapseRestore, SynapseSpec,
         backup::Content,
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
@@ -21,7 +21,7 @@ use crate::{
     operation::observed::Refusal,
     task::{
         preflight::Check,
-        restore::{Administrator, Source, Wanted, WantedMedia},
+        restore::{Administrator, Source, Terms, Wanted, WantedMedia},
     },
 };
 
@@ -48,32 +48,39 @@ impl Operation for SynapseRestore {
 
     fn steps(&self, Sight { homeserver, backup }: Sight<'_>) -> Vec<RecipeStep> {
         let from = &self.spec.from;
-        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
-            return Vec::new();
-        };
         let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
         let administrator =
             Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
+        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
+        let terms = Terms {
+            administrator: administrator.clone(),
+            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
+            existing: self.spec.database.existing,
+            free_space: self.spec.database.free_space.clone(),
+        };
+        let swap = self.swap(&administrator, administrator_mount.clone());
+        if let Some(dump) = &from.dump {
+            return vec![dump::database(dump, homeserver, terms, administrator_mount), swap];
+        }
+        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
+            return Vec::new();
+        };
         let wanted = Wanted {
             source: Source {
                 place: place(repository),
                 server_name: homeserver.server_name.clone(),
-                origin: backup.and_then(ResourceExt::uid),
+                origins: backup.map(SynapseBackup::origins).unwrap_or_default(),
                 snapshot: from.snapshot.clone(),
                 before: from.before(),
             },
-            administrator: administrator.clone(),
-            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
             method: self.spec.database.method,
-            existing: self.spec.database.existing,
-            free_space: self.spec.database.free_space.clone(),
+            terms,
         };
-        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
-        let database = database(&wanted, repository, administrator_mount.clone());
+        let database = database(&wanted, repository, administrator_mount);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
         let steps = match self.spec.database.method {
-            Method::Beside => [Some(database), media, Some(self.swap(&administrator, administrator_mount))],
+            Method::Beside => [Some(database), media, Some(swap)],
             Method::InPlace => [media, Some(self.in_place(database, &administrator)), None],
         };
         steps.into_iter().flatten().collect()

@@ -7,6 +7,7 @@ mod download;
 mod errors;
 mod files;
 mod locks;
+mod lookup;
 mod repository;
 mod upload;
 
@@ -14,5 +15,6 @@ pub use download::Download;
 pub use errors::{DAMAGED, KILLED, MISSING};
 pub use files::{File, Refused, RestoredFiles, StoredFiles};
 pub use locks::Wants;
+pub use lookup::StoredFile;
 pub use repository::{Listed, Opened, Repository};
 pub use upload::{Stored, Upload, collect};

@@ -28,9 +28,6 @@ const PROGRAM: &str = "restic";
 /// that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// A list reads every snapshot's file once; the cache is new with each task.
-const LIST_WITHIN: Duration = Duration::from_secs(600);
-
 /// With the wait for another's lock.
 const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
 
@@ -105,6 +102,9 @@ struct Config {
 }
 
 impl Repository {
+    /// A list reads every snapshot's file once; the cache is new with each task.
+    pub(super) const LIST_WITHIN: Duration = Duration::from_secs(600);
+
     /// Reads a mounted Secret: every key that could name an environment variable (`RESTIC_REPOSITORY`, `RESTIC_PASSWORD`,
     /// `AWS_ACCESS_KEY_ID`, …) becomes one, and `ca.crt` is the authority of the server's certificate. The password stays
     /// in its file. `location` is where the repository is, instead of `RESTIC_REPOSITORY`; restic's cache and scratch files go
@@ -197,12 +197,12 @@ impl Repository {
         Upload::start(command, self.clone(), name)
     }
 
-    /// The snapshots that carry all of these tags. Without a lock, so that it need not wait for a prune.
+    /// The snapshots that carry all tags of one of these sets. Without a lock, so that it need not wait for a prune.
     ///
     /// # Errors
     /// What restic answers.
-    pub async fn list(&self, tags: &[String]) -> Result<Vec<Listed>> {
-        self.list_and_complaints(tags).await.map(|(listed, _)| listed)
+    pub async fn list(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
+        self.list_and_complaints(any_of).await.map(|(listed, _)| listed)
     }
 
     /// The same, where every snapshot of the repository can be read: for who takes away what seems to belong to nothing. restic
@@ -210,14 +210,16 @@ impl Repository {
     ///
     /// # Errors
     /// Transient, `RepositoryDamaged`. What restic answers.
-    pub async fn list_all(&self, tags: &[String]) -> Result<Vec<Listed>> {
-        let (listed, complaints) = self.list_and_complaints(tags).await?;
+    pub async fn list_all(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
+        let (listed, complaints) = self.list_and_complaints(any_of).await?;
         errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
     }
 
-    async fn list_and_complaints(&self, tags: &[String]) -> Result<(Vec<Listed>, String)> {
-        let arguments = ["snapshots", "--json", "--no-lock", "--tag", &tags.join(",")];
-        let (json, complaints) = self.say(&arguments, LIST_WITHIN).await?;
+    async fn list_and_complaints(&self, any_of: &[Vec<String>]) -> Result<(Vec<Listed>, String)> {
+        let sets: Vec<String> = any_of.iter().map(|tags| tags.join(",")).collect();
+        let mut arguments = vec!["snapshots", "--json", "--no-lock"];
+        arguments.extend(sets.iter().flat_map(|set| ["--tag", set]));
+        let (json, complaints) = self.say(&arguments, Self::LIST_WITHIN).await?;
         let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
             TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
         })?;
@@ -230,7 +232,7 @@ impl Repository {
     /// What restic answers. Content that does not have its checksum any more is one of them.
     pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
         let file = format!("/{file}");
-        self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
+        self.run(&[self.dump(), vec![snapshot, &file]].concat(), Self::LIST_WITHIN).await
     }
 
     /// Begins to read a file of a snapshot, however large.
@@ -284,7 +286,7 @@ impl Repository {
     }
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.
-    async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
+    pub(super) async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
         self.say(arguments, within).await.map(|(said, _)| said)
     }
 

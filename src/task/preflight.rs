@@ -17,7 +17,7 @@ use crate::{
     synapse::database,
     task::{
         arguments::Connection,
-        backup,
+        backup, dump,
         output::progress,
         report::{PreflightFindings, TablePlan, TaskError},
         restore,
@@ -43,6 +43,7 @@ pub enum Check {
     Backup(Box<backup::Wanted>),
     Media(backup::media::MediaStore),
     Restore(Box<restore::Wanted>),
+    RestoreDump(Box<dump::Wanted>),
     RestoreMedia(restore::WantedMedia),
 }
 
@@ -93,15 +94,15 @@ fn cursor(text: &str) -> std::result::Result<(String, String), String> {
 /// # Errors
 /// The first thing that would make a step fail.
 pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
-    let wanted = arguments.steps.iter().find_map(|(_, check)| match check {
-        Check::Restore(wanted) => Some(wanted),
-        _ => None,
-    });
-    match wanted {
-        // There may be no database yet to look at.
-        Some(wanted) => restore::preflight(&arguments.connection, wanted, &arguments.steps).await,
-        None => look(arguments).await,
+    // There may be no database yet to look at.
+    for (name, check) in &arguments.steps {
+        match check {
+            Check::Restore(wanted) => return restore::preflight(&arguments.connection, wanted, &arguments.steps).await,
+            Check::RestoreDump(wanted) => return dump::preflight(&arguments.connection, wanted, name).await,
+            _ => {}
+        }
     }
+    look(arguments).await
 }
 
 /// What needs the homeserver's database.
@@ -131,7 +132,7 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
             }
             Check::Backup(wanted) => backup::check(&arguments.connection, &mut session, name, wanted).await?,
             Check::Media(store) => store.check(&mut session, name).await?,
-            Check::Restore(_) | Check::RestoreMedia(_) => continue,
+            Check::Restore(_) | Check::RestoreDump(_) | Check::RestoreMedia(_) => continue,
         };
         // The offline steps stand in one downtime, one after the other.
         let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();

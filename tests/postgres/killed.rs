@@ -92,7 +92,7 @@ async fn a_retention_never_tears_a_backup_apart_and_never_takes_the_newest() {
 
     for (moment, repository) in copies.iter().enumerate() {
         keep_one(moment).run().await.result();
-        assert_eq!(whole_backups(repository), [newest.clone()], "moment {moment}");
+        assert_eq!(whole_backups(repository), std::slice::from_ref(&newest), "moment {moment}");
         assert_eq!(repository.snapshots(ALL).len(), 6, "moment {moment}");
         is_sound(repository);
     }
@@ -107,7 +107,7 @@ async fn a_drill_takes_nothing_from_the_repository() {
     let drill = |moment: usize| verify(&repository, &made, &format!("killed_drill_{moment}"));
     let killed = killed_all_along(
         |moment| drill(moment).start(),
-        |moment| assert_eq!(whole_backups(&repository), [made.clone()], "moment {moment}"),
+        |moment| assert_eq!(whole_backups(&repository), std::slice::from_ref(&made), "moment {moment}"),
     )
     .await;
     assert!(killed > HITS, "killed only {killed} times");

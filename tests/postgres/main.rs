@@ -6,6 +6,8 @@
 mod authentication;
 mod backup;
 mod connect;
+mod delete;
+mod dump;
 mod full_disk;
 mod in_place;
 mod inspect;

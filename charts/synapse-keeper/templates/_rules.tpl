@@ -11,7 +11,7 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 - apiGroups: [synapse-keeper.dev]
   resources: [synapses/status, synapsemaintenances/status, synapsebackups/status, synapserestores/status]
   verbs: [update]
-# The finalizer of an operation, which is there only while replica counts are out.
+# The finalizer of an operation, which is there only while replica counts are out, or while data are to go first.
 - apiGroups: [synapse-keeper.dev]
   resources: [synapsemaintenances, synapsebackups, synapserestores]
   verbs: [patch]

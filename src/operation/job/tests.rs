@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::verification::ScratchVolume;
+use crate::api::{SynapseSpec, verification::ScratchVolume};
 
 const SPEC: &str = "
 serverName: example.org
@@ -23,21 +23,21 @@ jobs:
   fsGroup: 1000
 ";
 
-fn built(database: Database) -> Job {
-    built_on(database, &[])
+fn built() -> Job {
+    built_on(false, &[])
 }
 
-fn built_on(database: Database, nodes: &[&str]) -> Job {
+fn built_on(with_volume: bool, nodes: &[&str]) -> Job {
     let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
     build(&Blueprint {
         namespace: "matrix",
         owner: OwnerReference { name: "weekly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
         lane: &crate::recipes::lane::OWN,
         synapse: "example",
-        spec: &spec,
+        settings: &spec.jobs,
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
-        database,
+        database: Some(Database { postgres: &spec.postgres, with_volume }),
         nodes: nodes.to_vec(),
         step: "vacuum-1",
         run: 3,
@@ -58,10 +58,10 @@ fn built_with(mounts: &[Mount]) -> PodSpec {
         owner,
         lane: &crate::recipes::lane::OWN,
         synapse: "example",
-        spec: &spec,
+        settings: &spec.jobs,
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
-        database: Database::Untold,
+        database: None,
         nodes: Vec::new(),
         step: "database",
         run: 1,
@@ -121,7 +121,7 @@ fn names_fit_a_label_and_differ_by_everything_that_matters() {
 
 #[test]
 fn its_pod_is_restricted_and_has_no_rights() {
-    let pod = pod_of(&built(Database::Connection));
+    let pod = pod_of(&built());
     let security = pod.security_context.unwrap();
     assert_eq!(
         (security.run_as_non_root, security.run_as_user, security.fs_group),
@@ -136,7 +136,7 @@ fn its_pod_is_restricted_and_has_no_rights() {
 
 #[test]
 fn its_pod_has_every_setting() {
-    let job = built(Database::Connection);
+    let job = built();
     let annotations = job.spec.as_ref().unwrap().template.metadata.clone().unwrap().annotations.unwrap();
     assert_eq!(annotations, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
     let pod = pod_of(&job);
@@ -159,7 +159,7 @@ fn its_pod_has_every_setting() {
 
 #[test]
 fn a_missing_secret_must_not_keep_the_pod_from_starting() {
-    let pod = pod_of(&built(Database::Connection));
+    let pod = pod_of(&built());
     let secrets: Vec<_> = pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret).collect();
     assert_eq!(secrets.len(), 2);
     assert!(secrets.iter().all(|secret| secret.optional == Some(true)));
@@ -168,7 +168,7 @@ fn a_missing_secret_must_not_keep_the_pod_from_starting() {
 
 #[test]
 fn the_engine_s_labels_win_over_the_user_s() {
-    let job = built(Database::Connection);
+    let job = built();
     let labels = job.spec.unwrap().template.metadata.unwrap().labels.unwrap();
     assert_eq!(labels["sidecar.istio.io/inject"], "false");
     assert_eq!(labels[MANAGED_BY], MANAGER);
@@ -177,7 +177,7 @@ fn the_engine_s_labels_win_over_the_user_s() {
 
 #[test]
 fn the_data_volume_is_mounted_to_read_on_its_node() {
-    let pod = pod_of(&built_on(Database::WithVolume, &["node1"]));
+    let pod = pod_of(&built_on(true, &["node1"]));
     let mount = pod.containers[0].volume_mounts.iter().flatten().find(|mount| mount.name == "postgres-data").unwrap();
     assert_eq!(mount.read_only, Some(true));
     let args = pod.containers[0].args.clone().unwrap();
@@ -190,7 +190,7 @@ fn the_data_volume_is_mounted_to_read_on_its_node() {
 
 #[test]
 fn the_task_is_told_everything_but_the_password() {
-    let args = pod_of(&built(Database::Connection)).containers[0].args.clone().unwrap();
+    let args = pod_of(&built()).containers[0].args.clone().unwrap();
     for wanted in [
         "vacuum",
         "--host=postgres",
@@ -216,10 +216,10 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
             owner: OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
             lane: &crate::recipes::lane::DRILL,
             synapse: "example",
-            spec: &spec,
+            settings: &spec.jobs,
             image: "tools:1",
             image_pull_policy: "IfNotPresent",
-            database: Database::Untold,
+            database: None,
             step: "verify",
             run: 1,
             attempt: 1,

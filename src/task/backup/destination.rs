@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::place::Place;
+use crate::{api::origins::is_origin, task::place::Place};
 
 /// A homeserver's place in a repository.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +19,12 @@ pub struct Destination {
     #[arg(long)]
     pub server_name: String,
     /// Whose backups these are: the UID of an object. Another's in the same repository are left alone.
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = origin)]
     pub origin: String,
+    /// Another object's UID, whose backups count as this one's; may be given several times.
+    #[arg(long = "adopt", value_name = "UID", value_parser = origin)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<String>,
 }
 
 impl Destination {
@@ -29,13 +33,17 @@ impl Destination {
         let mut args = self.place.to_args();
         args.extend(self.init.then(|| "--init".to_owned()));
         args.extend([format!("--server-name={}", self.server_name), format!("--origin={}", self.origin)]);
+        args.extend(self.adopted.iter().map(|origin| format!("--adopt={origin}")));
         args
+    }
+
+    /// All whose backups count.
+    pub fn origins(&self) -> Vec<String> {
+        [&self.origin].into_iter().chain(&self.adopted).cloned().collect()
     }
 }
 
-/// restic takes a comma for the end of a tag.
-fn word(text: &str) -> std::result::Result<String, String> {
-    let is_word =
-        !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
-    if is_word { Ok(text.to_owned()) } else { Err("write letters, digits and - only".to_owned()) }
+/// An origin as it may stand in a tag.
+pub(super) fn origin(text: &str) -> std::result::Result<String, String> {
+    if is_origin(text) { Ok(text.to_owned()) } else { Err("write letters, digits and - only".to_owned()) }
 }

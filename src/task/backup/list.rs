@@ -6,16 +6,20 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    manifest::{APART, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, origin_tag, server_tag},
+    manifest::{APART, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, server_tag},
     marks::Mark,
+    origins::tags_of,
 };
 use crate::{
-    api::backup::{BackupSnapshot, ListedBackups},
+    api::{
+        backup::{BackupSnapshot, ListedBackups},
+        origins::OtherOrigin,
+    },
     restic::{Listed, Repository},
     task::report::{Result, TaskError},
 };
 
-/// What a repository has of an origin.
+/// What a repository has of an object's.
 #[derive(Debug, Default, PartialEq)]
 pub struct Inventory {
     /// The newest first.
@@ -24,6 +28,8 @@ pub struct Inventory {
     pub leftovers: BTreeMap<String, Vec<String>>,
     /// Of backups that were verified, also of such that are gone.
     pub marks: Vec<Mark>,
+    /// Who else has backups of the same homeserver, the one with the newest first.
+    pub others: Vec<OtherOrigin>,
 }
 
 /// A whole backup.
@@ -38,29 +44,13 @@ pub struct Backup {
     pub streams: Vec<String>,
 }
 
-/// All snapshots of an origin.
-///
-/// # Errors
-/// What restic answers.
-pub(super) async fn listed(repository: &Repository, origin: &str) -> Result<Vec<Listed>> {
-    repository.list(&[TAG.to_owned(), origin_tag(origin)]).await
-}
-
 impl Inventory {
-    /// Looks.
+    /// What these have stored.
     ///
     /// # Errors
     /// What restic answers.
-    pub async fn of_origin(repository: &Repository, origin: &str) -> Result<Self> {
-        Ok(Self::new(&listed(repository, origin).await?))
-    }
-
-    /// The same, where all of it can be read: for who takes something away.
-    ///
-    /// # Errors
-    /// Transient, `RepositoryDamaged`. What restic answers.
-    pub async fn all_of_origin(repository: &Repository, origin: &str) -> Result<Self> {
-        Ok(Self::new(&repository.list_all(&[TAG.to_owned(), origin_tag(origin)]).await?))
+    pub async fn of_origins(repository: &Repository, origins: &[String]) -> Result<Self> {
+        Ok(Self::new(&repository.list(&tags_of(origins)).await?))
     }
 
     /// What there is of a homeserver, whoever made it.
@@ -68,7 +58,7 @@ impl Inventory {
     /// # Errors
     /// What restic answers.
     pub async fn of_server(repository: &Repository, server_name: &str) -> Result<Self> {
-        Ok(Self::new(&repository.list(&[TAG.to_owned(), server_tag(server_name)]).await?))
+        Ok(Self::new(&repository.list(&[vec![TAG.to_owned(), server_tag(server_name)]]).await?))
     }
 
     /// A backup by the beginning of its name, or the newest one: `latest`.
@@ -137,7 +127,8 @@ impl Inventory {
 
     /// For a status.
     pub fn listed(&self) -> ListedBackups {
-        ListedBackups::new(self.backups.iter().map(|backup| backup.shown.clone()).collect())
+        let listed = ListedBackups::new(self.backups.iter().map(|backup| backup.shown.clone()).collect());
+        ListedBackups { others: self.others.clone(), ..listed }
     }
 }
 

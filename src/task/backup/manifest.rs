@@ -9,6 +9,7 @@ use super::parts;
 use crate::{
     postgres::Locale,
     restic::Repository,
+    synapse::database::SchemaVersion,
     task::report::{Result, TaskError},
 };
 
@@ -37,9 +38,12 @@ pub const DRAFT_TAG: &str = "draft";
 /// The tag of a snapshot with media.
 pub const MEDIA_TAG: &str = "media";
 
+/// What the tag of an owner's snapshots begins with.
+pub const ORIGIN: &str = "origin=";
+
 /// The tag of an owner's snapshots.
 pub fn origin_tag(origin: &str) -> String {
-    format!("origin={origin}")
+    format!("{ORIGIN}{origin}")
 }
 
 /// The tag of all that is stored in this format: another release's leftovers may be none.
@@ -214,6 +218,11 @@ impl Manifest {
             )));
         }
         Ok(manifest)
+    }
+
+    /// The versions of Synapse's schema.
+    pub fn schema(&self) -> SchemaVersion {
+        SchemaVersion { version: self.schema_version, compat_version: self.schema_compat_version }
     }
 
     /// How many streams belong to it.

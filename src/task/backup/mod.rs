@@ -11,6 +11,7 @@
 
 mod check;
 mod config;
+pub mod delete;
 mod destination;
 mod dump;
 mod facts;
@@ -19,6 +20,7 @@ pub mod list;
 pub mod manifest;
 pub mod marks;
 pub mod media;
+mod origins;
 pub mod parts;
 mod providers;
 pub mod restore_config;

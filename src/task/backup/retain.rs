@@ -2,7 +2,7 @@
 //!
 //! Which ones is decided on manifests, by the moments of their databases: one backup is several of restic's snapshots, and
 //! `restic forget --keep-*` would tear it apart. A backup loses its manifest first: cut off in the middle it does not exist,
-//! and the next run clears the rest away. Nothing is touched that is not of this origin, and nothing at all while a snapshot
+//! and the next run clears the rest away. Nothing is touched that is neither of this origin nor adopted, and nothing at all while a snapshot
 //! cannot be read: the rest of its backup would look like something that failed.
 //!
 //! It comes when the run has succeeded, and never beside one: the draft and the streams of a backup whose media are still under
@@ -12,10 +12,7 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan, Zoned, tz::TimeZone};
 
-use super::{
-    Destination,
-    list::{Backup, Inventory},
-};
+use super::{Destination, list::Backup, origins::Listing};
 use crate::{
     api::retention::Retention,
     task::{
@@ -83,7 +80,7 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
         .map_err(|error| TaskError::terminal("UnknownTimeZone", format!("{time_zone}: {error}.")))?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let repository = destination.place.open(scratch.path())?;
-    let inventory = Inventory::all_of_origin(&repository, &destination.origin).await?;
+    let inventory = Listing::read_all(&repository, &destination).await?.inventory();
     let old = outdated(&inventory.backups, &keep, &zone);
     let leftovers: Vec<String> = inventory.leftovers.values().flatten().cloned().collect();
     progress(&format!("{} old backups go, and {} snapshots of attempts that failed", old.len(), leftovers.len()));
@@ -97,7 +94,7 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
     if !manifests.is_empty() || !leftovers.is_empty() {
         repository.prune().await?;
     }
-    let left = Inventory::of_origin(&repository, &destination.origin).await?;
+    let left = Listing::read(&repository, &destination).await?.inventory();
     let mut summary = format!("took {} old backups away, {} are left", manifests.len(), left.backups.len());
     if !leftovers.is_empty() {
         summary += &format!("; cleared away {} snapshots of attempts that had failed", leftovers.len());

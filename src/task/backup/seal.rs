@@ -8,6 +8,7 @@ use super::{
     Destination,
     list::{Inventory, has, tag},
     manifest::{self, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, Manifest, TAG},
+    origins::Listing,
     stream::carry_bytes,
 };
 use crate::{
@@ -66,7 +67,7 @@ impl Attempt {
         let apart = manifest.authentication_service.iter().map(|service| manifest::apart_tag(service.apart_seconds));
         let tags: Vec<String> = tags.into_iter().chain(media).chain(apart).collect();
         let Stored { snapshot, added, .. } = self.store(repository, manifest, &tags).await?;
-        let inventory = Inventory::of_origin(repository, &self.destination.origin).await?;
+        let inventory = Listing::read(repository, &self.destination).await?.inventory();
         if !inventory.backups.iter().any(|backup| backup.shown.id == snapshot) {
             return Err(TaskError::transient(
                 "BackupNotListed",

@@ -3,16 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    mark::Mark,
+    mark::{Mark, name_aside},
     server::{Found, Server, find},
 };
 use crate::{
-    api::restore::Existing,
+    api::restore::{Existing, Method},
     postgres::{Explain, Session, relations},
     synapse::database::{self, SchemaVersion, Tables},
     task::{
         arguments::Connection,
-        backup::manifest::Manifest,
         report::{Result, TaskError},
     },
 };
@@ -89,19 +88,30 @@ impl Present {
         ))
     }
 
-    /// Whether the Synapse that has worked here can work with the backup.
+    /// What would become of it, for people.
+    pub fn becomes(self, database: &str, method: Method) -> String {
+        match (method, self) {
+            (Method::InPlace, _) => format!("into {database} itself, which nobody has used"),
+            (Method::Beside, Self::Absent) => format!("there is no database {database} yet"),
+            (Method::Beside, _) => {
+                format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now()))
+            }
+        }
+    }
+
+    /// Whether the Synapse that has worked here can work with this schema of a `what`, such as a backup.
     ///
     /// # Errors
     /// Terminal, `SchemaTooNew`: Synapse would not start (`SCHEMA_COMPAT_VERSION`, `synapse/storage/schema/__init__.py`).
-    pub fn can_be_followed_by(self, manifest: &Manifest) -> Result<()> {
+    pub fn can_be_followed_by(self, schema: SchemaVersion, what: &str) -> Result<()> {
         let (Self::Unused(Some(here)) | Self::InUse { schema: Some(here), .. }) = self else { return Ok(()) };
-        let Some(compat) = manifest.schema_compat_version.filter(|compat| *compat > here) else { return Ok(()) };
+        let Some(compat) = schema.compat_version.filter(|compat| *compat > here) else { return Ok(()) };
         Err(TaskError::terminal(
             "SchemaTooNew",
             format!(
-                "The backup needs a Synapse that knows schema {compat}, and the one that runs here has made schema {here}: it \
-                 would not start. Install the Synapse of the backup (schema {}), or a newer one, first.",
-                manifest.schema_version
+                "The {what} needs a Synapse that knows schema {compat}, and the one that runs here has made schema {here}: it \
+                 would not start. Install the Synapse of the {what} (schema {}), or a newer one, first.",
+                schema.version
             ),
         ))
     }

@@ -55,7 +55,7 @@ impl Filling<'_> {
         progress("makes the indexes");
         let jobs = format!("--jobs={}", self.at_once);
         self.pg_restore(&["--section=post-data", "--no-owner", "--no-privileges", &jobs], &schema).await?;
-        self.forget_one_time_keys().await?;
+        forget_one_time_keys(self.target).await?;
         let refused = self.privileges(&schema).await?;
         progress("reads the tables for the planner's statistics");
         analyze(self.target).await?;
@@ -157,25 +157,28 @@ impl Filling<'_> {
         refused.dedup();
         Ok(refused)
     }
+}
 
-    /// The backup has none. Here they go whoever made it: one that is handed out twice makes messages unreadable for ever
-    /// (element-hq/element-meta#2155).
-    async fn forget_one_time_keys(&self) -> Result<()> {
-        let mut session = self.target.connect().await?;
-        writable(&mut session).await?;
-        let tables: Vec<String> = sqlx::query_scalar(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relname = $1 AND c.relkind = 'r'",
-        )
-        .bind(ONE_TIME_KEYS)
-        .fetch_all(&mut session.connection)
-        .await
-        .explain("looking for the table of one-time keys")?;
-        for table in tables {
-            session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
-        }
-        Ok(())
+/// A backup has none. Here they go whoever made the dump: one that is handed out twice makes messages unreadable for ever
+/// (element-hq/element-meta#2155).
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn forget_one_time_keys(target: &Target) -> Result<()> {
+    let mut session = target.connect().await?;
+    writable(&mut session).await?;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relname = $1 AND c.relkind = 'r'",
+    )
+    .bind(ONE_TIME_KEYS)
+    .fetch_all(&mut session.connection)
+    .await
+    .explain("looking for the table of one-time keys")?;
+    for table in tables {
+        session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
     }
+    Ok(())
 }
 
 /// A database that is filled in place lets nobody write who does not ask for it.
@@ -193,7 +196,11 @@ fn is_privilege(line: &str) -> bool {
     matches!((words.next(), words.next()), (Some("ACL"), _) | (Some("DEFAULT"), Some("ACL")))
 }
 
-async fn analyze(target: &Target) -> Result<()> {
+/// Reads the tables for the planner's statistics.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn analyze(target: &Target) -> Result<()> {
     let mut session: Session = target.connect().await?;
     session.execute("SET statement_timeout = 0").await.explain("setting the statement's time")?;
     session.execute("ANALYZE").await.explain("reading the tables for the planner's statistics")

@@ -19,6 +19,7 @@ use super::{
     mark::{Mark, State},
     preflight::{Ready, ready},
     server::{Administrator, Found, Server, comment, find},
+    terms::Fit,
 };
 use crate::{
     api::restore::Restored,
@@ -49,7 +50,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
         return Report { error: Some(error), leaves: Some(Leaves::AsItWas), ..Report::default() };
     }
     // Synapse may start with nothing, as it would have before; with half of something it must not.
-    match empty(&arguments.connection, &arguments.wanted.administrator).await {
+    match empty(&arguments.connection, &arguments.wanted.terms.administrator).await {
         Ok(_) => Report { error: Some(error), leaves: Some(Leaves::Empty), ..Report::default() },
         Err(left) => {
             let database = &arguments.connection.database;
@@ -88,11 +89,11 @@ pub(super) async fn accepts(session: &mut Session, connection: &Connection, pres
 async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult> {
     let began = Instant::now();
     let Arguments { connection, wanted, at_once, scheduled_tasks } = arguments;
-    if let Some(done) = done_before(connection, &wanted.administrator).await? {
+    if let Some(done) = done_before(connection, &wanted.terms.administrator).await? {
         return Ok(done);
     }
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let Ready { mut server, chosen, programs, .. } = ready(connection, wanted, scratch.path()).await?;
+    let Ready { fit: Fit { mut server, programs, .. }, chosen, .. } = ready(connection, wanted, scratch.path()).await?;
     take(&mut server, connection).await?;
     let found = server.databases().await?;
     let found = here(&found, connection)?;
@@ -145,9 +146,10 @@ fn mark(found: &Found, arguments: &Arguments, snapshot: &str, taken_at: Timestam
     let unfinished = found.mark.as_ref().filter(|mark| mark.is_filling());
     Mark {
         state: State::Filling,
-        restore: arguments.wanted.restore.clone(),
+        restore: arguments.wanted.terms.restore.clone(),
         operation: arguments.connection.operation.clone(),
         snapshot: snapshot.to_owned(),
+        dump: None,
         taken_at,
         at: Timestamp::now(),
         earlier: found.mark.as_ref().map(Mark::history).unwrap_or_default(),
@@ -197,7 +199,8 @@ async fn done_before(connection: &Connection, administrator: &Administrator) -> 
 
 fn restored(database: &str, mark: &Mark) -> Restored {
     Restored {
-        snapshot: mark.snapshot.clone(),
+        snapshot: Some(mark.snapshot.clone()),
+        dump: None,
         taken_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(mark.taken_at),
         database: database.to_owned(),
         kept: None,

@@ -23,9 +23,12 @@ pub struct Mark {
     pub restore: String,
     /// Its UID.
     pub operation: String,
-    /// The backup.
+    /// restic's name of the backup, or of the snapshot with the dump; nothing: the dump was on a volume.
     pub snapshot: String,
-    /// The moment that it shows.
+    /// The dump of somebody else that it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Dumped>,
+    /// The moment that it shows; of a dump, when it was written.
     pub taken_at: Timestamp,
     /// When this was written, by the clock of a node: for people.
     pub at: Timestamp,
@@ -38,6 +41,16 @@ pub struct Mark {
     /// The comment that a database had which is filled in place: it gets it back where that comes to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
+}
+
+/// A dump, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dumped {
+    /// On its volume or in its snapshot.
+    pub path: String,
+    /// Of the file, in hexadecimal; nothing before it was read to its end.
+    pub sha256: String,
 }
 
 /// How far a restored database has come.
@@ -78,6 +91,22 @@ impl Mark {
         self.state == State::Filling
     }
 
+    /// What was restored, for people.
+    pub fn what(&self) -> String {
+        match &self.dump {
+            None => format!("backup {:.8}", self.snapshot),
+            Some(dump) if self.snapshot.is_empty() => format!("the dump {}", dump.path),
+            Some(dump) => format!("the dump {} of snapshot {:.8}", dump.path, self.snapshot),
+        }
+    }
+
+    /// Whether both are the work of one operation on one source.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let source =
+            |mark: &Self| (mark.snapshot.clone(), mark.dump.as_ref().map(|dump| dump.path.clone()), mark.taken_at);
+        self.operation == other.operation && source(self) == source(other)
+    }
+
     /// The names of the restores of a database that comes after this one, the last ones.
     pub fn history(&self) -> Vec<String> {
         let own = Some(&self.restore).filter(|_| !self.is_filling());
@@ -116,6 +145,7 @@ mod tests {
             restore: "matrix/after-the-fire".to_owned(),
             operation: "uid".to_owned(),
             snapshot: "abc".to_owned(),
+            dump: None,
             taken_at: Timestamp::UNIX_EPOCH,
             at: Timestamp::UNIX_EPOCH,
             earlier: vec![],

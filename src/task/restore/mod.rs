@@ -9,7 +9,7 @@
 //! [`fill`] and [`check`] know nothing of names and marks: they are the drill's as well.
 
 mod ahead;
-mod beside;
+pub mod beside;
 pub mod check;
 mod clear;
 mod existing;
@@ -21,11 +21,15 @@ mod preflight;
 mod server;
 pub mod source;
 pub mod swap;
+mod terms;
 
+pub use existing::Present;
+pub use mark::{Dumped, Mark, State};
 pub use media::WantedMedia;
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;
 pub use source::Source;
+pub use terms::{Fit, Terms};
 
 use tokio_util::sync::CancellationToken;
 

@@ -27,10 +27,10 @@ pub struct Source {
     /// The homeserver's name; the backup of another is refused.
     #[arg(long)]
     pub server_name: String,
-    /// Only backups of this object (its UID). Without it: whoever made them, for the cluster that did may be gone.
-    #[arg(long)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<String>,
+    /// Only backups of these objects (their UIDs). Without it: whoever made them, for the cluster that did may be gone.
+    #[arg(long = "origin", value_name = "UID")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
     /// A backup's name as `status.snapshots` has it, or the beginning of it; `latest`: the newest.
     #[arg(long, default_value = "latest")]
     pub snapshot: String,
@@ -53,7 +53,7 @@ impl Source {
     pub fn to_args(&self) -> Vec<String> {
         let mut args = self.place.to_args();
         args.push(format!("--server-name={}", self.server_name));
-        args.extend(self.origin.iter().map(|origin| format!("--origin={origin}")));
+        args.extend(self.origins.iter().map(|origin| format!("--origin={origin}")));
         args
     }
 
@@ -64,9 +64,9 @@ impl Source {
     /// answers.
     pub async fn find(&self, scratch: &Path) -> Result<Chosen> {
         let repository = self.place.open(scratch)?;
-        let inventory = match &self.origin {
-            Some(origin) => Inventory::of_origin(&repository, origin).await?,
-            None => Inventory::of_server(&repository, &self.server_name).await?,
+        let inventory = match self.origins.is_empty() {
+            false => Inventory::of_origins(&repository, &self.origins).await?,
+            true => Inventory::of_server(&repository, &self.server_name).await?,
         };
         let backup = match self.before {
             Some(before) => inventory.find_before(before)?,

@@ -18,7 +18,10 @@ use super::{
     server::{Administrator, Found, Server, find},
 };
 use crate::{
-    api::restore::{Existing, Restored, ScheduledTasks},
+    api::{
+        dump::RestoredDump,
+        restore::{Existing, Restored, ScheduledTasks},
+    },
     bytes,
     postgres::sessions,
     task::{
@@ -239,15 +242,16 @@ fn swapped(databases: &[Found], found: &Found, mark: &Mark, warnings: Vec<String
     );
     StepResult {
         summary: format!(
-            "{} is backup {:.8} of {} now ({}); {kept}",
+            "{} is {} of {} now ({}); {kept}",
             found.name,
-            mark.snapshot,
+            mark.what(),
             mark.taken_at,
             bytes::human(found.bytes)
         ),
         warnings,
         restored: Some(Restored {
-            snapshot: mark.snapshot.clone(),
+            snapshot: Some(mark.snapshot.clone()).filter(|snapshot| !snapshot.is_empty()),
+            dump: mark.dump.as_ref().map(|dump| RestoredDump { path: dump.path.clone(), sha256: dump.sha256.clone() }),
             taken_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(mark.taken_at),
             database: found.name.clone(),
             kept: mark.replaced.clone(),

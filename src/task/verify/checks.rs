@@ -20,16 +20,16 @@ use crate::{
 /// Terminal, `ServerNameDiffers`.
 pub fn is_of(manifest: &Manifest, source: &Source) -> Result<()> {
     let Manifest { server_name, origin, .. } = manifest;
-    if *server_name == source.server_name && source.origin.as_ref().is_none_or(|wanted| wanted == origin) {
+    if *server_name == source.server_name && (source.origins.is_empty() || source.origins.contains(origin)) {
         return Ok(());
     }
     Err(TaskError::terminal(
         "ServerNameDiffers",
         format!(
-            "The backup is one of {server_name} by {origin}, not of {} by {}: what was stored under its name is something \
+            "The backup is one of {server_name} by {origin}, not of {}{}: what was stored under its name is something \
              else.",
             source.server_name,
-            source.origin.as_deref().unwrap_or("anybody")
+            if source.origins.is_empty() { String::new() } else { format!(" by {}", source.origins.join(" or ")) }
         ),
     ))
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod crash;
+mod deletion;
 mod drill;
 mod endings;
 mod inspection;
@@ -29,6 +30,7 @@ use crate::stage::{Play, world::World};
 pub fn tests() -> Vec<(&'static str, Play)> {
     [
         crash::tests(),
+        deletion::tests(),
         drill::tests(),
         backup::tests(),
         endings::tests(),

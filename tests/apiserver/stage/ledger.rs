@@ -34,7 +34,7 @@ impl Task {
 
     /// It may run beside another operation.
     fn leaves_homeserver_alone(&self) -> bool {
-        matches!(self.name(), "inspect" | "retain" | "backup-media" | "verify")
+        matches!(self.name(), "inspect" | "retain" | "backup-media" | "verify" | "delete-backups")
     }
 
     /// Nobody may write to the database meanwhile.

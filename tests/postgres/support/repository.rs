@@ -224,6 +224,12 @@ impl Program {
         self.with(&["--repository-dir", &secret, "--server-name", "example.org"]).programs(&repository.programs())
     }
 
+    /// The task is told where the repository is, and of no homeserver.
+    pub fn place(self, repository: &Repository) -> Self {
+        let secret = repository.secret().display().to_string();
+        self.with(&["--repository-dir", &secret]).programs(&repository.programs())
+    }
+
     pub fn repository_of(self, repository: &Repository, origin: &str) -> Self {
         let secret = repository.secret().display().to_string();
         self.with(&["--repository-dir", &secret, "--server-name", "example.org", "--origin", origin])

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Destination,
-    list::{self, Backup, Inventory},
+    list::{Backup, Inventory},
     manifest::{MEDIA_TAG, Manifest, StoredMedia, taken_at_tag},
+    origins::Listing,
     seal::{Attempt, Draft, Sealed, findings, newest_media},
     stopped,
 };
@@ -82,7 +83,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Repo
 struct Begun {
     inventory: Inventory,
     draft: Draft,
-    /// The newest media of the origin: most of them have not changed since.
+    /// The newest media of what is ours: most of them have not changed since.
     parent: Option<String>,
 }
 
@@ -90,11 +91,11 @@ impl Begun {
     async fn begin(arguments: &Arguments, repository: &Repository) -> Result<Self> {
         repository.open(false).await?;
         repository.wait_for_locks(Wants::ToAdd).await?;
-        let listed = list::listed(repository, &arguments.destination.origin).await?;
-        let draft = Draft::find(&listed, arguments.of_run.as_deref())?;
+        let listing = Listing::read(repository, &arguments.destination).await?;
+        let draft = Draft::find(&listing.own(&arguments.destination), arguments.of_run.as_deref())?;
         progress(&format!("completes the backup of {}", draft.taken_at.0));
-        let parent = newest_media(&listed).map(str::to_owned);
-        Ok(Self { inventory: Inventory::new(&listed), draft, parent })
+        let parent = newest_media(&listing.ours).map(str::to_owned);
+        Ok(Self { inventory: listing.inventory(), draft, parent })
     }
 
     /// The backup that an earlier attempt has completed, though nobody heard of it.

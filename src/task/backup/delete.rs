@@ -1,0 +1,69 @@
+//! `task delete-backups`: takes all that an object has stored out of a repository.
+//!
+//! Nothing is kept back here, neither the newest backup nor one that was verified: somebody has asked for it. What others have
+//! stored is not touched. Manifests go first: cut off in the middle there is no backup that is half there, and the next attempt
+//! goes on with the rest.
+
+use super::{list::has, manifest::MANIFEST_TAG, origins::tags_of};
+use crate::{
+    restic::Listed,
+    task::{
+        output::progress,
+        place::Place,
+        report::{Result, StepResult, TaskError},
+    },
+};
+
+/// What to delete.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// Whose backups go: the UID of an object; may be given several times.
+    #[arg(long = "origin", value_name = "UID", required = true, value_parser = super::destination::origin)]
+    origins: Vec<String>,
+}
+
+impl Arguments {
+    /// The arguments of the task.
+    pub fn to_args(place: &Place, origins: &[String]) -> Vec<String> {
+        let mut args = place.to_args();
+        args.extend(origins.iter().map(|origin| format!("--origin={origin}")));
+        args
+    }
+}
+
+/// Runs the task.
+///
+/// # Errors
+/// What restic answers; `RepositoryDamaged` where some snapshots cannot be read: they may be such as should go.
+pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> {
+    let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+    let repository = place.open(scratch.path())?;
+    repository.open(false).await?;
+    let wanted = tags_of(&origins);
+    let stored = repository.list(&wanted).await?;
+    let (manifests, rest): (Vec<Listed>, Vec<Listed>) =
+        stored.into_iter().partition(|snapshot| has(snapshot, MANIFEST_TAG));
+    progress(&format!("{} backups go, {} snapshots in all", manifests.len(), manifests.len() + rest.len()));
+    repository.forget(&ids(&manifests)).await?;
+    repository.forget(&ids(&rest)).await?;
+    // Always: an attempt before may have been cut off here.
+    repository.prune().await?;
+    let left = repository.list_all(&wanted).await?;
+    if !left.is_empty() {
+        return Err(TaskError::transient(
+            "BackupsLeft",
+            format!(
+                "The repository still lists {} snapshots that should be gone: does somebody make new ones?",
+                left.len()
+            ),
+        ));
+    }
+    let summary = format!("deleted {} backups and gave their space back", manifests.len());
+    Ok(StepResult { summary, ..StepResult::default() })
+}
+
+fn ids(snapshots: &[Listed]) -> Vec<String> {
+    snapshots.iter().map(|snapshot| snapshot.id.clone()).collect()
+}
