@@ -261,6 +261,7 @@ mod tests {
         metrics.homeservers_leases([lease("down", Some("[]"))].iter());
         let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
         metrics.downtime.get_or_create(&labels).set(1.0);
+        metrics.unfinished.get_or_create(&labels).set(1);
         metrics.backups([backup(Some("@daily"), None)].iter());
         metrics.reconciled("Synapse", "ok");
         metrics.watch_event("Synapse");
