@@ -11,13 +11,14 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 44] = [
+const NO_REASONS: [&str; 46] = [
     "AccessDenied",
     "Always",
     "ConfigMap",
     "ContainerCreating",
     "Credentials",
     "Delete",
+    "Deletion",
     "Drill",
     "FallbackToLogsOnError",
     "False",
@@ -32,6 +33,7 @@ const NO_REASONS: [&str; 44] = [
     "Lease",
     "Mi",
     "MiB",
+    "NamespaceTerminating",
     "Never",
     "NoSuchKey",
     "OOMKilled",

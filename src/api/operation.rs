@@ -13,7 +13,7 @@ use super::{
     downtime::Downtime,
     mounts::Mount,
     synapse::{SynapseSpec, WorkloadRef},
-    verification::ScratchServer,
+    verification::{OwnSynapse, ScratchServer},
 };
 use crate::task::report::{ErrorClass, StepResult, TablePlan};
 
@@ -207,6 +207,10 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub server: Option<ScratchServer>,
+    /// The homeserver's own Synapse beside it in its Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub own_synapse: Option<OwnSynapse>,
     /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,

@@ -165,6 +165,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         args,
         mounts: &[],
         server: None,
+        own_synapse: None,
         memory_limit: None,
         deadline_seconds: Some(DEADLINE),
     });

@@ -204,6 +204,7 @@ fn build_job<K: Operation>(
         args,
         mounts: &step.mounts,
         server: step.server.as_ref(),
+        own_synapse: step.own_synapse.as_ref(),
         memory_limit: step.memory_limit.as_deref(),
         deadline_seconds,
     })

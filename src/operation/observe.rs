@@ -15,7 +15,7 @@ use kube::{
 };
 
 use super::{
-    claims, job, kinds, lease,
+    claims, image, job, kinds, lease,
     observed::{
         JobLeft, JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject,
         TASK_STOPS_WITHIN,
@@ -32,7 +32,7 @@ use crate::{
         synapse::WorkloadRef,
     },
     context::Context,
-    recipes::Lane,
+    recipes::{Lane, Need},
     requests::find,
     task::{report::Report, verify::SILENT},
 };
@@ -66,6 +66,7 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
             let backups: Api<SynapseBackup> = Api::namespaced(context.client.clone(), &subject.namespace);
             observed.backup = find(&backups, name).await?;
         }
+        look_for_image(context, subject, &mut observed).await?;
         return Ok(observed);
     };
     if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
@@ -121,6 +122,18 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         Some(_) => {}
     }
     Ok(observed)
+}
+
+/// The image of the homeserver's own Synapse, for a run that is about to be pinned.
+async fn look_for_image(context: &Context, subject: &Subject, observed: &mut Observed) -> kube::Result<()> {
+    let Some(synapse) = observed.synapse.as_ref().filter(|_| subject.request.image != Need::Not) else { return Ok(()) };
+    let found = resolve::find(&context.client, &subject.namespace, &synapse.spec).await?;
+    match image::of_synapse(&synapse.spec, &found) {
+        Ok(image) => observed.synapse_image = Some(image),
+        Err(unknown) if subject.request.image == Need::Must => observed.refusal = Some(unknown),
+        Err(_) => {}
+    }
+    Ok(())
 }
 
 /// A step was tried and has not succeeded, and the workloads are not on their way back.

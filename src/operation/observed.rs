@@ -5,6 +5,7 @@ use crate::{
         SynapseBackup,
         operation::{OperationStatus, RecordedWorkload, Role},
         synapse::{SynapseSpec, WorkloadRef},
+        verification::SynapseImage,
     },
     recipes::{Lane, RecipeStep, Request},
     task::report::Report,
@@ -49,6 +50,8 @@ pub struct Observed {
     pub synapse: Option<ObservedSynapse>,
     /// The `SynapseBackup` that the request names, before the run is pinned.
     pub backup: Option<SynapseBackup>,
+    /// The image of the homeserver's own Synapse, before the run is pinned, where the request wants it.
+    pub synapse_image: Option<SynapseImage>,
     /// What the recipe makes of it.
     pub steps: Vec<RecipeStep>,
     pub lease: LeaseState,

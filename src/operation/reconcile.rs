@@ -50,7 +50,8 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         let subject = subject(&object);
         let mut observed = observe(context, &subject).await?;
         if let Some(synapse) = &observed.synapse {
-            observed.steps = object.steps(Sight { homeserver: &synapse.spec, backup: observed.backup.as_ref() });
+            let (backup, image) = (observed.backup.as_ref(), observed.synapse_image.as_ref());
+            observed.steps = object.steps(Sight { homeserver: &synapse.spec, backup, image });
             // What the run has pinned is not refused any more.
             let begins = subject.status.active_run().is_some_and(|run| run.synapse.is_none());
             observed.refusal = object.refusal(&synapse.spec).filter(|_| begins).or(observed.refusal);

@@ -91,7 +91,7 @@ pub async fn find_one(client: &Client, namespace: &str, workload: &WorkloadRef) 
     }
 }
 
-fn from_deployment(deployment: Deployment) -> Found {
+pub(super) fn from_deployment(deployment: Deployment) -> Found {
     let spec = deployment.spec.unwrap_or_default();
     found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas)
 }

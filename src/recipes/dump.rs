@@ -63,6 +63,7 @@ mod tests {
             restore: "matrix/r".to_owned(),
             existing: Existing::Rename,
             free_space: None,
+            synapse_schema: None,
         };
         database(&dump, &homeserver(""), terms, Some(Mount::secret("/admin", "pg-admin")))
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use super::{
-    Operation, RecipeStep, Request, Sight, dump,
+    Need, Operation, RecipeStep, Request, Sight, dump,
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
         repository::Repository,
         restore::Method,
         synapse::MediaStore,
+        verification::{Duty, OwnSynapse},
     },
     operation::observed::Refusal,
     task::{
@@ -41,12 +42,13 @@ impl Operation for SynapseRestore {
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
             backup: spec.from.backup_ref.as_ref().map(|backup| backup.name.clone()),
+            image: Need::IfKnown,
             heals: true,
             ..Request::default()
         }
     }
 
-    fn steps(&self, Sight { homeserver, backup }: Sight<'_>) -> Vec<RecipeStep> {
+    fn steps(&self, Sight { homeserver, backup, image }: Sight<'_>) -> Vec<RecipeStep> {
         let from = &self.spec.from;
         let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
         let administrator =
@@ -57,6 +59,7 @@ impl Operation for SynapseRestore {
             restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
             existing: self.spec.database.existing,
             free_space: self.spec.database.free_space.clone(),
+            synapse_schema: None,
         };
         let swap = self.swap(&administrator, administrator_mount.clone());
         if let Some(dump) = &from.dump {
@@ -76,7 +79,8 @@ impl Operation for SynapseRestore {
             method: self.spec.database.method,
             terms,
         };
-        let database = database(&wanted, repository, administrator_mount);
+        let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
+        let database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
         let steps = match self.spec.database.method {
@@ -213,7 +217,7 @@ mod tests {
         let mut object = SynapseRestore::new("after-the-fire", spec);
         object.metadata.namespace = Some("matrix".to_owned());
         let homeserver = homeserver(homeserver_has);
-        object.steps(Sight { homeserver: &homeserver, backup })
+        object.steps(Sight { backup, ..Sight::of(&homeserver) })
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::Repository;
+use super::{Repository, repository::LIST_WITHIN};
 use crate::task::report::{Result, TaskError};
 
 /// A file in a snapshot.
@@ -43,7 +43,7 @@ impl Repository {
     /// Terminal: `SnapshotNotFound`, `DumpNotFound`. What restic answers.
     pub async fn find_file(&self, snapshot: &str, path: &str) -> Result<StoredFile> {
         let path = format!("/{}", path.trim_start_matches('/'));
-        let listed = self.run(&["snapshots", "--json", "--no-lock"], Self::LIST_WITHIN).await?;
+        let listed = self.run(&["snapshots", "--json", "--no-lock"], LIST_WITHIN).await?;
         let snapshots: Vec<Snapshot> = serde_json::from_str(&listed).map_err(|error| {
             TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
         })?;
@@ -53,7 +53,7 @@ impl Repository {
                 format!("There is no snapshot {snapshot} with {path} among the {} of the repository.", snapshots.len()),
             )
         })?;
-        let nodes = self.run(&["ls", "--json", "--no-lock", &found.id, &path], Self::LIST_WITHIN).await?;
+        let nodes = self.run(&["ls", "--json", "--no-lock", &found.id, &path], LIST_WITHIN).await?;
         let is_it = |node: &Node| node.path == path && node.kind == "file";
         let node = nodes.lines().filter_map(|line| serde_json::from_str::<Node>(line).ok()).find(is_it);
         let node = node.ok_or_else(|| {

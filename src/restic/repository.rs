@@ -15,8 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Download, Wants,
+    Wants,
     errors::{self, explain},
+    pulse::{Pulse, TELLS},
     upload::Upload,
 };
 use crate::task::report::{Result, TaskError};
@@ -28,6 +29,9 @@ const PROGRAM: &str = "restic";
 /// that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// A list reads every snapshot's file once; the cache is new with each task.
+pub(super) const LIST_WITHIN: Duration = Duration::from_secs(600);
+
 /// With the wait for another's lock.
 const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
 
@@ -36,6 +40,9 @@ const PRUNE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Wait for a lock that has come since [`Repository::wait_for_locks`].
 pub(super) const RETRY_LOCK: &str = "5m";
+
+/// A restic that complains, and comes no further for so long, is given up: the snapshot of the database is held meanwhile.
+const STALLED_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// Where the repository is.
 const LOCATION: &str = "RESTIC_REPOSITORY";
@@ -52,6 +59,7 @@ pub struct Repository {
     secrets: Vec<String>,
     /// A prune waits until what is read has been read.
     locks_to_read: bool,
+    stalled_within: Duration,
 }
 
 /// A repository that can be written to.
@@ -63,48 +71,12 @@ pub struct Opened {
     pub is_new: bool,
 }
 
-/// A snapshot, as the repository lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub id: String,
-    pub tags: Vec<String>,
-    /// Bytes that it holds.
-    pub bytes: u64,
-    /// Bytes that came new into the repository with it, compressed.
-    pub added: u64,
-}
-
-/// As restic prints it.
-#[derive(Deserialize)]
-struct Snapshot {
-    id: String,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    summary: Summary,
-}
-
-#[derive(Default, Deserialize)]
-struct Summary {
-    total_bytes_processed: u64,
-    data_added_packed: u64,
-}
-
-impl From<Snapshot> for Listed {
-    fn from(Snapshot { id, tags, summary }: Snapshot) -> Self {
-        Self { id, tags, bytes: summary.total_bytes_processed, added: summary.data_added_packed }
-    }
-}
-
 #[derive(Deserialize)]
 struct Config {
     id: String,
 }
 
 impl Repository {
-    /// A list reads every snapshot's file once; the cache is new with each task.
-    pub(super) const LIST_WITHIN: Duration = Duration::from_secs(600);
-
     /// Reads a mounted Secret: every key that could name an environment variable (`RESTIC_REPOSITORY`, `RESTIC_PASSWORD`,
     /// `AWS_ACCESS_KEY_ID`, …) becomes one, and `ca.crt` is the authority of the server's certificate. The password stays
     /// in its file. `location` is where the repository is, instead of `RESTIC_REPOSITORY`; restic's cache and scratch files go
@@ -149,7 +121,13 @@ impl Repository {
         if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
-        Ok(Self { environment, secrets, cache: scratch.into(), locks_to_read: false })
+        Ok(Self { environment, secrets, cache: scratch.into(), locks_to_read: false, stalled_within: STALLED_WITHIN })
+    }
+
+    /// An upload or a restore of files is given up when it complains and comes no further within this time.
+    #[must_use]
+    pub fn stalled_within(self, stalled_within: Option<Duration>) -> Self {
+        Self { stalled_within: stalled_within.unwrap_or(STALLED_WITHIN), ..self }
     }
 
     /// From now on a prune waits for who reads, and who reads for a prune. For those who can write to it: what they would
@@ -188,42 +166,13 @@ impl Repository {
     /// # Errors
     /// restic cannot be started.
     pub fn store_stream(&self, name: &str, tags: &[String]) -> Result<Upload> {
-        let mut command = self.command();
-        command.args(["backup", "--json", "--quiet", "--retry-lock", RETRY_LOCK]);
+        let mut command = self.telling_command();
+        command.args(["backup", "--json", "--retry-lock", RETRY_LOCK]);
         command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
         for tag in tags {
             command.args(["--tag", tag]);
         }
         Upload::start(command, self.clone(), name)
-    }
-
-    /// The snapshots that carry all tags of one of these sets. Without a lock, so that it need not wait for a prune.
-    ///
-    /// # Errors
-    /// What restic answers.
-    pub async fn list(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
-        self.list_and_complaints(any_of).await.map(|(listed, _)| listed)
-    }
-
-    /// The same, where every snapshot of the repository can be read: for who takes away what seems to belong to nothing. restic
-    /// passes over one that is damaged, or that the storage does not give for a moment, and calls that a success.
-    ///
-    /// # Errors
-    /// Transient, `RepositoryDamaged`. What restic answers.
-    pub async fn list_all(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
-        let (listed, complaints) = self.list_and_complaints(any_of).await?;
-        errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
-    }
-
-    async fn list_and_complaints(&self, any_of: &[Vec<String>]) -> Result<(Vec<Listed>, String)> {
-        let sets: Vec<String> = any_of.iter().map(|tags| tags.join(",")).collect();
-        let mut arguments = vec!["snapshots", "--json", "--no-lock"];
-        arguments.extend(sets.iter().flat_map(|set| ["--tag", set]));
-        let (json, complaints) = self.say(&arguments, Self::LIST_WITHIN).await?;
-        let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
-            TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
-        })?;
-        Ok((listed.into_iter().map(Listed::from).collect(), complaints))
     }
 
     /// A small file of a snapshot, whole.
@@ -232,20 +181,10 @@ impl Repository {
     /// What restic answers. Content that does not have its checksum any more is one of them.
     pub async fn fetch(&self, snapshot: &str, file: &str) -> Result<String> {
         let file = format!("/{file}");
-        self.run(&[self.dump(), vec![snapshot, &file]].concat(), Self::LIST_WITHIN).await
+        self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
     }
 
-    /// Begins to read a file of a snapshot, however large.
-    ///
-    /// # Errors
-    /// restic cannot be started.
-    pub fn read_stream(&self, snapshot: &str, file: &str) -> Result<Download> {
-        let mut command = self.command();
-        command.args(self.dump()).args([snapshot, &format!("/{file}")]);
-        Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
-    }
-
-    fn dump(&self) -> Vec<&'static str> {
+    pub(super) fn dump(&self) -> Vec<&'static str> {
         [&["dump", "--quiet"], self.lock_to_read()].concat()
     }
 
@@ -291,7 +230,7 @@ impl Repository {
     }
 
     /// The same, with what it complained of all the same.
-    async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
+    pub(super) async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
         // Not the names of hundreds of snapshots.
         let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
         let mut command = self.command();
@@ -333,7 +272,28 @@ impl Repository {
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.envs(self.environment.iter().cloned()).env("RESTIC_CACHE_DIR", &self.cache).kill_on_drop(true);
+        // It complains of a request with which nothing moves, and tries it again, well before it is given up.
+        command.arg(format!("--stuck-request-timeout={}ms", (self.stalled_within / 2).as_millis()));
         command
+    }
+
+    /// One that tells, with `--json`, how far it has come.
+    pub(super) fn telling_command(&self) -> Command {
+        let mut command = self.command();
+        let (key, value) = TELLS;
+        command.env(key, value);
+        command
+    }
+
+    /// What its progress is known by.
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse::new(self.stalled_within)
+    }
+
+    /// Where it is, without a password.
+    pub(super) fn location(&self) -> String {
+        let location = self.environment.iter().find(|(key, _)| key == LOCATION);
+        self.without_secrets(&location.map(|(_, location)| location.to_string_lossy()).unwrap_or_default())
     }
 
     /// A text of restic without anything that came out of the Secret, but for where the repository is.

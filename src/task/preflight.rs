@@ -2,7 +2,7 @@
 //!
 //! It runs as the step will run: with its image, its mounts, its account. It changes nothing.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,9 @@ pub struct Arguments {
     /// When the steps were written, such as 2026-01-31T03:30:00Z: what they state of the disk may have aged.
     #[arg(long)]
     stated_at: Option<Timestamp>,
+    /// A file in which the image of Synapse has said which schema it knows.
+    #[arg(long)]
+    synapse_schema_file: Option<PathBuf>,
     /// Tell of a disk that is too small, or unknown, as a warning.
     #[arg(long)]
     dry_run: bool,
@@ -97,7 +100,12 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
     // There may be no database yet to look at.
     for (name, check) in &arguments.steps {
         match check {
-            Check::Restore(wanted) => return restore::preflight(&arguments.connection, wanted, &arguments.steps).await,
+            Check::Restore(wanted) => {
+                let mut wanted = wanted.clone();
+                let file = arguments.synapse_schema_file.as_deref();
+                wanted.terms.synapse_schema = wanted.terms.synapse_schema.or_else(|| restore::schema::told(file?));
+                return restore::preflight(&arguments.connection, &wanted, &arguments.steps).await;
+            }
             Check::RestoreDump(wanted) => return dump::preflight(&arguments.connection, wanted, name).await,
             _ => {}
         }

@@ -362,9 +362,7 @@ async fn killed_at_any_step_the_old_database_is_as_it_was_and_a_retry_succeeds()
     }
     attempt += 1;
     restore(&database, &dump, uid).with(&["--attempt", &attempt.to_string()]).run().await.result();
-    let restored = beside(&database, uid, &attempt.to_string());
     assert_eq!(left(&database, uid).split(' ').count(), 1);
-    assert!(restored.name == left(&database, uid) || attempt > 3, "{}", left(&database, uid));
     assert_eq!(content(&Database { name: left(&database, uid), server: database.server }), before);
     assert_eq!(database.files(), files);
 }

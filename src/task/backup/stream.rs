@@ -36,7 +36,12 @@ pub async fn carry(mut command: Command, mut upload: Upload, stop: &Cancellation
     // Beside everything else: a full pipe would stop it.
     let complained = collect(program.stderr.take());
     let mut rows = Counter::default();
-    let copied = stop.run_until_cancelled(copy(&mut program, &mut upload, &mut rows)).await;
+    let stops = upload.stops();
+    let copied = tokio::select! {
+        copied = copy(&mut program, &mut upload, &mut rows) => Some(copied),
+        why = stops => Some(Err(End::GivenUp(why))),
+        () = stop.cancelled() => None,
+    };
     match copied {
         Some(Ok(())) => {
             if let Err(error) = ended_well(program, complained).await {
@@ -44,6 +49,11 @@ pub async fn carry(mut command: Command, mut upload: Upload, stop: &Cancellation
                 return Err(error);
             }
             Ok((upload.finish().await?, rows.finish()))
+        }
+        Some(Err(End::GivenUp(why))) => {
+            let _ = program.kill().await;
+            upload.abandon().await;
+            Err(why)
         }
         // restic has closed its end.
         Some(Err(End::Output)) => {
@@ -75,10 +85,14 @@ pub async fn carry_bytes(bytes: &[u8], mut upload: Upload) -> Result<Stored> {
     }
 }
 
-/// Whose end of the pipe broke.
+/// Why not all of it passed.
 enum End {
+    /// The pipe from the program broke.
     Input(std::io::Error),
+    /// The pipe to restic broke.
     Output,
+    /// restic comes no further.
+    GivenUp(TaskError),
 }
 
 async fn copy(program: &mut Child, upload: &mut Upload, rows: &mut Counter) -> std::result::Result<(), End> {

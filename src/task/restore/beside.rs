@@ -93,6 +93,7 @@ pub async fn make<T>(
     fill: impl AsyncFnOnce(&Target) -> Result<(T, Mark)>,
 ) -> Result<(String, T)> {
     // Not before everything else has been found well: an attempt that is whole is dropped only for another one.
+    server.mark_unmarked(connection, mark).await?;
     server.drop_attempts(&connection.operation).await?;
     let name = name_beside(&connection.operation, connection.attempt);
     let target = server.as_owner(connection, &name)?;

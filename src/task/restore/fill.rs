@@ -231,7 +231,8 @@ async fn output_of(mut command: Command, program: &str) -> Result<String> {
 fn failed(program: &str, said: &str) -> TaskError {
     let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).collect();
     let said = said.join("; ");
-    if said.contains("No space left on device") {
+    // A write that ends in the middle has no error of the system's, but PostgreSQL's hint.
+    if ["No space left on device", "Check free disk space"].iter().any(|words| said.contains(words)) {
         let advice = "The volume of the database is full. Nothing was replaced: make the volume larger.";
         return TaskError::terminal("DiskFull", format!("{program}: {said}. {advice}"));
     }
@@ -255,6 +256,9 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_from_a_lost_connection() {
         assert_eq!(failed("psql", "ERROR:  could not extend file: No space left on device").reason, "DiskFull");
+        let cut = "ERROR:  could not extend file \"base/1/2\": wrote only 4096 of 8192 bytes at block 0\n\
+                   HINT:  Check free disk space.";
+        assert_eq!(failed("psql", cut).reason, "DiskFull");
         assert_eq!(failed("psql", "server closed the connection unexpectedly").reason, "RestoreFailed");
     }
 }

@@ -18,10 +18,12 @@ pub mod in_place;
 mod mark;
 mod media;
 mod preflight;
+pub mod schema;
 mod server;
 pub mod source;
 pub mod swap;
 mod terms;
+mod unmarked;
 
 pub use existing::Present;
 pub use mark::{Dumped, Mark, State};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     clear,
     existing::Present,
+    schema,
     source::{Chosen, Source},
     terms::{Fit, Terms},
 };
@@ -18,6 +19,10 @@ use crate::{
         report::{PreflightFindings, Result, TaskError},
     },
 };
+
+/// Nobody knows which Synapse will run.
+const UNASKED: &str = "The image of Synapse was not asked which schema it knows, or did not say it: the schema of the database \
+                       that is here was compared instead. Set spec.image of the Synapse object.";
 
 /// What is wanted of a restore.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,16 +64,22 @@ pub(super) struct Ready {
 pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, Check)]) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
-    let snapshot = format!("--snapshot={}", ready.chosen.backup.shown.id);
+    let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
     let mut findings = PreflightFindings::default();
+    if wanted.terms.synapse_schema.is_none() {
+        findings.warnings.push(UNASKED.to_owned());
+    }
     for (name, check) in steps {
-        let plan = match check {
-            Check::Restore(wanted) => database_plan(connection, &ready, name, wanted.method),
-            Check::RestoreMedia(media) => media.plan(&ready.chosen, name)?,
+        let (plan, more) = match check {
+            Check::Restore(_) => {
+                let plan = database_plan(connection, &ready, name, wanted.method);
+                (plan, wanted.terms.synapse_schema.map(schema::as_argument))
+            }
+            Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
             _ => continue,
         };
         findings.plan.push(plan);
-        findings.arguments.insert(name.clone(), vec![snapshot.clone()]);
+        findings.arguments.insert(name.clone(), told.iter().cloned().chain(more).collect());
     }
     Ok(findings)
 }
@@ -115,7 +126,10 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
             ),
         ));
     }
-    fit.present.can_be_followed_by(manifest.schema(), "backup")?;
+    match wanted.terms.synapse_schema {
+        Some(known) => schema::is_known(manifest.schema(), known)?,
+        None => fit.present.can_be_followed_by(manifest.schema(), "backup")?,
+    }
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
     let needed = disk::needed_for_new(manifest.database.database_bytes, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;

@@ -195,6 +195,22 @@ impl Server {
         Ok(rows.into_iter().map(found).collect())
     }
 
+    /// Those of these names that belong to Synapse's role and have no comment at all.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn unmarked(&mut self, names: &[String]) -> Result<Vec<String>> {
+        sqlx::query_scalar(
+            "SELECT datname::text FROM pg_database WHERE datname = ANY($1) AND pg_get_userbyid(datdba) = $2 \
+                 AND shobj_description(oid, 'pg_database') IS NULL ORDER BY 1",
+        )
+        .bind(names)
+        .bind(&self.owner)
+        .fetch_all(&mut self.session.connection)
+        .await
+        .explain("looking for databases without a mark")
+    }
+
     /// Makes an empty database that Synapse accepts, with its mark.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     existing::Present,
-    in_place,
+    in_place, schema,
     server::{Administrator, Found, Server, find},
 };
 use crate::{
@@ -37,6 +37,11 @@ pub struct Terms {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_space: Option<String>,
+    /// The schema that the Synapse which will run knows (its SCHEMA_VERSION). Without it the one that has worked here is taken
+    /// for it.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synapse_schema: Option<i32>,
 }
 
 /// A server on which a restore may begin.
@@ -54,6 +59,7 @@ impl Terms {
         args.push(format!("--restore={}", self.restore));
         args.push(format!("--existing={}", self.existing));
         args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
+        args.extend(self.synapse_schema.map(schema::as_argument));
         args
     }
 

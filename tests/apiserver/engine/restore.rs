@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::{batch::v1::Job, core::v1::PodSpec};
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
@@ -109,13 +109,21 @@ spec:
     let uid = world.api::<SynapseBackup>().get("nightly").await.expect("it is there").uid().unwrap();
     let jobs = world.api::<Job>().list(&Default::default()).await.expect("a list").items;
     let pods = jobs.into_iter().map(|job| job.spec.unwrap().template.spec.unwrap());
-    let of_restore = |args: &[String]| args[0] == "restore-database";
-    let pod = pods
-        .into_iter()
-        .find(|pod| of_restore(pod.containers[0].args.as_deref().unwrap_or_default()))
-        .expect("a Job of the restore");
+    let pods: Vec<PodSpec> = pods.collect();
+    let of_task = |task: &str| {
+        let is_it = |pod: &&PodSpec| pod.containers[0].args.as_ref().is_some_and(|args| args[0] == task);
+        pods.iter().find(is_it).expect("a Job of the restore").clone()
+    };
+    // Synapse is asked before anything begins.
+    let preflight = of_task("preflight");
+    let own: Vec<_> = preflight.init_containers.iter().flatten().map(|own| (&own.image, &own.args)).collect();
+    let file = "/var/run/synapse-keeper/synapse/schema.json".to_owned();
+    assert_eq!(own, [(&Some("localhost/it:1".to_owned()), &Some(vec![file.clone()]))]);
+    assert!(preflight.containers[0].args.as_ref().unwrap().contains(&format!("--synapse-schema-file={file}")));
+    let pod = of_task("restore-database");
     let args = pod.containers[0].args.clone().unwrap();
     assert!(args.contains(&format!("--origin={uid}")), "{args:?}");
+    assert!(pod.init_containers.is_none(), "{pod:?}");
     let secrets: Vec<String> =
         pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret?.secret_name).collect();
     assert!(secrets.contains(&"of-nightly".to_owned()), "{secrets:?}");
