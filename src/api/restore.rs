@@ -31,6 +31,7 @@ use super::{
     doc = "Brings the database of a Synapse homeserver back from a backup, beside the one that serves, and swaps the names.",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of Jobs are made from it"),
     validation = Rule::new("!has(self.spec.from.dump) || !has(self.spec.contents) || !('Media' in self.spec.contents)").message("a dump has no media: put them back by hand"),
+    validation = Rule::new("!has(self.spec.from.dump) || !has(self.spec.database) || self.spec.database.method == 'Beside'").message("a dump comes back beside the database that serves: take method Beside"),
     validation = Rule::new("self.spec == oldSelf.spec").message("a SynapseRestore is immutable: make a new one under another name"),
     printcolumn(name = "Synapse", type_ = "string", json_path = ".spec.synapseRef.name"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -111,9 +112,13 @@ pub struct BackupRef {
 }
 
 /// What becomes of the database that is there. It is never dropped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.method == 'Beside' || self.existing == 'Refuse'").message("method InPlace puts no database aside: it wants one that nobody has used"))]
 pub struct RestoreDatabase {
+    /// Where the backup comes back.
+    #[serde(default)]
+    pub method: Method,
     /// What becomes of a database that somebody has used. One that a freshly installed Synapse has made, with no user and no
     /// event, is put aside either way.
     #[serde(default)]
@@ -125,6 +130,27 @@ pub struct RestoreDatabase {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), regex(pattern = r"^[0-9]+(Ki|Mi|Gi|Ti)?$"))]
     pub free_space: Option<String>,
+}
+
+/// Where the backup's database comes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+pub enum Method {
+    /// Into a new database, which takes the old one's name when it is whole: users wait for that alone. It takes a role that
+    /// may make databases.
+    #[default]
+    Beside,
+    /// Into the homeserver's own database, which nobody has used yet. Synapse is down meanwhile, and stays down while the
+    /// database is unfinished.
+    InPlace,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Beside => "beside",
+            Self::InPlace => "in-place",
+        })
+    }
 }
 
 /// What becomes of a database that somebody has used.

@@ -17,7 +17,8 @@ use kube::{
 use super::{
     claims, image, job, kinds, lease,
     observed::{
-        JobLeft, JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN,
+        JobLeft, JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject,
+        TASK_STOPS_WITHIN,
     },
     pinned,
     resolve::{self, Found},
@@ -213,8 +214,14 @@ async fn lease_state(context: &Context, subject: &Subject) -> kube::Result<Lease
     let identity = subject.identity();
     Ok(match lease::holder(&found) {
         // What cannot be read is not ours to overwrite with what we remember: publishing again is harmless.
-        Some(holder) if holder == identity => {
-            LeaseState::Mine { counts: lease::counts(&found).is_ok_and(|counts| counts.is_some()) }
+        Some(holder) if holder == identity => LeaseState::Mine {
+            counts: lease::counts(&found).is_ok_and(|counts| counts.is_some()),
+            unfinished: lease::is_unfinished(&found),
+            kept_down: lease::kept_down(&found).is_some(),
+        },
+        Some(holder) if let (Some(message), Ok(counts)) = (lease::kept_down(&found), lease::counts(&found)) => {
+            let counts = counts.unwrap_or_default().into_iter().map(Into::into).collect();
+            LeaseState::KeptDown(KeptDown { holder: holder.to_owned(), counts, message: message.to_owned() })
         }
         Some(holder) => LeaseState::Theirs(
             lease::Holder::parse(holder).map_or_else(|| holder.to_owned(), |parts| parts.to_string()),

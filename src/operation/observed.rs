@@ -3,7 +3,7 @@
 use crate::{
     api::{
         SynapseBackup,
-        operation::{OperationStatus, Role},
+        operation::{OperationStatus, RecordedWorkload, Role},
         synapse::{SynapseSpec, WorkloadRef},
         verification::SynapseImage,
     },
@@ -97,9 +97,33 @@ pub enum LeaseState {
     Mine {
         /// The counts stand on it.
         counts: bool,
+        /// It says that the database is unfinished.
+        unfinished: bool,
+        /// It says so to who comes next.
+        kept_down: bool,
     },
     /// Held by another: who, for people.
     Theirs(String),
+    /// Its holder has ended, and has left the database unfinished.
+    KeptDown(KeptDown),
+}
+
+impl LeaseState {
+    /// What this operation's Lease should be.
+    pub fn mine(counts: bool, unfinished: bool) -> Self {
+        Self::Mine { counts, unfinished, kept_down: false }
+    }
+}
+
+/// A homeserver whose replicas stay at 0, because its database is unfinished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptDown {
+    /// Who held the Lease, as [`Subject::identity`] has it.
+    pub holder: String,
+    /// What it had.
+    pub counts: Vec<RecordedWorkload>,
+    /// Why, and how to go on, for people.
+    pub message: String,
 }
 
 /// A workload as it is now.

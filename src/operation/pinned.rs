@@ -39,6 +39,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
                 own_synapse: step.own_synapse.clone().filter(|own| own.duty == Duty::Serves),
                 memory_limit: step.memory_limit.clone(),
                 undo: step.undo.clone(),
+                holds: step.holds,
                 ..pending(&step.name, args)
             }
         }));
@@ -96,6 +97,8 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         own_synapse: None,
         memory_limit: None,
         undo: Vec::new(),
+        holds: false,
+        was_unfinished: false,
         state: StepState::Pending,
         attempt: 0,
         job_uid: None,

@@ -187,7 +187,11 @@ fn given_up(subject: &Subject, action: &Action, why: &str, now: Timestamp) -> Op
 fn what(action: &Action) -> &'static str {
     match action {
         Action::Wait(_) | Action::Continue => "nothing",
-        Action::AcquireLease | Action::PublishCounts | Action::ReleaseLease => "to write the homeserver's Lease",
+        Action::AcquireLease
+        | Action::TakeOverLease(_)
+        | Action::PublishCounts
+        | Action::KeepDown
+        | Action::ReleaseLease => "to write the homeserver's Lease",
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
         Action::Scale(_) => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",

@@ -122,7 +122,8 @@ pub struct Request {
     pub backup: Option<String>,
     /// Whether it has to do with the image of the homeserver's own Synapse.
     pub image: Need,
-    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before.
+    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before. Its database
+    /// may be unfinished.
     pub heals: bool,
     /// What no run can do without and is not there.
     pub waits_for: Option<Wait>,
@@ -171,6 +172,9 @@ pub struct RecipeStep {
     pub mounts: Vec<Mount>,
     /// A PostgreSQL beside it in its Pod, for this step alone.
     pub server: Option<ScratchServer>,
+    /// Synapse must not start between its beginning and its success: it writes into the homeserver's own database. Where it
+    /// cannot succeed, `undo` empties that again.
+    pub holds: bool,
     /// The homeserver's own Synapse beside it in its Pod; what tells its schema is beside preflight.
     pub own_synapse: Option<OwnSynapse>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.

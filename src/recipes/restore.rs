@@ -17,6 +17,7 @@ use crate::{
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
+        restore::Method,
         synapse::MediaStore,
         verification::{Duty, OwnSynapse},
     },
@@ -79,6 +80,7 @@ impl Operation for SynapseRestore {
                 snapshot: from.snapshot.clone(),
                 before: from.before(),
             },
+            method: self.spec.database.method,
             terms,
             authentication_service: service,
         };
@@ -87,13 +89,26 @@ impl Operation for SynapseRestore {
         database.mounts.extend(service_mounts);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
-        [database].into_iter().chain(media).chain([swap]).collect()
+        let steps = match self.spec.database.method {
+            Method::Beside => [Some(database), media, Some(swap)],
+            Method::InPlace => [media, Some(self.in_place(database, &administrator)), None],
+        };
+        steps.into_iter().flatten().collect()
     }
 
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
     /// back in time. Whether the backup has it is known when its manifest has been read.
     fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
         let service = homeserver.matrix_authentication_service.as_ref()?;
+        if self.spec.database.method == Method::InPlace {
+            return Some(Refusal {
+                reason: "AuthenticationNotInPlace",
+                message: "in place only Synapse's own database comes back, not that of the Matrix Authentication Service: the two \
+                          would be out of step. Name a role that may make databases (postgres.adminCredentials), and set \
+                          spec.database.method to Beside"
+                    .to_owned(),
+            });
+        }
         if self.spec.from.dump.is_some() {
             let message = format!(
                 "Synapse {} has a Matrix Authentication Service, and a dump has Synapse's database alone: the two would be out of \
@@ -156,6 +171,18 @@ impl SynapseRestore {
             mounts: [mounts(repository), vec![Mount::writable_claim(MEDIA, &store.claim_name)]].concat(),
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
+        }
+    }
+
+    /// Into the homeserver's own database: users wait for all of it.
+    fn in_place(&self, database: RecipeStep, administrator: &Administrator) -> RecipeStep {
+        let scheduled_tasks = format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks);
+        RecipeStep {
+            offline: true,
+            holds: true,
+            args: [database.args, vec![scheduled_tasks]].concat(),
+            undo: [vec!["clear-database".to_owned()], administrator.to_args()].concat(),
+            ..database
         }
     }
 
@@ -252,6 +279,12 @@ mod tests {
         }
         let named = format!("{MAS}, postgres: {{host: db, database: mas, credentials: {{secretName: mas}}}}}}");
         assert_eq!(object.refusal(&homeserver(&named)), None, "its manifest says whether the backup has it");
+        let mut in_place = object.clone();
+        in_place.spec.database.method = Method::InPlace;
+        assert_eq!(
+            in_place.refusal(&homeserver(&named)).map(|refusal| refusal.reason),
+            Some("AuthenticationNotInPlace")
+        );
     }
 
     #[test]
@@ -275,6 +308,20 @@ mod tests {
                 assert!(args.contains(&arg.to_owned()), "{arg} is not in {args:?}");
             }
         }
+    }
+
+    #[test]
+    fn in_place_nobody_is_served_until_all_of_it_is_there() {
+        let store = ", mediaStore: {claimName: synapse-media, path: media}";
+        let steps = steps("from: {repository: {secretName: s3}}, database: {method: InPlace}", store, None);
+        let shape: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.offline, step.holds)).collect();
+        assert_eq!(shape, [("media", false, false), ("database", true, true)]);
+        for arg in ["--method=in-place", "--scheduled-tasks=cancel"] {
+            assert!(steps[1].args.contains(&arg.to_owned()), "{:?}", steps[1].args);
+        }
+        assert_eq!(steps[1].undo, ["clear-database"]);
+        let check: Check = serde_json::from_str(steps[1].preflight.as_ref().unwrap()).unwrap();
+        assert!(matches!(check, Check::Restore(wanted) if wanted.method == Method::InPlace));
     }
 
     #[test]

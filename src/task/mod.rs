@@ -43,6 +43,8 @@ enum Command {
     Backup(backup::Arguments),
     /// Add the media to what `backup --draft` has stored: then it is a backup.
     BackupMedia(backup::media::Arguments),
+    /// Empty the database that a restore in place has left unfinished. Any other is not touched.
+    ClearDatabase(restore::in_place::ClearArguments),
     /// Delete all that an object has stored in a restic repository.
     DeleteBackups(backup::delete::Arguments),
     /// Read what is true of a homeserver's database.
@@ -53,7 +55,8 @@ enum Command {
     RestoreConfig(backup::restore_config::Arguments),
     /// Put a backup's media back into a media store. Nothing is deleted.
     RestoreMedia(backup::media::restore::Arguments),
-    /// Restore a backup's database beside the one that serves. Synapse goes on serving.
+    /// Restore a backup's database beside the one that serves, while Synapse goes on serving. Or in place: then Synapse must be
+    /// down.
     RestoreDatabase(restore::Arguments),
     /// Restore a dump that somebody else made beside the database that serves. Synapse goes on serving.
     RestoreDump(dump::Arguments),
@@ -87,8 +90,9 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
+            Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await,
+            Command::ClearDatabase(arguments) => restore::in_place::clear(arguments, &stop).await,
             Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
-            Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
             Command::RestoreDump(arguments) => dump::run(arguments, &stop).await.into(),
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,

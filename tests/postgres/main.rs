@@ -10,6 +10,7 @@ mod crashed;
 mod delete;
 mod dump;
 mod full_disk;
+mod in_place;
 mod inspect;
 mod interrupted;
 mod killed;

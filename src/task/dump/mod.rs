@@ -73,6 +73,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         whose: Whose::Synapse,
         with_authentication: false,
         replaced: None,
+        comment: None,
     };
     if let Some(done) = done_before(&mut server, &mark).await? {
         return Ok(done);

@@ -8,7 +8,7 @@ use super::{
     source::{Found, Source},
 };
 use crate::{
-    api::operation::StepPlan,
+    api::{operation::StepPlan, restore::Method},
     bytes,
     postgres::disk,
     task::{
@@ -70,7 +70,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
             found.path,
             found.taken_at,
             bytes::human(found.bytes.cast_signed()),
-            fit.present.becomes(&connection.database),
+            fit.present.becomes(&connection.database, Method::Beside),
             bytes::human(*free),
             bytes::human(*needed),
         ),
@@ -87,7 +87,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let fit = wanted.terms.fit(connection).await?;
+    let fit = wanted.terms.fit(connection, Method::Beside).await?;
     let found = wanted.source.find(scratch).await?;
     let reading = Reading::begin(&found, &fit.programs, &fit.server.target).await?;
     let grown = found.bytes.saturating_mul(reading.format.growth()).cast_signed();

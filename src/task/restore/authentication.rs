@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{
     check::{Checked, check},
-    existing::{count, in_use},
+    existing::{PUT_ASIDE, count, in_use},
     fill::Filling,
     mark::{Mark, State, name_aside, name_beside},
     server::{Administrator, Found, Rename, Server, find},
@@ -163,7 +163,7 @@ impl Half {
         let is_unused = names.is_empty() || newest.is_some() && users == 0;
         match is_unused || existing == Existing::Rename {
             true => Ok(newest),
-            false => Err(in_use(database, &[(users, "user")])),
+            false => Err(in_use(database, &[(users, "user")], PUT_ASIDE)),
         }
     }
 

@@ -38,7 +38,7 @@ use crate::{
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
     let began = Instant::now();
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let Arguments { connection, wanted, at_once } = &arguments;
+    let Arguments { connection, wanted, at_once, .. } = &arguments;
     let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
     let Ready { fit: Fit { mut server, programs, .. }, chosen, mut authentication, .. } =
         begun.unwrap_or_else(|| Err(stopped()))?;
@@ -54,6 +54,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         whose: Whose::Synapse,
         with_authentication: authentication.is_some(),
         replaced: None,
+        comment: None,
     };
     if let Some(done) = done_before(&mut server, &mark).await? {
         let is_whole = match &mut authentication {

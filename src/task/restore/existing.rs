@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    mark::name_aside,
+    mark::{Mark, name_aside},
     server::{Found, Server, find},
 };
 use crate::{
-    api::restore::Existing,
+    api::restore::{Existing, Method},
     postgres::{Explain, Session, relations},
     synapse::database::{self, SchemaVersion, Tables},
     task::{
@@ -23,6 +23,8 @@ pub enum Present {
     Absent,
     /// It holds no tables.
     Empty,
+    /// A restore in place has begun to fill it and has not come to its end.
+    Unfinished,
     /// A freshly installed Synapse has made its tables, and nobody has used it.
     Unused(Option<i32>),
     /// Somebody's messages may be in it; the version of its schema, if it is Synapse's.
@@ -35,8 +37,9 @@ impl Present {
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn look(server: &Server, connection: &Connection, databases: &[Found]) -> Result<Self> {
-        if find(databases, &connection.database).is_none() {
-            return Ok(Self::Absent);
+        let Some(found) = find(databases, &connection.database) else { return Ok(Self::Absent) };
+        if found.mark.as_ref().is_some_and(Mark::is_filling) {
+            return Ok(Self::Unfinished);
         }
         let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
         let tables = relations::tables(&mut session).await?;
@@ -60,18 +63,29 @@ impl Present {
     /// # Errors
     /// Terminal, `DatabaseInUse`, where the spec refuses it.
     pub fn may_go_aside(self, existing: Existing, database: &str) -> Result<()> {
-        let Self::InUse { users, events, .. } = self else { return Ok(()) };
         match existing {
             Existing::Rename => Ok(()),
-            Existing::Refuse => Err(in_use(database, &[(users, "user"), (events, "event")])),
+            Existing::Refuse => self.is_unused(database, PUT_ASIDE),
         }
     }
 
+    /// Whether nobody has used it.
+    ///
+    /// # Errors
+    /// Terminal, `DatabaseInUse`, with the advice.
+    pub fn is_unused(self, database: &str, advice: &str) -> Result<()> {
+        let Self::InUse { users, events, .. } = self else { return Ok(()) };
+        Err(in_use(database, &[(users, "user"), (events, "event")], advice))
+    }
+
     /// What would become of it, for people.
-    pub fn becomes(self, database: &str) -> String {
-        match self {
-            Self::Absent => format!("there is no database {database} yet"),
-            _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
+    pub fn becomes(self, database: &str, method: Method) -> String {
+        match (method, self) {
+            (Method::InPlace, _) => format!("into {database} itself, which nobody has used"),
+            (Method::Beside, Self::Absent) => format!("there is no database {database} yet"),
+            (Method::Beside, _) => {
+                format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now()))
+            }
         }
     }
 
@@ -111,16 +125,16 @@ pub async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static s
         .explain("looking whether the database is in use")
 }
 
+/// What to do with a database that somebody has used, where it stands in the way.
+pub const PUT_ASIDE: &str =
+    "To put it aside under a name with the time, and to keep it there, set spec.database.existing to Rename.";
+
 /// The error of a database that somebody has used.
-pub fn in_use(database: &str, holds: &[(i64, &str)]) -> TaskError {
+pub fn in_use(database: &str, holds: &[(i64, &str)], advice: &str) -> TaskError {
     let holds: Vec<String> = holds.iter().map(|(count, what)| at_least(*count, what)).collect();
     TaskError::terminal(
         "DatabaseInUse",
-        format!(
-            "Database {database} is in use: it has {}. Nothing was changed. To put it aside under a name with the time, and to \
-             keep it there, set spec.database.existing to Rename.",
-            holds.join(" and ")
-        ),
+        format!("Database {database} is in use: it has {}. Nothing was changed. {advice}", holds.join(" and ")),
     )
 }
 
@@ -142,7 +156,7 @@ mod tests {
         let error = used.may_go_aside(Existing::Refuse, "synapse").unwrap_err();
         assert!(error.message.contains("1 user and 1000 events or more"), "{error}");
         assert_eq!(used.may_go_aside(Existing::Rename, "synapse"), Ok(()));
-        for present in [Present::Absent, Present::Empty, Present::Unused(Some(94))] {
+        for present in [Present::Absent, Present::Empty, Present::Unfinished, Present::Unused(Some(94))] {
             assert_eq!(present.may_go_aside(Existing::Refuse, "synapse"), Ok(()));
         }
     }

@@ -22,7 +22,7 @@ use crate::{
 /// For our sessions alone. Indexes are sorted in memory where it suffices: PostgreSQL's own default, 64 MiB, is for
 /// machines of long ago.
 const SETTINGS: &str = "-c client_connection_check_interval=1s -c synchronous_commit=off -c maintenance_work_mem=256MB \
-                        -c max_parallel_maintenance_workers=0";
+                        -c max_parallel_maintenance_workers=0 -c default_transaction_read_only=off";
 
 /// As many lines of what a program complains of are repeated.
 const LINES: usize = 5;
@@ -166,6 +166,7 @@ impl Filling<'_> {
 /// Those of PostgreSQL.
 pub async fn forget_one_time_keys(target: &Target) -> Result<()> {
     let mut session = target.connect().await?;
+    writable(&mut session).await?;
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relname = $1 AND c.relkind = 'r'",
@@ -178,6 +179,14 @@ pub async fn forget_one_time_keys(target: &Target) -> Result<()> {
         session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
     }
     Ok(())
+}
+
+/// A database that is filled in place lets nobody write who does not ask for it.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn writable(session: &mut Session) -> Result<()> {
+    session.execute("SET default_transaction_read_only = off").await.explain("asking to write")
 }
 
 /// A line of `pg_restore --list` that stands for rights: `215; 0 0 ACL public TABLE events synapse`.

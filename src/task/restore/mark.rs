@@ -46,6 +46,9 @@ pub struct Mark {
     /// The database whose place it took: it goes by this name now. None: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
+    /// The comment that a database had which is filled in place: it gets it back where that comes to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }
 
 /// A dump, as it was read.
@@ -70,6 +73,9 @@ pub enum State {
     InPlace,
     /// It had the homeserver's name, until Synapse did not start with it.
     TakenBack,
+    /// It has the homeserver's name, and is being filled, or was when the task died. Nobody must be served from it. It is not
+    /// [`State::Unfinished`]: those are dropped.
+    Filling,
 }
 
 impl Mark {
@@ -83,9 +89,14 @@ impl Mark {
         format!("{BEGINS}{}", serde_json::to_string(self).expect("plain data"))
     }
 
-    /// Whether a restore of this name had a part in the database.
+    /// Whether a restore of this name had a part in the database. One that has not finished has had none.
     pub fn is_of(&self, restore: &str) -> bool {
-        self.restore == restore || self.earlier.iter().any(|earlier| earlier == restore)
+        self.restore == restore && !self.is_filling() || self.earlier.iter().any(|earlier| earlier == restore)
+    }
+
+    /// Whether nobody must be served from the database.
+    pub fn is_filling(&self) -> bool {
+        self.state == State::Filling
     }
 
     /// What was restored, for people.
@@ -107,7 +118,8 @@ impl Mark {
 
     /// The names of the restores of a database that comes after this one, the last ones.
     pub fn history(&self) -> Vec<String> {
-        let names: Vec<String> = self.earlier.iter().chain([&self.restore]).cloned().collect();
+        let own = Some(&self.restore).filter(|_| !self.is_filling());
+        let names: Vec<String> = self.earlier.iter().chain(own).cloned().collect();
         names[names.len().saturating_sub(REMEMBERED)..].to_vec()
     }
 
@@ -149,6 +161,7 @@ mod tests {
             whose: Whose::Synapse,
             with_authentication: false,
             replaced: None,
+            comment: None,
         };
         assert_eq!(Mark::read(&mark.to_comment()), Some(mark));
         for comment in

@@ -14,8 +14,10 @@ mod ahead;
 mod authentication;
 pub mod beside;
 pub mod check;
+mod clear;
 mod existing;
 pub mod fill;
+pub mod in_place;
 mod mark;
 mod media;
 mod preflight;
@@ -26,7 +28,6 @@ pub mod swap;
 mod terms;
 mod unmarked;
 
-pub use beside::run;
 pub use existing::Present;
 pub use mark::{Dumped, Mark, State};
 pub use media::WantedMedia;
@@ -35,7 +36,10 @@ pub use server::Administrator;
 pub use source::Source;
 pub use terms::{Fit, Terms};
 
-use super::arguments::Connection;
+use tokio_util::sync::CancellationToken;
+
+use super::{arguments::Connection, report::Report};
+use crate::api::restore::{Method, ScheduledTasks};
 
 /// What to restore, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -47,4 +51,16 @@ pub struct Arguments {
     /// How many streams and indexes at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub at_once: u16,
+    /// What becomes of purges that were under way when the backup was made, where it comes back in place. Beside,
+    /// `swap-database` deals with them.
+    #[arg(long, value_enum, default_value_t)]
+    pub scheduled_tasks: ScheduledTasks,
+}
+
+/// Runs `restore-database`.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
+    match arguments.wanted.method {
+        Method::Beside => beside::run(arguments, stop).await.into(),
+        Method::InPlace => in_place::run(arguments, stop).await,
+    }
 }

@@ -4,13 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     authentication::{Half, both_or_none},
+    clear,
+    existing::Present,
     schema,
     server::Server,
     source::{Chosen, Source},
     terms::{Fit, Terms},
 };
 use crate::{
-    api::operation::StepPlan,
+    api::{operation::StepPlan, restore::Method},
     bytes,
     postgres::{disk, programs::Programs},
     task::{
@@ -39,13 +41,17 @@ pub struct Wanted {
     #[command(flatten)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication_service: Option<AuthenticationService>,
+    /// Beside the database that serves, or into it.
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub method: Method,
 }
 
 impl Wanted {
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
         let service = self.authentication_service.iter().flat_map(AuthenticationService::to_args).collect();
-        [self.source.to_args(), self.terms.to_args(), service].concat()
+        [self.source.to_args(), self.terms.to_args(), vec![format!("--method={}", self.method)], service].concat()
     }
 }
 
@@ -75,7 +81,8 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     for (name, check) in steps {
         let (plan, more) = match check {
             Check::Restore(_) => {
-                (database_plan(connection, &ready, name), wanted.terms.synapse_schema.map(schema::as_argument))
+                let plan = database_plan(connection, &ready, name, wanted.method);
+                (plan, wanted.terms.synapse_schema.map(schema::as_argument))
             }
             Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
             _ => continue,
@@ -86,8 +93,8 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     Ok(findings)
 }
 
-fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan {
-    let becomes = ready.fit.present.becomes(&connection.database);
+fn database_plan(connection: &Connection, ready: &Ready, step: &str, method: Method) -> StepPlan {
+    let becomes = ready.fit.present.becomes(&connection.database, method);
     let Chosen { backup, manifest, .. } = &ready.chosen;
     let service = manifest.authentication_service.as_ref().map(|service| {
         format!(
@@ -99,6 +106,7 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
     let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
+        offline: method == Method::InPlace,
         summary: format!(
             "would restore backup {:.8} of {} ({synapse}{} rows of {} tables{}); {becomes}; {} is free, {} needed",
             backup.shown.id,
@@ -117,9 +125,13 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let mut fit = wanted.terms.fit(connection).await?;
+    let mut fit = wanted.terms.fit(connection, wanted.method).await?;
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
+    if wanted.method == Method::InPlace && fit.present != Present::Unfinished {
+        let mut session = fit.server.target.connect().await?;
+        clear::refuse_what_is_not_synapse_s(&mut session, &manifest.database, &connection.database).await?;
+    }
     not_older(fit.server.version(), &manifest.database)?;
     match wanted.terms.synapse_schema {
         Some(known) => schema::is_known(manifest.schema(), known)?,
@@ -194,6 +206,7 @@ mod tests {
             "--restore=a/b",
             "--existing=rename",
             "--free-space=1Gi",
+            "--method=beside",
         ];
         assert_eq!(wanted.to_args(), args);
     }

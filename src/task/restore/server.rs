@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::mark::{Mark, State};
 use crate::{
     postgres::{Credentials, Explain, Locale, Session, Target, quote, sessions},
+    synapse::database,
     task::{
         arguments::Connection,
         report::{Result, TaskError},
@@ -67,6 +68,8 @@ pub struct Found {
     pub name: String,
     pub owner: String,
     pub mark: Option<Mark>,
+    /// What is written on it, ours or somebody else's.
+    pub comment: Option<String>,
     pub bytes: i64,
 }
 
@@ -81,20 +84,69 @@ impl Server {
         Ok(server)
     }
 
-    /// Connects.
+    /// Connects to the homeserver's own database, and makes sure that the role owns it: nobody else may write a mark on it.
     ///
     /// # Errors
-    /// What PostgreSQL says.
-    pub async fn open(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+    /// Terminal, `DatabaseMissing` and `NotDatabaseOwner`, with what to type. What PostgreSQL says.
+    pub async fn connect_in_place(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+        let opened = Self::open_in(connection, administrator, &connection.database).await;
+        let mut server = opened.map_err(|error| match error.reason.as_str() {
+            "DatabaseMissing" => {
+                let owner = connection.target().map(|target| target.credentials.username).unwrap_or_default();
+                let creation = database::creation(&connection.database, Some(&owner), 0);
+                TaskError { message: format!("{} Make an empty one: {creation};", error.message), ..error }
+            }
+            _ => error,
+        })?;
+        server.check_ownership(&connection.database).await?;
+        Ok(server)
+    }
+
+    async fn open_in(connection: &Connection, administrator: &Administrator, database: &str) -> Result<Self> {
         let own = connection.target()?;
         let credentials = match &administrator.admin_credentials_dir {
             Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
             None => own.credentials.clone(),
         };
         let owner = own.credentials.username.clone();
-        let target = Target { credentials, ..own.to(&administrator.maintenance_database) };
+        let target = Target { credentials, ..own.to(database) };
         let session = target.connect().await?;
         Ok(Self { session, target, owner })
+    }
+
+    /// Whether our role may write the mark of the database that it is in, and Synapse's make tables there.
+    async fn check_ownership(&mut self, database: &str) -> Result<()> {
+        let (owns, is_member, may_make_tables): (bool, bool, bool) = sqlx::query_as(
+            "SELECT pg_has_role(datdba, 'USAGE'), pg_has_role($1, 'USAGE'), has_schema_privilege($1, 'public', 'CREATE') \
+             FROM pg_database WHERE datname = current_database()",
+        )
+        .bind(&self.owner)
+        .fetch_one(&mut self.session.connection)
+        .await
+        .explain("looking who owns the database")?;
+        let (name, role, owner) =
+            (quote::ident(database), quote::ident(&self.target.credentials.username), quote::ident(&self.owner));
+        let missing = match (owns, is_member, may_make_tables) {
+            (true, true, true) => return Ok(()),
+            (false, ..) => format!("ALTER DATABASE {name} OWNER TO {role}"),
+            (true, false, _) => format!("GRANT {owner} TO {role}"),
+            (true, true, false) => format!("GRANT CREATE ON SCHEMA public TO {owner}"),
+        };
+        Err(TaskError::terminal(
+            "NotDatabaseOwner",
+            format!(
+                "A restore in place marks database {name} as unfinished, which takes its owner, and makes tables in it as role \
+                 {owner}. As a superuser, in {name}: {missing};"
+            ),
+        ))
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn open(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+        Self::open_in(connection, administrator, &administrator.maintenance_database).await
     }
 
     /// The same as the role of another session on this server.
@@ -150,7 +202,8 @@ impl Server {
             "CannotCreateDatabases",
             format!(
                 "A restore makes a new database beside the old one and swaps their names; role {role} may not. Name a role \
-                 that may in postgres.adminCredentials, or, as a superuser: {missing};"
+                 that may in postgres.adminCredentials, or, as a superuser: {missing}; Without it, a database that nobody has \
+                 used can be filled in place: spec.database.method: InPlace."
             ),
         ))
     }
@@ -182,6 +235,7 @@ impl Server {
             name,
             owner,
             mark: comment.as_deref().and_then(Mark::read),
+            comment,
             bytes,
         };
         Ok(rows.into_iter().map(found).collect())
@@ -248,17 +302,12 @@ impl Server {
     /// # Errors
     /// Transient where somebody is connected to one of them. Those of PostgreSQL.
     pub async fn rename(&mut self, renames: &[Rename]) -> Result<()> {
-        let mut statements = "BEGIN;".to_owned();
+        let mut statements = Vec::new();
         for (from, to, mark) in renames {
-            statements += &format!("ALTER DATABASE {} RENAME TO {};", quote::ident(from), quote::ident(to));
-            statements.extend(mark.iter().map(|mark| comment(to, mark) + ";"));
+            statements.push(format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to)));
+            statements.extend(mark.iter().map(|mark| comment(to, mark)));
         }
-        statements += "COMMIT;";
-        let renamed = self.session.execute(&statements).await;
-        if renamed.is_err() {
-            let _ = self.session.execute("ROLLBACK").await;
-        }
-        renamed.explain("swapping the names of the databases")
+        self.at_once(&statements, "swapping the names of the databases").await
     }
 
     /// Ends all sessions in a database that our role may end. Those of a superuser it may not.
@@ -339,6 +388,23 @@ impl Server {
         Ok(refused)
     }
 
+    /// All of it or nothing, in the database that it is in.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn at_once(&mut self, statements: &[String], doing: &str) -> Result<()> {
+        let done = self.session.execute(&format!("BEGIN READ WRITE; {}; COMMIT", statements.join("; "))).await;
+        if done.is_err() {
+            let _ = self.session.execute("ROLLBACK").await;
+        }
+        done.explain(doing)
+    }
+
+    /// The session itself.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     async fn run(&mut self, statement: &str, doing: &str) -> Result<()> {
         self.session.execute(statement).await.explain(doing)
     }
@@ -368,7 +434,8 @@ const SETTINGS_OF: &str = "\
             FROM settings) \
     SELECT statement FROM statements ORDER BY place, statement";
 
-fn comment(name: &str, mark: &Mark) -> String {
+/// The statement that writes a mark.
+pub fn comment(name: &str, mark: &Mark) -> String {
     format!("COMMENT ON DATABASE {} IS {}", quote::ident(name), quote::literal(&mark.to_comment()))
 }
 

@@ -25,6 +25,7 @@ use super::{
     ahead,
     authentication::{Half, not_named},
     existing::Present,
+    in_place::writable_again,
     mark::{Mark, State, name_aside},
     server::{Administrator, Found, Rename, Server, find},
 };
@@ -38,7 +39,6 @@ use crate::{
     task::{
         arguments::Connection,
         authentication::AuthenticationService,
-        output::progress,
         report::{Result, StepResult, TaskError},
     },
 };
@@ -162,14 +162,7 @@ async fn swap(
     };
     let mut session = server.as_owner(connection, &new.name)?.connect().await?;
     sessions::end_earlier(&mut session, &server.target.application).await?;
-    ahead::no_one_time_keys(&mut session).await?;
-    let sequences = ahead::push_sequences(&mut session, &old_positions).await?;
-    progress(&format!("{sequences} sequences go on behind all that was ever handed out"));
-    notes.extend(ahead::scheduled_tasks(&mut session, arguments.scheduled_tasks).await?);
-    let users = ahead::resync_device_lists(&mut session).await?;
-    if users > 0 {
-        notes.push(format!("the devices of {users} users of other homeservers are asked for anew"));
-    }
+    notes.extend(ahead::bring_ahead(&mut session, &old_positions, arguments.scheduled_tasks).await?);
     drop(session);
 
     let aside = present.map(|_| name_aside(&connection.database, Timestamp::now()));
@@ -179,6 +172,9 @@ async fn swap(
     if let Some(aside) = aside {
         let refused = server.copy_settings(&connection.database, &new.name).await?;
         notes.extend(refused.into_iter().map(|refused| format!("a setting was not taken over: {refused}")));
+        if present.and_then(|found| found.mark.as_ref()).is_some_and(Mark::is_filling) {
+            server.at_once(&[writable_again(&new.name)], "letting Synapse write").await?;
+        }
         renames.push((connection.database.clone(), aside, None));
     }
     renames.push((new.name.clone(), connection.database.clone(), Some(mark)));

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     existing::Present,
-    schema,
+    in_place, schema,
     server::{Administrator, Found, Server, find},
 };
 use crate::{
-    api::restore::Existing,
+    api::restore::{Existing, Method},
     bytes,
     postgres::{
         disk::{self, Wal},
@@ -67,8 +67,11 @@ impl Terms {
     ///
     /// # Errors
     /// The first thing that a restore would fail for, wherever its rows come from.
-    pub async fn fit(&self, connection: &Connection) -> Result<Fit> {
-        let mut server = Server::connect(connection, &self.administrator).await?;
+    pub async fn fit(&self, connection: &Connection, method: Method) -> Result<Fit> {
+        let mut server = match method {
+            Method::Beside => Server::connect(connection, &self.administrator).await?,
+            Method::InPlace => Server::connect_in_place(connection, &self.administrator).await?,
+        };
         let mut session = server.target.connect().await?;
         let mut second = server.target.connect().await?;
         crate::task::preflight::check_server(&mut session, &mut second).await?;
@@ -76,8 +79,13 @@ impl Terms {
         let databases = server.databases().await?;
         refuse_a_second_time(connection, self, &databases)?;
         let present = Present::look(&server, connection, &databases).await?;
-        present.may_go_aside(self.existing, &connection.database)?;
-        server.can_end_sessions(&connection.database).await?;
+        match method {
+            Method::Beside => {
+                present.may_go_aside(self.existing, &connection.database)?;
+                server.can_end_sessions(&connection.database).await?;
+            }
+            Method::InPlace => in_place::accepts(&mut session, connection, present).await?,
+        }
         let wal = disk::wal(&mut session).await?;
         Ok(Fit { server, present, programs, wal })
     }

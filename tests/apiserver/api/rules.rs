@@ -151,6 +151,11 @@ async fn a_wrong_source_of_a_restore_is_refused_and_the_field_named(stage: Arc<S
         (format!("from: {{dump: {{{claim}}}, snapshot: abcd}}"), &["spec.from", "which dump it is stands in dump"]),
         ("from: {dump: {claim: {claimName: dumps, path: ../synapse.dump}}}".to_owned(), &["spec.from.dump.claim.path"]),
         (format!("from: {{dump: {{{claim}}}}}\n  contents: [Database, Media]"), &["a dump has no media"]),
+        (format!("from: {{dump: {{{claim}}}}}\n  database: {{method: InPlace}}"), &["a dump comes back beside"]),
+        (
+            "from: {backupRef: {name: nightly}}\n  database: {method: InPlace, existing: Rename}".to_owned(),
+            &["spec.database", "wants one that nobody has used"],
+        ),
     ];
     for (fields, said) in wrong {
         refused(&world, &restore("r", fields), said).await;

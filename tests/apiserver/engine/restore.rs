@@ -47,7 +47,7 @@ spec:
 }
 
 /// The service's database is in no backup: here the workload is one like the others.
-async fn without_mas(stage: &Arc<Stage>, test: &str) -> World {
+pub async fn without_mas(stage: &Arc<Stage>, test: &str) -> World {
     let world = World::with_homeserver(stage, test).await;
     take_mas_for_a_workload(&world).await;
     world

@@ -4,7 +4,7 @@ use super::{
     super::{
         ahead,
         authentication::{Half, not_named},
-        mark::{State, name_beside},
+        mark::{Mark, State, name_beside},
         server::{Found, Server, find},
     },
     Arguments, mine,
@@ -52,10 +52,12 @@ pub async fn swap_back(
     if mark.with_authentication && half.is_none() {
         return Err(not_named());
     }
-    let Some(old) = mark.replaced.as_ref().and_then(|name| find(databases, name)) else {
+    // Nobody must be served from one that a restore in place has left unfinished.
+    let is_whole = |found: &&Found| !found.mark.as_ref().is_some_and(Mark::is_filling);
+    let Some(old) = mark.replaced.as_ref().and_then(|name| find(databases, name)).filter(is_whole) else {
         return Err(TaskError::terminal(
             "NothingToTakeBack",
-            "There was no database before the restore, or it is gone: nothing can be taken back.",
+            "There was no whole database before the restore, or it is gone: nothing can be taken back.",
         ));
     };
     let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
