@@ -54,6 +54,7 @@ struct KindLabels {
 pub struct Metrics {
     registry: Arc<Registry>,
     quiesced: Family<HomeserverLabels, Gauge>,
+    unfinished: Family<HomeserverLabels, Gauge>,
     downtime: Family<HomeserverLabels, Gauge<f64, AtomicU64>>,
     newest_backup: Family<BackupLabels, Gauge<i64, AtomicI64>>,
     newest_verified: Family<BackupLabels, Gauge<i64, AtomicI64>>,
@@ -67,6 +68,7 @@ impl Default for Metrics {
         let metrics = Self {
             registry: Arc::default(),
             quiesced: Family::default(),
+            unfinished: Family::default(),
             downtime: Family::default(),
             newest_backup: Family::default(),
             newest_verified: Family::default(),
@@ -89,6 +91,9 @@ impl Metrics {
         let mut registry = Registry::with_prefix("synapse_keeper");
         let quiesced = "1 while the homeserver's replicas are at 0 by our hand";
         registry.register("homeserver_quiesced", quiesced, self.quiesced.clone());
+        let unfinished =
+            "1 while a restore has left the homeserver's database unfinished, and nobody brings its replicas back";
+        registry.register("homeserver_database_unfinished", unfinished, self.unfinished.clone());
         let downtime = "Downtime of the last run that had one";
         registry.register_with_unit("homeserver_last_downtime", downtime, Unit::Seconds, self.downtime.clone());
         let newest = "Unix time of the newest backup of a schedule, of the object's creation where there is none";
@@ -107,10 +112,14 @@ impl Metrics {
     /// brings them back, before a restart of ours and after. Counts that cannot be read are counts.
     pub fn homeservers_leases<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
         self.quiesced.clear();
+        self.unfinished.clear();
         for lease in leases.filter(|lease| !matches!(lease::counts(lease), Ok(None))) {
             let synapse = lease.labels().get(SYNAPSE_LABEL).cloned().unwrap_or_default();
             let labels = HomeserverLabels { namespace: lease.namespace().unwrap_or_default(), synapse };
             self.quiesced.get_or_create(&labels).set(1);
+            if lease::kept_down(lease).is_some() {
+                self.unfinished.get_or_create(&labels).set(1);
+            }
         }
     }
 
@@ -252,6 +261,7 @@ mod tests {
         metrics.homeservers_leases([lease("down", Some("[]"))].iter());
         let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
         metrics.downtime.get_or_create(&labels).set(1.0);
+        metrics.unfinished.get_or_create(&labels).set(1);
         metrics.backups([backup(Some("@daily"), None)].iter());
         metrics.reconciled("Synapse", "ok");
         metrics.watch_event("Synapse");

@@ -9,6 +9,7 @@ pub mod conditions;
 pub mod crds;
 pub mod deletion;
 pub mod downtime;
+pub mod dump;
 pub mod duration;
 pub mod jobs;
 pub mod maintenance;

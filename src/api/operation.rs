@@ -13,7 +13,7 @@ use super::{
     downtime::Downtime,
     mounts::Mount,
     synapse::{SynapseSpec, WorkloadRef},
-    verification::ScratchServer,
+    verification::{OwnSynapse, ScratchServer},
 };
 use crate::task::report::{ErrorClass, StepResult, TablePlan};
 
@@ -102,6 +102,12 @@ pub struct Run {
     /// What it had done is being taken back, or was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,
+    /// The homeserver's database is unfinished, as far as is known: Synapse must not start with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
+    /// What the homeserver had when another run left its database unfinished: this one goes on, and gives it back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherited: Vec<RecordedWorkload>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,12 +207,22 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub server: Option<ScratchServer>,
+    /// The homeserver's own Synapse beside it in its Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub own_synapse: Option<OwnSynapse>,
     /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,
     /// The task and its arguments that take the step back, if no Pod of Synapse becomes Ready afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<String>,
+    /// From its beginning to its success the homeserver's database is unfinished.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds: bool,
+    /// The database was unfinished before this attempt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_unfinished: bool,
     pub state: StepState,
     /// Counts from 1; part of the Job's name.
     #[serde(default)]
@@ -464,6 +480,12 @@ impl Run {
     pub fn was_taken_back(&self) -> bool {
         let step = self.undo.as_ref().and_then(|undo| self.steps.get(undo.step));
         step.is_some_and(|step| step.state == StepState::Succeeded)
+    }
+
+    /// What workloads had, where that must not be forgotten.
+    pub fn counts(&self) -> Option<&[RecordedWorkload]> {
+        let inherited = Some(self.inherited.as_slice()).filter(|inherited| !inherited.is_empty());
+        self.window.as_ref().map(|window| window.workloads.as_slice()).or(inherited)
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

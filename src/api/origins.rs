@@ -75,7 +75,7 @@ pub(super) fn tell(conditions: &mut Vec<Condition>, others: &[OtherOrigin], gene
         listed.join(", "),
         uids.join(",")
     );
-    conditions.set(Type::OtherOrigins, true, "NotAdopted", &message);
+    conditions.set(Type::OtherOrigins, true, "OtherOrigins", &message);
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     backup::Content,
     downtime::Downtime,
+    dump::{DumpSource, RestoredDump},
     jobs::JobSettings,
     operation::{OperationStatus, Run},
     references::SynapseRef,
@@ -29,6 +30,8 @@ use super::{
     derive = "PartialEq",
     doc = "Brings the database of a Synapse homeserver back from a backup, beside the one that serves, and swaps the names.",
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of Jobs are made from it"),
+    validation = Rule::new("!has(self.spec.from.dump) || !has(self.spec.contents) || !('Media' in self.spec.contents)").message("a dump has no media: put them back by hand"),
+    validation = Rule::new("!has(self.spec.from.dump) || !has(self.spec.database) || self.spec.database.method == 'Beside'").message("a dump comes back beside the database that serves: take method Beside"),
     validation = Rule::new("self.spec == oldSelf.spec").message("a SynapseRestore is immutable: make a new one under another name"),
     printcolumn(name = "Synapse", type_ = "string", json_path = ".spec.synapseRef.name"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -44,7 +47,7 @@ use super::{
 pub struct SynapseRestoreSpec {
     /// The homeserver, in the same namespace.
     pub synapse_ref: SynapseRef,
-    /// Which backup.
+    /// What comes back.
     pub from: RestoreSource,
     /// What is restored; without it all that the backup has and the `Synapse` object names. Secrets and ConfigMaps are not: see
     /// `synapse-keeper task restore-config`.
@@ -64,11 +67,12 @@ pub struct SynapseRestoreSpec {
     pub jobs: JobSettings,
 }
 
-/// A backup: of a `SynapseBackup`, or in a repository alone, for the cluster that made it may be gone.
+/// A backup of a `SynapseBackup`, or in a repository alone, for the cluster that made it may be gone; or somebody's dump.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.backupRef) != has(self.repository)").message("give either backupRef or repository"))]
+#[x_kube(validation = Rule::new("[has(self.backupRef), has(self.repository), has(self.dump)].filter(given, given).size() == 1").message("give one of backupRef, repository and dump"))]
 #[x_kube(validation = Rule::new("!has(self.before) || self.snapshot == 'latest'").message("give either snapshot or before"))]
+#[x_kube(validation = Rule::new("!has(self.dump) || (self.snapshot == 'latest' && !has(self.before))").message("which dump it is stands in dump"))]
 pub struct RestoreSource {
     /// A `SynapseBackup` of the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +80,9 @@ pub struct RestoreSource {
     /// A repository. Whoever made the backups: they are told by the homeserver's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<Repository>,
+    /// A dump that somebody else made: its database alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpSource>,
     /// A backup's name as `status.snapshots` has it, or the beginning of it; `latest`: the newest.
     #[serde(default = "latest")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^(latest|[0-9a-f]{4,64})$"))]
@@ -105,9 +112,13 @@ pub struct BackupRef {
 }
 
 /// What becomes of the database that is there. It is never dropped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.method == 'Beside' || self.existing == 'Refuse'").message("method InPlace puts no database aside: it wants one that nobody has used"))]
 pub struct RestoreDatabase {
+    /// Where the backup comes back.
+    #[serde(default)]
+    pub method: Method,
     /// What becomes of a database that somebody has used. One that a freshly installed Synapse has made, with no user and no
     /// event, is put aside either way.
     #[serde(default)]
@@ -119,6 +130,27 @@ pub struct RestoreDatabase {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), regex(pattern = r"^[0-9]+(Ki|Mi|Gi|Ti)?$"))]
     pub free_space: Option<String>,
+}
+
+/// Where the backup's database comes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+pub enum Method {
+    /// Into a new database, which takes the old one's name when it is whole: users wait for that alone. It takes a role that
+    /// may make databases.
+    #[default]
+    Beside,
+    /// Into the homeserver's own database, which nobody has used yet. Synapse is down meanwhile, and stays down while the
+    /// database is unfinished.
+    InPlace,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Beside => "beside",
+            Self::InPlace => "in-place",
+        })
+    }
 }
 
 /// What becomes of a database that somebody has used.
@@ -174,11 +206,31 @@ pub struct RestoreStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Restored {
-    /// The backup.
-    pub snapshot: String,
-    /// The moment that it shows, by PostgreSQL's clock.
+    /// The backup, or restic's snapshot with the dump; absent: the dump was on a claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The dump, where it was none of our backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<RestoredDump>,
+    /// The moment that it shows, by PostgreSQL's clock; of a dump, when it was written.
     pub taken_at: Time,
     /// The homeserver's database.
+    pub database: String,
+    /// The name of the database whose place it took. It is kept until somebody drops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// For people: how large that one is, such as `1.2 GiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_size: Option<String>,
+    /// The database of the Matrix Authentication Service, which came back with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<RestoredAuthentication>,
+}
+
+/// The restored database of the Matrix Authentication Service in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredAuthentication {
     pub database: String,
     /// The name of the database whose place it took. It is kept until somebody drops it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

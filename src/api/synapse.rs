@@ -56,6 +56,11 @@ pub struct SynapseSpec {
     /// The Matrix Authentication Service, where there is one. It stops with Synapse and starts before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matrix_authentication_service: Option<MatrixAuthenticationService>,
+    /// The image of Synapse, where drills and restores have to ask it. Without it: that of the main process's container, the one
+    /// named `synapse` or the only one of `workloads.main`. Python must be in it, as in the official one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
     /// Where Synapse keeps the files that users upload, for backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_store: Option<MediaStore>,

@@ -26,6 +26,30 @@ pub struct Verification {
     #[serde(default = "default_user")]
     #[schemars(range(min = 1))]
     pub run_as_user: i64,
+    /// Starts the homeserver's own Synapse (`spec.image` of the `Synapse` object) on the restored database, shut in, and asks it.
+    #[serde(default)]
+    pub synapse: bool,
+    /// How many of the media are read byte by byte.
+    #[serde(default)]
+    pub media: MediaCheck,
+}
+
+/// How many of the media are read byte by byte. All of them are counted, and their lengths added up.
+#[derive(JsonSchema, clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MediaCheck {
+    /// Twenty, others each time.
+    #[default]
+    Sample,
+    All,
+}
+
+impl std::fmt::Display for MediaCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sample => "sample",
+            Self::All => "all",
+        })
+    }
 }
 
 /// A volume that comes and goes with the Pod.
@@ -51,6 +75,36 @@ pub struct ScratchServer {
     pub volume: Option<ScratchVolume>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+}
+
+/// The image that the homeserver's own Synapse runs in, and how a node gets it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SynapseImage {
+    pub image: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<String>,
+    /// Secrets of its registry, besides those of the Jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<String>,
+}
+
+/// The homeserver's own Synapse beside a task, in the same Pod: on record, so that every operator builds the same Job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnSynapse {
+    #[serde(flatten)]
+    pub image: SynapseImage,
+    pub duty: Duty,
+}
+
+/// What Synapse does beside a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Duty {
+    /// It runs on the database that the task has restored.
+    Serves,
+    /// It says which schema it knows, before the task begins, and is gone.
+    TellsSchema,
 }
 
 /// `postgres` in the official image of Debian.

@@ -315,7 +315,7 @@ async fn tend(held: Arc<Lease>, context: Arc<Context>) -> Result<Action, Error> 
     Ok(match in_time(context.config.reconcile_timeout, tended).await? {
         orphans::Outcome::Alive => Action::requeue(TEND_EVERY),
         orphans::Outcome::Stopping => Action::requeue(std::time::Duration::from_secs(1)),
-        orphans::Outcome::Freed => Action::await_change(),
+        orphans::Outcome::Freed | orphans::Outcome::KeptDown => Action::await_change(),
         orphans::Outcome::Unreadable(why) => {
             tracing::error!(
                 namespace = held.namespace(),

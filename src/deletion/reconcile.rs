@@ -158,6 +158,7 @@ async fn create_job(
         args: step.args,
         mounts: &step.mounts,
         server: None,
+        own_synapse: None,
         memory_limit: step.memory_limit.as_deref(),
         deadline_seconds: None,
     });

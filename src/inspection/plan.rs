@@ -36,6 +36,8 @@ pub struct Seen {
     pub holder: Option<String>,
     /// An operation has the homeserver down.
     pub is_down: bool,
+    /// Its database is unfinished, and its replicas stay at 0: what to do, for people.
+    pub kept_down: Option<String>,
     /// When the last operation that changed something ended.
     pub last_operation: Option<Timestamp>,
     /// The moment of its newest backup.

@@ -223,6 +223,13 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
     let bad = wrong(status).next().map(|(_, condition)| condition.clone());
     let stalled = wrong(status).find(|(type_, _)| !may_pass(status, *type_)).map(|(_, condition)| condition.clone());
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, now);
+    if let Some(message) = &seen.kept_down {
+        conditions
+            .set(Type::Ready, false, "DatabaseUnfinished", message)
+            .set(Type::Stalled, true, "DatabaseUnfinished", message)
+            .clear(Type::Reconciling);
+        return;
+    }
     if seen.suspended {
         conditions
             .set(

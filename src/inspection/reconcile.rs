@@ -111,8 +111,10 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         suspended: object.spec.suspend || context.is_uninstalling(),
         asks_synapse: object.spec.admin_api.is_some(),
         holder: held.as_ref().and_then(lease::holder).and_then(lease::Holder::parse).map(|holder| holder.to_string()),
+        kept_down: held.as_ref().and_then(lease::kept_down).map(str::to_owned),
         ..Default::default()
     };
+    seen.is_down = seen.kept_down.is_some();
     kinds::each(context, &namespace, |operation| {
         if operation.synapse != name {
             return;
@@ -163,6 +165,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         args,
         mounts: &[],
         server: None,
+        own_synapse: None,
         memory_limit: None,
         deadline_seconds: Some(DEADLINE),
     });

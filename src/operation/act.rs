@@ -44,7 +44,9 @@ pub async fn act<K: Operation>(
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             other => other.map(drop),
         },
-        Action::PublishCounts => publish_counts(&leases, subject).await,
+        Action::TakeOverLease(holder) => write_lease(&leases, subject, holder, false).await,
+        Action::PublishCounts => write_lease(&leases, subject, &subject.identity(), false).await,
+        Action::KeepDown => write_lease(&leases, subject, &subject.identity(), true).await,
         Action::ReleaseLease => release_lease(&leases, subject).await,
         Action::AddFinalizer => set_finalizer(context, object, FINALIZER, true).await,
         Action::RemoveFinalizer => set_finalizer(context, object, FINALIZER, false).await,
@@ -107,15 +109,19 @@ async fn scale_all(client: &Client, namespace: &str, changes: &[scale::Change]) 
     result
 }
 
-async fn publish_counts(leases: &Api<Lease>, subject: &Subject) -> kube::Result<()> {
-    let Some(window) = subject.status.active_run().and_then(|run| run.window.as_ref()) else { return Ok(()) };
+/// A replace with the resourceVersion just read: nobody else's Lease is ever written.
+async fn write_lease(leases: &Api<Lease>, subject: &Subject, holder: &str, keeps_down: bool) -> kube::Result<()> {
+    let Some(run) = subject.status.active_run().filter(|run| run.counts().is_some()) else { return Ok(()) };
     let name = lease::name(&subject.request.synapse);
     let Some(mut held) = leases.get_opt(&name).await? else { return Ok(()) };
-    if lease::holder(&held) != Some(subject.identity().as_str()) {
+    if lease::holder(&held) != Some(holder) {
         return Ok(());
     }
-    held.annotations_mut().extend(lease::annotations(&subject.namespace, window));
-    // A replace with the resourceVersion just read: nobody else's Lease is ever written.
+    held.spec.get_or_insert_default().holder_identity = Some(subject.identity());
+    lease::update(&mut held, subject, run);
+    if keeps_down {
+        lease::keep_down(&mut held);
+    }
     leases.replace(&name, &in_our_name(), &held).await.map(drop)
 }
 
@@ -175,7 +181,7 @@ fn build_job<K: Operation>(
     let step = &run.steps[index];
     let mut args = step.args.clone();
     let mut deadline_seconds = None;
-    if let (true, Some(until)) = (step.offline, run.work_until()) {
+    if let (true, Some(until)) = (step.offline && !step.holds, run.work_until()) {
         args.push(format!("--until={until}"));
         deadline_seconds = Some(until.duration_since(now).as_secs().max(1));
     }
@@ -198,6 +204,7 @@ fn build_job<K: Operation>(
         args,
         mounts: &step.mounts,
         server: step.server.as_ref(),
+        own_synapse: step.own_synapse.as_ref(),
         memory_limit: step.memory_limit.as_deref(),
         deadline_seconds,
     })

@@ -91,7 +91,7 @@ pub fn refuse(claims: &[ObservedClaim]) -> Option<Refusal> {
                 reason: "ClaimNotFound",
                 message: format!(
                     "there is no PersistentVolumeClaim {name}: correct its name (spec.mediaStore or spec.postgres.dataVolume \
-                     of the Synapse object, or spec.repository.volume)"
+                     of the Synapse object, spec.repository.volume, or spec.from.dump)"
                 ),
             });
         };

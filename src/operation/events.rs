@@ -1,6 +1,6 @@
 //! The events that lead from one status to the next. Pure.
 
-use super::report::{overrun, quiesced};
+use super::report::{kept_down, overrun, quiesced};
 use crate::{
     api::{
         conditions::{self, Type},
@@ -52,11 +52,13 @@ fn of_waiting(before: &OperationStatus, after: &OperationStatus) -> Option<Event
         return None;
     }
     let told = |reason: &str| {
-        let failure = after.run.as_ref().and_then(|run| run.failure.as_ref());
-        failure.is_some_and(|failure| failure.reason == reason)
+        let Some(run) = &after.run else { return false };
+        let leaves_unfinished = run.unfinished && run.is_finished() && reason == "DatabaseUnfinished";
+        leaves_unfinished || run.failure.as_ref().is_some_and(|failure| failure.reason == reason)
     };
     let event = match ready.reason.as_str() {
         "SynapseNotFound" => Event::warning,
+        "DatabaseUnfinished" if !told(&ready.reason) => Event::warning,
         "HomeserverBusy" | "SynapseSuspended" => Event::normal,
         reason if conditions::is_true(&after.conditions, Type::Stalled) && !told(reason) => Event::warning,
         _ => return None,
@@ -82,6 +84,7 @@ fn of_run(before: &OperationStatus, run: &Run, after: &OperationStatus) -> Vec<E
     }
     if run.is_finished() && !old.is_some_and(Run::is_finished) {
         events.extend(overrun(run).map(|note| Event::warning("BudgetExceeded", "Resume", note)));
+        events.extend(kept_down(run).map(|note| Event::warning("DatabaseUnfinished", "Resume", note)));
         events.push(of_end(run, after));
     }
     events
@@ -146,7 +149,11 @@ fn of_end(run: &Run, after: &OperationStatus) -> Event {
         (Some(Outcome::Skipped), _) => Event::warning("Skipped", "Run", message),
         (_, failure) => {
             let why = failure.as_ref().map_or("unknown", |failure| &failure.reason);
-            let replicas = if run.window.is_some() { "; every replica is back" } else { "; no replica was touched" };
+            let replicas = match (run.unfinished, &run.window) {
+                (true, _) => "; the replicas stay at 0",
+                (false, Some(_)) => "; every replica is back",
+                (false, None) => "; no replica was touched",
+            };
             Event::warning("Failed", "Run", format!("run {} failed: {why}{replicas}", run.number))
         }
     }

@@ -1,6 +1,7 @@
 //! The Jobs in which tasks run: built from what is on record, so that every operator builds the same.
 
 pub mod server;
+pub mod synapse;
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ use crate::{
         jobs::{JobSettings, Resources},
         mounts::{Mount, Source},
         postgres::Postgres,
-        verification::ScratchServer,
+        verification::{OwnSynapse, ScratchServer},
     },
     recipes::Lane,
 };
@@ -84,6 +85,8 @@ pub struct Blueprint<'a> {
     pub mounts: &'a [Mount],
     /// A PostgreSQL beside it.
     pub server: Option<&'a ScratchServer>,
+    /// The homeserver's own Synapse beside it.
+    pub own_synapse: Option<&'a OwnSynapse>,
     /// How much memory it may use, where the user does not say it.
     pub memory_limit: Option<&'a str>,
     /// The Job is ended after this many seconds.
@@ -162,6 +165,10 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         volume_mounts.push(server::socket());
         volumes.extend(server::volumes(server, &labels_of(blueprint)));
     }
+    if blueprint.own_synapse.is_some() {
+        volume_mounts.push(synapse::place());
+        volumes.extend(synapse::volumes());
+    }
     // What a new volume is given to, where nobody says it: PostgreSQL could not write to it otherwise.
     let server_group = blueprint.server.filter(|server| server.volume.is_some()).map(|server| server.run_as_user);
     let fs_group = settings.fs_group.or(server_group);
@@ -177,7 +184,8 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         volume_mounts: Some(volume_mounts),
         ..Default::default()
     };
-    let list = |names: &[String]| names.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    let of_synapse = blueprint.own_synapse.map(|own| synapse::container(own, settings.run_as_user));
+    let beside: Vec<Container> = blueprint.server.map(server::container).into_iter().chain(of_synapse).collect();
     PodSpec {
         // The tasks talk to PostgreSQL, never to the API server.
         automount_service_account_token: Some(false),
@@ -185,10 +193,10 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         restart_policy: Some("Never".to_owned()),
         // Time to cancel the statement that runs.
         termination_grace_period_seconds: Some(15),
-        init_containers: blueprint.server.map(|server| vec![server::container(server)]),
+        init_containers: Some(beside).filter(|beside| !beside.is_empty()),
         containers: vec![container],
         volumes: Some(volumes),
-        image_pull_secrets: Some(list(&settings.image_pull_secrets)).filter(|secrets: &Vec<_>| !secrets.is_empty()),
+        image_pull_secrets: image_pull_secrets(blueprint),
         affinity: node_affinity(&blueprint.nodes),
         node_selector: Some(settings.node_selector.clone()).filter(|selector| !selector.is_empty()),
         tolerations: Some(settings.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
@@ -204,6 +212,16 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         }),
         ..Default::default()
     }
+}
+
+/// Those of the Jobs, and those of the homeserver's own Pods where its image is used.
+fn image_pull_secrets(blueprint: &Blueprint<'_>) -> Option<Vec<LocalObjectReference>> {
+    let own = blueprint.own_synapse.iter().flat_map(|own| &own.image.image_pull_secrets);
+    let mut names: Vec<&String> = blueprint.settings.image_pull_secrets.iter().chain(own).collect();
+    names.sort_unstable();
+    names.dedup();
+    let secrets: Vec<_> = names.into_iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    Some(secrets).filter(|secrets| !secrets.is_empty())
 }
 
 /// No more than Kubernetes' Pod Security Standard "restricted" allows.
@@ -278,11 +296,20 @@ fn mounted(volume: &str, mount: &Mount) -> VolumeMount {
     }
 }
 
+/// A volume that comes and goes with the Pod.
+fn empty(name: &str) -> Volume {
+    Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }
+}
+
+/// A volume of the Pod, to write to.
+fn at(path: &str, volume: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..Default::default() }
+}
+
 /// A place for scratch files, and what the connection needs.
 fn volumes(database: Option<Database<'_>>) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let mut volumes =
-        vec![Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
-    let mut mounts = vec![VolumeMount { name: "tmp".to_owned(), mount_path: "/tmp".to_owned(), ..Default::default() }];
+    let mut volumes = vec![empty("tmp")];
+    let mut mounts = vec![at("/tmp", "tmp")];
     let Some(Database { postgres, with_volume }) = database else { return (volumes, mounts) };
     let keys = [("username", "username"), ("password", "password")];
     volumes.push(secret_volume("postgres", &postgres.credentials.secret_name, Some(&keys)));

@@ -11,13 +11,13 @@ use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
-use kube::{Resource, api::ObjectMeta};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::observed::Subject;
 use crate::api::{
     MANAGER,
-    operation::{Role, Window},
+    operation::{RecordedWorkload, Role, Run},
     synapse::WorkloadRef,
 };
 
@@ -37,6 +37,11 @@ const COUNTS: &str = "synapse-keeper.dev/counts";
 /// Annotation with the counts, for a person.
 const BY_HAND: &str = "synapse-keeper.dev/to-bring-it-back-by-hand";
 
+/// Annotation of a homeserver whose database is unfinished: by whom, for people.
+const UNFINISHED: &str = "synapse-keeper.dev/database-unfinished";
+/// Annotation beside that one when its holder has ended: what to do, for people.
+const KEPT_DOWN: &str = "synapse-keeper.dev/kept-down";
+
 /// A count that is out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -44,6 +49,13 @@ pub struct Count {
     pub workload: WorkloadRef,
     pub role: Role,
     pub replicas: i32,
+}
+
+impl From<Count> for RecordedWorkload {
+    /// How many were Ready is not known any more.
+    fn from(Count { workload, role, replicas }: Count) -> Self {
+        Self { workload, role, replicas, ready: 0, stopped: false, returned: false }
+    }
 }
 
 /// The name of a homeserver's Lease.
@@ -60,13 +72,13 @@ pub fn selector() -> String {
 pub fn build(subject: &Subject, now: Timestamp) -> Lease {
     let labels =
         [(MANAGED_BY, MANAGER), (PURPOSE_LABEL, PURPOSE_HOMESERVER), (SYNAPSE_LABEL, subject.request.synapse.as_str())];
-    let window = subject.status.active_run().and_then(|run| run.window.as_ref());
+    let counts = subject.status.active_run().filter(|run| run.counts().is_some());
     Lease {
         metadata: ObjectMeta {
             name: Some(name(&subject.request.synapse)),
             namespace: Some(subject.namespace.clone()),
             labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            annotations: window.map(|window| annotations(&subject.namespace, window)),
+            annotations: counts.map(|run| annotations(subject, run)),
             ..Default::default()
         },
         spec: Some(LeaseSpec {
@@ -77,11 +89,10 @@ pub fn build(subject: &Subject, now: Timestamp) -> Lease {
     }
 }
 
-/// The recorded counts as annotations.
-pub fn annotations(namespace: &str, window: &Window) -> BTreeMap<String, String> {
-    let counts: Vec<Count> = window
-        .workloads
-        .iter()
+/// What of a run must outlive its object, as annotations: the counts, and whether the database is unfinished.
+fn annotations(subject: &Subject, run: &Run) -> BTreeMap<String, String> {
+    let recorded = run.counts().unwrap_or_default().iter();
+    let counts: Vec<Count> = recorded
         .map(|recorded| Count { workload: recorded.workload.clone(), role: recorded.role, replicas: recorded.replicas })
         .collect();
     // Last stopped, first started.
@@ -91,11 +102,50 @@ pub fn annotations(namespace: &str, window: &Window) -> BTreeMap<String, String>
         .filter(|count| count.replicas > 0)
         .map(|count| {
             let (plural, name) = (count.workload.kind.plural(), &count.workload.name);
-            format!("kubectl -n {namespace} scale {plural}/{name} --replicas={}", count.replicas)
+            format!("kubectl -n {} scale {plural}/{name} --replicas={}", subject.namespace, count.replicas)
         })
         .collect();
     let json = serde_json::to_string(&counts).expect("counts are plain data");
-    BTreeMap::from([(COUNTS.to_owned(), json), (BY_HAND.to_owned(), commands.join("\n"))])
+    let mut annotations = BTreeMap::from([(COUNTS.to_owned(), json), (BY_HAND.to_owned(), commands.join("\n"))]);
+    if run.unfinished {
+        annotations.insert(UNFINISHED.to_owned(), format!("{} {}", subject.kind, subject.name));
+    }
+    annotations
+}
+
+/// Brings a Lease in step with its holder's run.
+pub fn update(held: &mut Lease, subject: &Subject, run: &Run) {
+    let on_lease = held.metadata.annotations.get_or_insert_default();
+    on_lease.retain(|key, _| key != UNFINISHED && key != KEPT_DOWN);
+    on_lease.extend(annotations(subject, run));
+}
+
+/// Writes on a Lease whose holder ends or has ended that the replicas stay at 0, and how to go on.
+pub fn keep_down(held: &mut Lease) {
+    let message = kept_down_message(held);
+    held.metadata.annotations.get_or_insert_default().insert(KEPT_DOWN.to_owned(), message);
+}
+
+fn kept_down_message(held: &Lease) -> String {
+    let annotation = |key| held.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+    let by = annotation(UNFINISHED).map_or("an operation", String::as_str);
+    let namespace = held.metadata.namespace.as_deref().unwrap_or_default();
+    let name = held.metadata.name.as_deref().unwrap_or_default();
+    format!(
+        "{by} has left the database unfinished, so the replicas stay at 0. Make a SynapseRestore under a new name: it goes on, and \
+         brings them back when the database is whole. To bring them back with the database as it is: kubectl -n {namespace} \
+         annotate lease {name} {UNFINISHED}-"
+    )
+}
+
+/// Whether the database may be unfinished.
+pub fn is_unfinished(lease: &Lease) -> bool {
+    lease.annotations().contains_key(UNFINISHED)
+}
+
+/// Why the replicas stay at 0 though the holder has ended. Who takes the other annotation away wants them back.
+pub fn kept_down(lease: &Lease) -> Option<&str> {
+    lease.annotations().get(KEPT_DOWN).filter(|_| is_unfinished(lease)).map(String::as_str)
 }
 
 /// The counts on a Lease. `None`: none are recorded. What cannot be read is an error: it must not pass for none.

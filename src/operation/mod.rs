@@ -15,6 +15,7 @@
 pub mod act;
 pub mod claims;
 pub mod events;
+pub mod image;
 pub mod job;
 pub mod kinds;
 pub mod lease;

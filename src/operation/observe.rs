@@ -15,9 +15,10 @@ use kube::{
 };
 
 use super::{
-    claims, job, kinds, lease,
+    claims, image, job, kinds, lease,
     observed::{
-        JobLeft, JobState, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject, TASK_STOPS_WITHIN,
+        JobLeft, JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject,
+        TASK_STOPS_WITHIN,
     },
     pinned,
     resolve::{self, Found},
@@ -31,7 +32,7 @@ use crate::{
         synapse::WorkloadRef,
     },
     context::Context,
-    recipes::Lane,
+    recipes::{Lane, Need},
     requests::find,
     task::{report::Report, verify::SILENT},
 };
@@ -65,6 +66,7 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
             let backups: Api<SynapseBackup> = Api::namespaced(context.client.clone(), &subject.namespace);
             observed.backup = find(&backups, name).await?;
         }
+        look_for_image(context, subject, &mut observed).await?;
         return Ok(observed);
     };
     if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
@@ -120,6 +122,18 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         Some(_) => {}
     }
     Ok(observed)
+}
+
+/// The image of the homeserver's own Synapse, for a run that is about to be pinned.
+async fn look_for_image(context: &Context, subject: &Subject, observed: &mut Observed) -> kube::Result<()> {
+    let Some(synapse) = observed.synapse.as_ref().filter(|_| subject.request.image != Need::Not) else { return Ok(()) };
+    let found = resolve::find(&context.client, &subject.namespace, &synapse.spec).await?;
+    match image::of_synapse(&synapse.spec, &found) {
+        Ok(image) => observed.synapse_image = Some(image),
+        Err(unknown) if subject.request.image == Need::Must => observed.refusal = Some(unknown),
+        Err(_) => {}
+    }
+    Ok(())
 }
 
 /// A step was tried and has not succeeded, and the workloads are not on their way back.
@@ -200,8 +214,14 @@ async fn lease_state(context: &Context, subject: &Subject) -> kube::Result<Lease
     let identity = subject.identity();
     Ok(match lease::holder(&found) {
         // What cannot be read is not ours to overwrite with what we remember: publishing again is harmless.
-        Some(holder) if holder == identity => {
-            LeaseState::Mine { counts: lease::counts(&found).is_ok_and(|counts| counts.is_some()) }
+        Some(holder) if holder == identity => LeaseState::Mine {
+            counts: lease::counts(&found).is_ok_and(|counts| counts.is_some()),
+            unfinished: lease::is_unfinished(&found),
+            kept_down: lease::kept_down(&found).is_some(),
+        },
+        Some(holder) if let (Some(message), Ok(counts)) = (lease::kept_down(&found), lease::counts(&found)) => {
+            let counts = counts.unwrap_or_default().into_iter().map(Into::into).collect();
+            LeaseState::KeptDown(KeptDown { holder: holder.to_owned(), counts, message: message.to_owned() })
         }
         Some(holder) => LeaseState::Theirs(
             lease::Holder::parse(holder).map_or_else(|| holder.to_owned(), |parts| parts.to_string()),

@@ -3,8 +3,9 @@
 use crate::{
     api::{
         SynapseBackup,
-        operation::{OperationStatus, Role},
+        operation::{OperationStatus, RecordedWorkload, Role},
         synapse::{SynapseSpec, WorkloadRef},
+        verification::SynapseImage,
     },
     recipes::{Lane, RecipeStep, Request},
     task::report::Report,
@@ -49,6 +50,8 @@ pub struct Observed {
     pub synapse: Option<ObservedSynapse>,
     /// The `SynapseBackup` that the request names, before the run is pinned.
     pub backup: Option<SynapseBackup>,
+    /// The image of the homeserver's own Synapse, before the run is pinned, where the request wants it.
+    pub synapse_image: Option<SynapseImage>,
     /// What the recipe makes of it.
     pub steps: Vec<RecipeStep>,
     pub lease: LeaseState,
@@ -94,9 +97,33 @@ pub enum LeaseState {
     Mine {
         /// The counts stand on it.
         counts: bool,
+        /// It says that the database is unfinished.
+        unfinished: bool,
+        /// It says so to who comes next.
+        kept_down: bool,
     },
     /// Held by another: who, for people.
     Theirs(String),
+    /// Its holder has ended, and has left the database unfinished.
+    KeptDown(KeptDown),
+}
+
+impl LeaseState {
+    /// What this operation's Lease should be.
+    pub fn mine(counts: bool, unfinished: bool) -> Self {
+        Self::Mine { counts, unfinished, kept_down: false }
+    }
+}
+
+/// A homeserver whose replicas stay at 0, because its database is unfinished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptDown {
+    /// Who held the Lease, as [`Subject::identity`] has it.
+    pub holder: String,
+    /// What it had.
+    pub counts: Vec<RecordedWorkload>,
+    /// Why, and how to go on, for people.
+    pub message: String,
 }
 
 /// A workload as it is now.

@@ -3,6 +3,8 @@
 //! A homeserver's Lease outlives its operation's object, its CRD and the operator. A Lease whose holder is dead is an
 //! orphan: what its holder ran is stopped, its counts go back, and only then it is deleted. Dead means gone, replaced
 //! (another UID) or finished; never that time has passed. This needs `/scale`, Jobs and the Lease, and no CRD.
+//!
+//! One thing keeps the counts on the Lease: a database that is unfinished, see [`lease::keep_down`].
 
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
@@ -17,7 +19,12 @@ use super::{
     observed::JobState,
     scale,
 };
-use crate::{context::Context, error::Error, recipes::lane, requests::remove};
+use crate::{
+    context::{Context, in_our_name},
+    error::Error,
+    recipes::lane,
+    requests::remove,
+};
 
 /// What was found and done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,8 @@ pub enum Outcome {
     Stopping,
     /// The counts went back and the Lease is gone.
     Freed,
+    /// The dead holder has left the homeserver's database unfinished: the counts stay on the Lease, for who goes on.
+    KeptDown,
     /// What is on the Lease cannot be read: a person must look at it. Nothing was touched.
     Unreadable(String),
 }
@@ -65,14 +74,28 @@ async fn bring_back(context: &Context, namespace: &str, held: &Lease) -> Result<
     if !jobs_are_gone(context, namespace, holder.uid).await? {
         return Ok(Outcome::Stopping);
     }
+    let leases: Api<Lease> = Api::namespaced(context.client.clone(), namespace);
+    if lease::is_unfinished(held) {
+        keep_down(&leases, held).await?;
+        return Ok(Outcome::KeptDown);
+    }
     // Stopped last, started first.
     for count in counts.iter().rev().filter(|count| count.replicas > 0) {
         scale::write(&context.client, namespace, &count.workload, 0, count.replicas).await?;
         tracing::warn!(namespace, workload = %count.workload, replicas = count.replicas, "brought back what {holder} had left at 0");
     }
-    let leases: Api<Lease> = Api::namespaced(context.client.clone(), namespace);
     delete_lease(&leases, held).await?;
     Ok(Outcome::Freed)
+}
+
+/// Says on the Lease what there is to do. What its holder did last is not known, and unknown is not whole.
+async fn keep_down(leases: &Api<Lease>, held: &Lease) -> kube::Result<()> {
+    if lease::kept_down(held).is_some() {
+        return Ok(());
+    }
+    let mut held = held.clone();
+    lease::keep_down(&mut held);
+    leases.replace(&held.name_any(), &in_our_name(), &held).await.map(drop)
 }
 
 /// The holder is there, is the same object, and has a run that is not finished.

@@ -6,8 +6,9 @@ use crate::{
     api::{
         mounts::Mount,
         operation::{Cursor, DatabaseAccess, OperationStatus, StepState, StepStatus},
+        verification::{Duty, OwnSynapse},
     },
-    operation::observed::Subject,
+    operation::{job::synapse::schema_file, observed::Subject},
     recipes::{RecipeStep, Request},
 };
 
@@ -35,8 +36,10 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
                 database: step.database,
                 mounts: step.mounts.clone(),
                 server: step.server.clone(),
+                own_synapse: step.own_synapse.clone().filter(|own| own.duty == Duty::Serves),
                 memory_limit: step.memory_limit.clone(),
                 undo: step.undo.clone(),
+                holds: step.holds,
                 ..pending(&step.name, args)
             }
         }));
@@ -55,6 +58,9 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
     if request.dry_run {
         args.push("--dry-run".to_owned());
     }
+    let tells_schema = |own: &&OwnSynapse| own.duty == Duty::TellsSchema;
+    let own_synapse = wanted.iter().filter_map(|step| step.own_synapse.as_ref()).find(tells_schema).cloned();
+    args.extend(own_synapse.iter().map(|_| format!("--synapse-schema-file={}", schema_file())));
     let mut mounts: Vec<Mount> = Vec::new();
     for mount in wanted.iter().flat_map(|step| &step.mounts) {
         if !mounts.contains(mount) {
@@ -64,7 +70,7 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
     let memory_limit = wanted.iter().find_map(|step| step.memory_limit.clone());
     let with_disk = wanted.iter().any(|step| step.database == DatabaseAccess::WithDisk);
     let database = if with_disk { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection };
-    StepStatus { database, mounts, memory_limit, ..pending(PREFLIGHT, args) }
+    StepStatus { database, mounts, own_synapse, memory_limit, ..pending(PREFLIGHT, args) }
 }
 
 /// The step that takes another one back: with the same Pod.
@@ -88,8 +94,11 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         database: DatabaseAccess::default(),
         mounts: Vec::new(),
         server: None,
+        own_synapse: None,
         memory_limit: None,
         undo: Vec::new(),
+        holds: false,
+        was_unfinished: false,
         state: StepState::Pending,
         attempt: 0,
         job_uid: None,

@@ -50,7 +50,8 @@ async fn drive<K: Operation>(cached: &K, context: &Context) -> Result<Requeue, E
         let subject = subject(&object);
         let mut observed = observe(context, &subject).await?;
         if let Some(synapse) = &observed.synapse {
-            observed.steps = object.steps(Sight { homeserver: &synapse.spec, backup: observed.backup.as_ref() });
+            let (backup, image) = (observed.backup.as_ref(), observed.synapse_image.as_ref());
+            observed.steps = object.steps(Sight { homeserver: &synapse.spec, backup, image });
             // What the run has pinned is not refused any more.
             let begins = subject.status.active_run().is_some_and(|run| run.synapse.is_none());
             observed.refusal = object.refusal(&synapse.spec).filter(|_| begins).or(observed.refusal);
@@ -186,7 +187,11 @@ fn given_up(subject: &Subject, action: &Action, why: &str, now: Timestamp) -> Op
 fn what(action: &Action) -> &'static str {
     match action {
         Action::Wait(_) | Action::Continue => "nothing",
-        Action::AcquireLease | Action::PublishCounts | Action::ReleaseLease => "to write the homeserver's Lease",
+        Action::AcquireLease
+        | Action::TakeOverLease(_)
+        | Action::PublishCounts
+        | Action::KeepDown
+        | Action::ReleaseLease => "to write the homeserver's Lease",
         Action::AddFinalizer | Action::RemoveFinalizer => "to change the object's finalizers",
         Action::Scale(_) => "to scale a workload",
         Action::CreateJob(_) => "to create a Job",

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
+    lease,
     observed::Subject,
     plan::{Headline, Phase},
 };
@@ -95,6 +96,19 @@ pub(super) fn quiesced(status: &OperationStatus) -> Option<String> {
     let counts: Vec<String> =
         window.workloads.iter().map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
     Some(format!("since {}: {}", window.recorded_at.0, counts.join(", ")))
+}
+
+/// That the replicas stay at 0, and what they were.
+pub(super) fn kept_down(run: &Run) -> Option<String> {
+    let counts = run.counts().filter(|_| run.unfinished)?.iter();
+    let counts: Vec<String> =
+        counts.map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
+    let lease = run.synapse.as_ref().map(|pinned| lease::name(&pinned.name)).unwrap_or_default();
+    Some(format!(
+        "the database is unfinished, so the replicas stay at 0 ({}): make a SynapseRestore under a new name, which goes on and \
+         brings them back, or see kubectl describe lease {lease} for how to bring them back with the database as it is",
+        counts.join(", ")
+    ))
 }
 
 /// What to say of a downtime that took longer than its budget. Work ends early enough for a usual start of Synapse; an

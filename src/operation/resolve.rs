@@ -20,6 +20,7 @@ use kube::{
 use super::observed::Refusal;
 use crate::api::{
     operation::Role,
+    postgres::Postgres,
     synapse::{SynapseSpec, WorkloadKind, WorkloadRef, Workloads},
 };
 
@@ -91,7 +92,7 @@ pub async fn find_one(client: &Client, namespace: &str, workload: &WorkloadRef) 
     }
 }
 
-fn from_deployment(deployment: Deployment) -> Found {
+pub(super) fn from_deployment(deployment: Deployment) -> Found {
     let spec = deployment.spec.unwrap_or_default();
     found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas)
 }
@@ -138,8 +139,8 @@ pub fn to_selector(selector: &LabelSelector) -> Option<Selector> {
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     pub namespace: String,
-    /// Selector of the Service that `postgres.host` names, where it names one of this namespace.
-    pub postgres_selector: Option<BTreeMap<String, String>>,
+    /// The hosts of the databases that name a Service of this namespace, with its selector.
+    pub postgres_selectors: Vec<(String, BTreeMap<String, String>)>,
     /// Other `Synapse` objects of the namespace.
     pub others: Vec<(String, SynapseSpec)>,
     /// The labels of the operator's own Pod, if it runs in this namespace.
@@ -212,16 +213,12 @@ pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) 
         let selected_by = |selector: &BTreeMap<String, String>| {
             !selector.is_empty() && selector.iter().all(|(key, value)| pod_labels.get(key) == Some(value))
         };
-        let database = match &spec.postgres.data_volume {
-            _ if surroundings.postgres_selector.as_ref().is_some_and(&selected_by) => {
-                Some(format!("runs the Pods behind postgres.host {}", spec.postgres.host))
-            }
-            Some(volume) if mounts(one, &volume.claim_name) => {
-                Some(format!("mounts postgres.dataVolume {}", volume.claim_name))
-            }
-            _ => None,
-        };
-        if let Some(does) = database {
+        let behind = surroundings.postgres_selectors.iter().find(|(_, selector)| selected_by(selector));
+        let runs = behind.map(|(host, _)| format!("runs the Pods behind postgres.host {host}"));
+        let volume = databases(spec).filter_map(|postgres| postgres.data_volume.as_ref());
+        let mut volumes = volume.map(|volume| &volume.claim_name);
+        let has = volumes.find(|claim| mounts(one, claim)).map(|claim| format!("mounts postgres.dataVolume {claim}"));
+        if let Some(does) = runs.or(has) {
             return no(
                 "WorkloadIsPostgres",
                 format!("{workload} {does}. The selector of the Synapse object matches too much: narrow it"),
@@ -245,6 +242,12 @@ pub fn refuse(found: &[Found], spec: &SynapseSpec, surroundings: &Surroundings) 
         }
     }
     None
+}
+
+/// Synapse's database, and that of the Matrix Authentication Service where it is named.
+fn databases(spec: &SynapseSpec) -> impl Iterator<Item = &Postgres> {
+    let service = spec.matrix_authentication_service.as_ref().and_then(|service| service.postgres.as_ref());
+    [&spec.postgres].into_iter().chain(service)
 }
 
 /// A workload that is named but not there.
@@ -312,10 +315,12 @@ pub async fn surroundings(
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let synapses: Api<crate::api::Synapse> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let service = match service_name(&spec.postgres.host, namespace) {
-        Some(service) => services.get_opt(service).await?,
-        None => None,
-    };
+    let mut postgres_selectors = Vec::new();
+    for Postgres { host, .. } in databases(spec) {
+        let Some(service) = service_name(host, namespace) else { continue };
+        let service = services.get_opt(service).await?.and_then(|service| service.spec);
+        postgres_selectors.extend(service.and_then(|spec| spec.selector).map(|selector| (host.clone(), selector)));
+    }
     let others =
         synapses.list(&ListParams::default()).await?.items.into_iter().filter(|other| other.name_any() != name);
     let operator = match operator_pod {
@@ -324,7 +329,7 @@ pub async fn surroundings(
     };
     let mut surroundings = Surroundings {
         namespace: namespace.to_owned(),
-        postgres_selector: service.and_then(|service| service.spec?.selector),
+        postgres_selectors,
         others: others.map(|other| (other.name_any(), other.spec)).collect(),
         operator_labels: operator.map(|pod| pod.labels().clone()),
         pod_owners: Vec::new(),

@@ -17,7 +17,6 @@ const DATA_VOLUME: &str = "/var/run/synapse-keeper/mas-postgres-data";
 
 /// How much of it a step needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "a restore is next")]
 pub enum Access {
     Connection,
     /// Also the role that makes and renames databases.

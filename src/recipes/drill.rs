@@ -10,7 +10,7 @@ use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Operation, RecipeStep, Request, Sight, Wait,
+    Need, Operation, RecipeStep, Request, Sight, Wait,
     lane::{self, Lane},
     repository::{MEMORY_LIMIT, mounts, place},
 };
@@ -18,8 +18,9 @@ use crate::{
     api::{
         SynapseBackup,
         operation::{DatabaseAccess, OperationStatus},
+        verification::{Duty, OwnSynapse},
     },
-    operation::job::server::SOCKET,
+    operation::job::{server::SOCKET, synapse::PLACE},
     task::restore::Source,
 };
 
@@ -69,12 +70,13 @@ impl Operation for Drill {
             schedule: spec.verify.as_ref().map(|verify| verify.schedule.clone()),
             suspend: spec.suspend,
             jobs: spec.jobs.clone(),
+            image: if spec.verify.as_ref().is_some_and(|verify| verify.synapse) { Need::Must } else { Need::Not },
             waits_for: self.waits_for(),
             ..Request::default()
         }
     }
 
-    fn steps(&self, Sight { homeserver, .. }: Sight<'_>) -> Vec<RecipeStep> {
+    fn steps(&self, Sight { homeserver, image, .. }: Sight<'_>) -> Vec<RecipeStep> {
         let Some(verify) = &self.0.spec.verify else { return Vec::new() };
         let newest = self.0.status.as_ref().and_then(|status| status.snapshots.first());
         let Some((newest, major)) = newest.and_then(|newest| Some((newest, newest.postgres_major?))) else {
@@ -89,13 +91,20 @@ impl Operation for Drill {
             before: None,
         };
         args.extend(source.to_args());
-        args.extend([format!("--snapshot={}", newest.id), format!("--socket={SOCKET}")]);
+        args.extend([
+            format!("--snapshot={}", newest.id),
+            format!("--socket={SOCKET}"),
+            format!("--media={}", verify.media),
+        ]);
+        let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::Serves });
+        args.extend(own_synapse.iter().map(|_| format!("--synapse-place={PLACE}")));
         vec![RecipeStep {
             name: "verify".to_owned(),
             args,
             database: DatabaseAccess::None,
             mounts: mounts(&self.0.spec.repository),
             server: Some(verify.server(major)),
+            own_synapse,
             memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
         }]

@@ -7,6 +7,7 @@ mod authentication;
 mod backup;
 mod deletion;
 mod drill;
+mod dump;
 pub mod lane;
 mod maintenance;
 mod repository;
@@ -26,7 +27,7 @@ use crate::{
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         schedule::Schedule,
-        verification::ScratchServer,
+        verification::{OwnSynapse, ScratchServer, SynapseImage},
     },
     operation::observed::Refusal,
 };
@@ -96,12 +97,14 @@ pub struct Sight<'a> {
     pub homeserver: &'a SynapseSpec,
     /// The `SynapseBackup` that [`Request::backup`] names; it is there where one is named.
     pub backup: Option<&'a SynapseBackup>,
+    /// The image of the homeserver's own Synapse, where [`Request::image`] wants it and it is known.
+    pub image: Option<&'a SynapseImage>,
 }
 
 impl<'a> Sight<'a> {
     /// A homeserver alone.
     pub fn of(homeserver: &'a SynapseSpec) -> Self {
-        Self { homeserver, backup: None }
+        Self { homeserver, backup: None, image: None }
     }
 }
 
@@ -117,10 +120,24 @@ pub struct Request {
     pub jobs: JobSettings,
     /// Name of the `SynapseBackup` that it works with. It waits until there is one.
     pub backup: Option<String>,
-    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before.
+    /// Whether it has to do with the image of the homeserver's own Synapse.
+    pub image: Need,
+    /// The homeserver may be ill when it begins: it is well when the main process is Ready, whatever it was before. Its database
+    /// may be unfinished.
     pub heals: bool,
     /// What no run can do without and is not there.
     pub waits_for: Option<Wait>,
+}
+
+/// How much something is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Need {
+    #[default]
+    Not,
+    /// It goes on without.
+    IfKnown,
+    /// There is no run without.
+    Must,
 }
 
 /// Why no run may begin, though one may be due.
@@ -155,6 +172,11 @@ pub struct RecipeStep {
     pub mounts: Vec<Mount>,
     /// A PostgreSQL beside it in its Pod, for this step alone.
     pub server: Option<ScratchServer>,
+    /// Synapse must not start between its beginning and its success: it writes into the homeserver's own database. Where it
+    /// cannot succeed, `undo` empties that again.
+    pub holds: bool,
+    /// The homeserver's own Synapse beside it in its Pod; what tells its schema is beside preflight.
+    pub own_synapse: Option<OwnSynapse>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
     pub memory_limit: Option<String>,
     /// The task and its arguments that take it back, if no Pod of the homeserver becomes Ready afterwards. Nothing: it is not

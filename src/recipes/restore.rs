@@ -5,7 +5,9 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use super::{
-    Operation, RecipeStep, Request, Sight,
+    Need, Operation, RecipeStep, Request, Sight,
+    authentication::{self, Access},
+    dump,
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
@@ -15,12 +17,15 @@ use crate::{
         mounts::Mount,
         operation::{DatabaseAccess, OperationStatus},
         repository::Repository,
+        restore::Method,
         synapse::MediaStore,
+        verification::{Duty, OwnSynapse},
     },
     operation::observed::Refusal,
     task::{
+        authentication::AuthenticationService,
         preflight::Check,
-        restore::{Administrator, Source, Wanted, WantedMedia},
+        restore::{Administrator, Source, Terms, Wanted, WantedMedia},
     },
 };
 
@@ -40,19 +45,33 @@ impl Operation for SynapseRestore {
             downtime: spec.downtime.clone(),
             jobs: spec.jobs.clone(),
             backup: spec.from.backup_ref.as_ref().map(|backup| backup.name.clone()),
+            image: Need::IfKnown,
             heals: true,
             ..Request::default()
         }
     }
 
-    fn steps(&self, Sight { homeserver, backup }: Sight<'_>) -> Vec<RecipeStep> {
+    fn steps(&self, Sight { homeserver, backup, image }: Sight<'_>) -> Vec<RecipeStep> {
         let from = &self.spec.from;
-        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
-            return Vec::new();
-        };
         let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
         let administrator =
             Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
+        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
+        let terms = Terms {
+            administrator: administrator.clone(),
+            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
+            existing: self.spec.database.existing,
+            free_space: self.spec.database.free_space.clone(),
+            synapse_schema: None,
+        };
+        let swap = self.swap(homeserver, &administrator, administrator_mount.clone());
+        if let Some(dump) = &from.dump {
+            return vec![dump::database(dump, homeserver, terms, administrator_mount), swap];
+        }
+        let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
+            return Vec::new();
+        };
+        let (service, service_mounts) = authentication::of(homeserver, Access::AdministratorAndDisk);
         let wanted = Wanted {
             source: Source {
                 place: place(repository),
@@ -61,26 +80,49 @@ impl Operation for SynapseRestore {
                 snapshot: from.snapshot.clone(),
                 before: from.before(),
             },
-            administrator: administrator.clone(),
-            restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
-            existing: self.spec.database.existing,
-            free_space: self.spec.database.free_space.clone(),
+            method: self.spec.database.method,
+            terms,
+            authentication_service: service,
         };
-        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
-        let database = database(&wanted, repository, administrator_mount.clone());
+        let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
+        let mut database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
+        database.mounts.extend(service_mounts);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
-        [database].into_iter().chain(media).chain([self.swap(&administrator, administrator_mount)]).collect()
+        let steps = match self.spec.database.method {
+            Method::Beside => [Some(database), media, Some(swap)],
+            Method::InPlace => [media, Some(self.in_place(database, &administrator)), None],
+        };
+        steps.into_iter().flatten().collect()
     }
 
     /// The Matrix Authentication Service has a database of its own, with the sessions of all users: one of the two alone would go
-    /// back in time.
+    /// back in time. Whether the backup has it is known when its manifest has been read.
     fn refusal(&self, homeserver: &SynapseSpec) -> Option<Refusal> {
-        homeserver.matrix_authentication_service.as_ref().map(|_| Refusal {
-            reason: "AuthenticationNotInBackup",
-            message: format!(
-                "Synapse {} names a Matrix Authentication Service, whose database is not in the backup: the two would be out of \
+        let service = homeserver.matrix_authentication_service.as_ref()?;
+        if self.spec.database.method == Method::InPlace {
+            return Some(Refusal {
+                reason: "AuthenticationNotInPlace",
+                message: "in place only Synapse's own database comes back, not that of the Matrix Authentication Service: the two \
+                          would be out of step. Name a role that may make databases (postgres.adminCredentials), and set \
+                          spec.database.method to Beside"
+                    .to_owned(),
+            });
+        }
+        if self.spec.from.dump.is_some() {
+            let message = format!(
+                "Synapse {} has a Matrix Authentication Service, and a dump has Synapse's database alone: the two would be out of \
                  step. Bring back both by hand, from the same moment (docs/restore.md)",
+                self.spec.synapse_ref.name
+            );
+            return Some(Refusal { reason: "AuthenticationNotInBackup", message });
+        }
+        service.postgres.is_none().then(|| Refusal {
+            reason: "AuthenticationNotNamed",
+            message: format!(
+                "Synapse {0} has a Matrix Authentication Service and does not name its database: the two would be out of step. Set \
+                 spec.matrixAuthenticationService.postgres of Synapse {0}; if no backup has it yet, bring back both by hand, from \
+                 the same moment (docs/restore.md)",
                 self.spec.synapse_ref.name
             ),
         })
@@ -132,9 +174,23 @@ impl SynapseRestore {
         }
     }
 
+    /// Into the homeserver's own database: users wait for all of it.
+    fn in_place(&self, database: RecipeStep, administrator: &Administrator) -> RecipeStep {
+        let scheduled_tasks = format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks);
+        RecipeStep {
+            offline: true,
+            holds: true,
+            args: [database.args, vec![scheduled_tasks]].concat(),
+            undo: [vec!["clear-database".to_owned()], administrator.to_args()].concat(),
+            ..database
+        }
+    }
+
     /// Users wait for this alone.
-    fn swap(&self, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
-        let common = |task: &str| [vec![task.to_owned()], administrator.to_args()].concat();
+    fn swap(&self, homeserver: &SynapseSpec, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
+        let (service, service_mounts) = authentication::of(homeserver, Access::Administrator);
+        let service: Vec<String> = service.iter().flat_map(AuthenticationService::to_args).collect();
+        let common = |task: &str| [vec![task.to_owned()], administrator.to_args(), service.clone()].concat();
         let mut args = common("swap-database");
         args.push(format!("--existing={}", self.spec.database.existing));
         args.push(format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks));
@@ -144,7 +200,7 @@ impl SynapseRestore {
             name: "swap".to_owned(),
             offline: true,
             args,
-            mounts: mount.into_iter().collect(),
+            mounts: mount.into_iter().chain(service_mounts).collect(),
             undo,
             ..RecipeStep::default()
         }
@@ -178,7 +234,7 @@ mod tests {
         let mut object = SynapseRestore::new("after-the-fire", spec);
         object.metadata.namespace = Some("matrix".to_owned());
         let homeserver = homeserver(homeserver_has);
-        object.steps(Sight { homeserver: &homeserver, backup })
+        object.steps(Sight { backup, ..Sight::of(&homeserver) })
     }
 
     #[test]
@@ -209,14 +265,63 @@ mod tests {
         assert!(!steps[0].args.iter().any(|arg| arg.contains("snapshot") || arg.contains("before")), "{steps:?}");
     }
 
+    const MAS: &str = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}";
+
     #[test]
-    fn who_has_another_service_for_logins_is_refused() {
+    fn who_has_another_service_for_logins_and_does_not_name_its_database_is_refused() {
         let spec = serde_yaml_ng::from_str("{synapseRef: {name: a}, from: {repository: {secretName: s3}}}").unwrap();
         let object = SynapseRestore::new("after-the-fire", spec);
         assert_eq!(object.refusal(&homeserver("")), None);
-        let mas = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}}";
-        let refusal = object.refusal(&homeserver(mas)).expect("it is refused");
-        assert!(refusal.message.contains("Synapse a") && refusal.message.contains("by hand"), "{refusal:?}");
+        let refusal = object.refusal(&homeserver(&format!("{MAS}}}"))).expect("it is refused");
+        assert_eq!(refusal.reason, "AuthenticationNotNamed");
+        for words in ["Set spec.matrixAuthenticationService.postgres of Synapse a", "by hand"] {
+            assert!(refusal.message.contains(words), "{refusal:?}");
+        }
+        let named = format!("{MAS}, postgres: {{host: db, database: mas, credentials: {{secretName: mas}}}}}}");
+        assert_eq!(object.refusal(&homeserver(&named)), None, "its manifest says whether the backup has it");
+        let mut in_place = object.clone();
+        in_place.spec.database.method = Method::InPlace;
+        assert_eq!(
+            in_place.refusal(&homeserver(&named)).map(|refusal| refusal.reason),
+            Some("AuthenticationNotInPlace")
+        );
+    }
+
+    #[test]
+    fn the_service_s_database_comes_back_with_it_and_every_step_has_what_it_needs_for_that() {
+        let named = format!(
+            "{MAS}, postgres: {{host: db, database: mas, credentials: {{secretName: mas}}, adminCredentials: {{secretName: admin}}, \
+             dataVolume: {{claimName: data}}}}}}"
+        );
+        let steps = steps("from: {repository: {secretName: s3}}", &named, None);
+        let check: Check = serde_json::from_str(steps[0].preflight.as_ref().unwrap()).unwrap();
+        assert!(matches!(check, Check::Restore(wanted) if wanted.authentication_service.is_some()));
+        let paths = |step: &RecipeStep| {
+            let last = |mount: &Mount| mount.path.rsplit_once('/').unwrap().1.to_owned();
+            step.mounts.iter().map(last).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(paths(&steps[0]), "repository mas-postgres mas-postgres-admin mas-postgres-data");
+        assert_eq!(paths(&steps[1]), "mas-postgres mas-postgres-admin");
+        for args in [&steps[0].args, &steps[1].args, &steps[1].undo] {
+            for arg in ["--mas-database=mas", "--mas-admin-credentials-dir=/var/run/synapse-keeper/mas-postgres-admin"]
+            {
+                assert!(args.contains(&arg.to_owned()), "{arg} is not in {args:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn in_place_nobody_is_served_until_all_of_it_is_there() {
+        let store = ", mediaStore: {claimName: synapse-media, path: media}";
+        let steps = steps("from: {repository: {secretName: s3}}, database: {method: InPlace}", store, None);
+        let shape: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.offline, step.holds)).collect();
+        assert_eq!(shape, [("media", false, false), ("database", true, true)]);
+        for arg in ["--method=in-place", "--scheduled-tasks=cancel"] {
+            assert!(steps[1].args.contains(&arg.to_owned()), "{:?}", steps[1].args);
+        }
+        assert_eq!(steps[1].undo, ["clear-database"]);
+        let check: Check = serde_json::from_str(steps[1].preflight.as_ref().unwrap()).unwrap();
+        assert!(matches!(check, Check::Restore(wanted) if wanted.method == Method::InPlace));
     }
 
     #[test]

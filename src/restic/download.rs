@@ -1,4 +1,4 @@
-//! One file of a snapshot that is being read.
+//! Files of a snapshot that are being read.
 
 use std::process::Stdio;
 
@@ -21,6 +21,29 @@ pub struct Download {
     repository: Repository,
     what: String,
     complained: JoinHandle<String>,
+}
+
+impl Repository {
+    /// Begins to read a file of a snapshot, however large.
+    ///
+    /// # Errors
+    /// restic cannot be started.
+    pub fn read_stream(&self, snapshot: &str, file: &str) -> Result<Download> {
+        let mut command = self.command();
+        command.args(self.dump()).args([snapshot, &format!("/{file}")]);
+        Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
+    }
+
+    /// Begins to read all files of a snapshot, one behind the other as a tar archive: restic ends badly where one is shorter or
+    /// longer than on record.
+    ///
+    /// # Errors
+    /// restic cannot be started.
+    pub fn read_all(&self, snapshot: &str) -> Result<Download> {
+        let mut command = self.command();
+        command.args(self.dump()).args(["--archive", "tar", snapshot, "/"]);
+        Download::start(command, self.clone(), format!("snapshot {snapshot:.8}"))
+    }
 }
 
 impl Download {

@@ -62,6 +62,26 @@ pub fn in_vain(repository: &Repository, doing: &str, line: &str) -> Option<TaskE
     Some(TaskError::terminal(reason, format!("While {doing}: {said} {advice}")))
 }
 
+/// Why restic tries a request once more, if that is what a line tells.
+pub fn tries_again(line: &str) -> Option<String> {
+    retried(&message(line)).map(str::to_owned)
+}
+
+/// restic was given up: it tried the same again and again, and came no further.
+pub fn came_no_further(repository: &Repository, doing: &str, within: Duration, complaint: &str) -> TaskError {
+    let said = words(&repository.without_secrets(complaint));
+    match known(&said) {
+        Some((reason, advice)) => TaskError::terminal(reason, format!("While {doing}: {said} {advice}")),
+        None => TaskError::transient(
+            "RepositoryUnreachable",
+            format!(
+                "While {doing}: restic came no further for {} s. {said} Is it up and not full, and the network between well?",
+                within.as_secs()
+            ),
+        ),
+    }
+}
+
 /// The reason and the advice for what does not go away by itself.
 fn known(said: &str) -> Option<(&'static str, &'static str)> {
     if is_about_access(said) {
@@ -185,9 +205,16 @@ fn lacks_data(said: &str) -> bool {
 }
 
 fn is_full(said: &str) -> bool {
-    ["no space left on device", "disk quota exceeded", "QuotaExceeded", "507 Insufficient"]
-        .iter()
-        .any(|words| said.contains(words))
+    // The last is MinIO's.
+    [
+        "no space left on device",
+        "disk quota exceeded",
+        "QuotaExceeded",
+        "507 Insufficient",
+        "minimum free drive threshold",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
 }
 
 /// The end of what was said, on one line: there restic says why.

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Download, Repository,
     errors::{self, explain},
-    upload::{collect, interrupt},
+    pulse::{Pulse, each_line},
+    upload::interrupt,
 };
 use crate::task::report::{Result, TaskError};
 
@@ -108,8 +109,8 @@ impl Repository {
         parent: Option<&str>,
         stop: &CancellationToken,
     ) -> Result<Done<StoredFiles>> {
-        let mut command = self.command();
-        command.current_dir(root).args(["backup", "--json", "--quiet", "--no-scan"]);
+        let mut command = self.telling_command();
+        command.current_dir(root).args(["backup", "--json", "--no-scan"]);
         command.args(["--retry-lock", super::repository::RETRY_LOCK]);
         for tag in tags {
             command.args(["--tag", tag]);
@@ -161,8 +162,8 @@ impl Repository {
         root: &Path,
         stop: &CancellationToken,
     ) -> Result<Done<RestoredFiles>> {
-        let mut command = self.command();
-        command.args(["restore", "--json", "--quiet", "--no-lock", "--overwrite", "always", "--target"]);
+        let mut command = self.telling_command();
+        command.args(["restore", "--json", "--no-lock", "--overwrite", "always", "--target"]);
         command.arg(root).arg(snapshot);
         let ended = self.work(command, "restoring the files", stop).await?;
         if !ended.refused.is_empty() {
@@ -175,16 +176,27 @@ impl Repository {
     async fn work(&self, mut command: Command, doing: &str, stop: &CancellationToken) -> Result<Ended> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
-        let said = collect(child.stdout.take());
-        let complained = tokio::spawn(listen(child.stderr.take()));
-        let Some(status) = stop.run_until_cancelled(child.wait()).await else {
-            interrupt(&mut child, None).await;
-            return Err(TaskError::transient("Stopped", format!("Was told to stop (SIGTERM) while {doing}.")));
+        let pulse = self.pulse();
+        let said = pulse.follow(child.stdout.take());
+        let complained = tokio::spawn(listen(child.stderr.take(), pulse.clone()));
+        let doing = format!("{doing} ({})", self.location());
+        let given_up = tokio::select! {
+            status = child.wait() => Ok(status),
+            () = stop.cancelled() => {
+                Err(TaskError::transient("Stopped", format!("Was told to stop (SIGTERM) while {doing}.")))
+            }
+            why = pulse.stops() => Err(errors::came_no_further(self, &doing, pulse.within(), &why)),
         };
-        let status = status.map_err(|error| errors::not_started(&error))?;
+        let status = match given_up {
+            Ok(status) => status.map_err(|error| errors::not_started(&error))?,
+            Err(why) => {
+                interrupt(&mut child, None).await;
+                return Err(why);
+            }
+        };
         let Complaints { mut refused, others } = complained.await.unwrap_or_default();
         if !status.success() && status.code() != Some(INCOMPLETE) && refused.is_empty() {
-            return Err(explain(self, doing, status, &others));
+            return Err(explain(self, &doing, status, &others));
         }
         if status.success() {
             refused.clear();
@@ -238,14 +250,13 @@ fn about_file(line: &str) -> Option<Refused> {
     (said["message_type"] == "error").then_some(Refused { item, why: text(&said["error"]["message"])? })
 }
 
-async fn listen(stderr: Option<ChildStderr>) -> Complaints {
+async fn listen(stderr: Option<ChildStderr>, pulse: Pulse) -> Complaints {
     let mut complaints = Complaints::default();
-    let mut lines = stderr.map(|stderr| BufReader::new(stderr).split(b'\n'));
-    while let Some(lines) = &mut lines
-        && let Ok(Some(line)) = lines.next_segment().await
-    {
-        complaints.hear(&String::from_utf8_lossy(&line));
-    }
+    each_line(stderr, |line| {
+        pulse.hears(line);
+        complaints.hear(line);
+    })
+    .await;
     complaints
 }
 

@@ -6,13 +6,18 @@
 mod download;
 mod errors;
 mod files;
+mod list;
 mod locks;
+mod lookup;
+mod pulse;
 mod repository;
 mod upload;
 
 pub use download::Download;
 pub use errors::{DAMAGED, KILLED, MISSING};
 pub use files::{File, Refused, RestoredFiles, StoredFiles};
+pub use list::Listed;
 pub use locks::Wants;
-pub use repository::{Listed, Repository};
+pub use lookup::StoredFile;
+pub use repository::Repository;
 pub use upload::{Stored, Upload, collect};

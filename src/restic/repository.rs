@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -16,8 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Download, Wants,
+    Wants,
     errors::{self, explain},
+    pulse::{Pulse, TELLS},
     upload::Upload,
 };
 use crate::task::report::{Result, TaskError};
@@ -30,7 +30,7 @@ const PROGRAM: &str = "restic";
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A list reads every snapshot's file once; the cache is new with each task.
-const LIST_WITHIN: Duration = Duration::from_secs(600);
+pub(super) const LIST_WITHIN: Duration = Duration::from_secs(600);
 
 /// With the wait for another's lock.
 const LOCKED_WITHIN: Duration = Duration::from_secs(45 * 60);
@@ -40,6 +40,9 @@ const PRUNE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Wait for a lock that has come since [`Repository::wait_for_locks`].
 pub(super) const RETRY_LOCK: &str = "5m";
+
+/// A restic that complains, and comes no further for so long, is given up: the snapshot of the database is held meanwhile.
+const STALLED_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// Where the repository is.
 const LOCATION: &str = "RESTIC_REPOSITORY";
@@ -57,39 +60,7 @@ pub struct Repository {
     word: String,
     /// A prune waits until what is read has been read.
     locks_to_read: bool,
-}
-
-/// A snapshot, as the repository lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub id: String,
-    pub tags: Vec<String>,
-    /// Bytes that it holds.
-    pub bytes: u64,
-    /// Bytes that came new into the repository with it, compressed.
-    pub added: u64,
-}
-
-/// As restic prints it.
-#[derive(Deserialize)]
-struct Snapshot {
-    id: String,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    summary: Summary,
-}
-
-#[derive(Default, Deserialize)]
-struct Summary {
-    total_bytes_processed: u64,
-    data_added_packed: u64,
-}
-
-impl From<Snapshot> for Listed {
-    fn from(Snapshot { id, tags, summary }: Snapshot) -> Self {
-        Self { id, tags, bytes: summary.total_bytes_processed, added: summary.data_added_packed }
-    }
+    stalled_within: Duration,
 }
 
 impl Repository {
@@ -140,12 +111,18 @@ impl Repository {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
         let word = word.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { environment, secrets, word, cache: scratch.into(), locks_to_read: false })
+        Ok(Self { environment, secrets, word, cache: scratch.into(), locks_to_read: false, stalled_within: STALLED_WITHIN })
     }
 
     /// A word of letters and digits, the same for as long as the Secret is, and known only to who has that.
     pub fn word(&self) -> &str {
         &self.word
+    }
+
+    /// An upload or a restore of files is given up when it complains and comes no further within this time.
+    #[must_use]
+    pub fn stalled_within(self, stalled_within: Option<Duration>) -> Self {
+        Self { stalled_within: stalled_within.unwrap_or(STALLED_WITHIN), ..self }
     }
 
     /// From now on a prune waits for who reads, and who reads for a prune. For those who can write to it: what they would
@@ -196,42 +173,13 @@ impl Repository {
     }
 
     fn store(&self, name: &str, tags: &[String], compression: &[&str]) -> Result<Upload> {
-        let mut command = self.command();
-        command.args(["backup", "--json", "--quiet", "--retry-lock", RETRY_LOCK]).args(compression);
+        let mut command = self.telling_command();
+        command.args(["backup", "--json", "--retry-lock", RETRY_LOCK]).args(compression);
         command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
         for tag in tags {
             command.args(["--tag", tag]);
         }
         Upload::start(command, self.clone(), name)
-    }
-
-    /// The snapshots that carry all tags of one of these sets. Without a lock, so that it need not wait for a prune.
-    ///
-    /// # Errors
-    /// What restic answers.
-    pub async fn list(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
-        self.list_and_complaints(any_of).await.map(|(listed, _)| listed)
-    }
-
-    /// The same, where every snapshot of the repository can be read: for who takes away what seems to belong to nothing. restic
-    /// passes over one that is damaged, or that the storage does not give for a moment, and calls that a success.
-    ///
-    /// # Errors
-    /// Transient, `RepositoryDamaged`. What restic answers.
-    pub async fn list_all(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
-        let (listed, complaints) = self.list_and_complaints(any_of).await?;
-        errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
-    }
-
-    async fn list_and_complaints(&self, any_of: &[Vec<String>]) -> Result<(Vec<Listed>, String)> {
-        let sets: Vec<String> = any_of.iter().map(|tags| tags.join(",")).collect();
-        let mut arguments = vec!["snapshots", "--json", "--no-lock"];
-        arguments.extend(sets.iter().flat_map(|set| ["--tag", set]));
-        let (json, complaints) = self.say(&arguments, LIST_WITHIN).await?;
-        let listed: Vec<Snapshot> = serde_json::from_str(&json).map_err(|error| {
-            TaskError::terminal("ResticFailed", format!("restic snapshots gave no list of them: {error}."))
-        })?;
-        Ok((listed.into_iter().map(Listed::from).collect(), complaints))
     }
 
     /// A small file of a snapshot, whole.
@@ -243,17 +191,7 @@ impl Repository {
         self.run(&[self.dump(), vec![snapshot, &file]].concat(), LIST_WITHIN).await
     }
 
-    /// Begins to read a file of a snapshot, however large.
-    ///
-    /// # Errors
-    /// restic cannot be started.
-    pub fn read_stream(&self, snapshot: &str, file: &str) -> Result<Download> {
-        let mut command = self.command();
-        command.args(self.dump()).args([snapshot, &format!("/{file}")]);
-        Download::start(command, self.clone(), format!("{file} of snapshot {snapshot:.8}"))
-    }
-
-    fn dump(&self) -> Vec<&'static str> {
+    pub(super) fn dump(&self) -> Vec<&'static str> {
         [&["dump", "--quiet"], self.lock_to_read()].concat()
     }
 
@@ -294,12 +232,12 @@ impl Repository {
     }
 
     /// A command that says nothing of interest but whether it succeeded; what it printed.
-    async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
+    pub(super) async fn run(&self, arguments: &[&str], within: Duration) -> Result<String> {
         self.say(arguments, within).await.map(|(said, _)| said)
     }
 
     /// The same, with what it complained of all the same.
-    async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
+    pub(super) async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
         // Not the names of hundreds of snapshots.
         let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
         let mut command = self.command();
@@ -341,7 +279,28 @@ impl Repository {
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.envs(self.environment.iter().cloned()).env("RESTIC_CACHE_DIR", &self.cache).kill_on_drop(true);
+        // It complains of a request with which nothing moves, and tries it again, well before it is given up.
+        command.arg(format!("--stuck-request-timeout={}ms", (self.stalled_within / 2).as_millis()));
         command
+    }
+
+    /// One that tells, with `--json`, how far it has come.
+    pub(super) fn telling_command(&self) -> Command {
+        let mut command = self.command();
+        let (key, value) = TELLS;
+        command.env(key, value);
+        command
+    }
+
+    /// What its progress is known by.
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse::new(self.stalled_within)
+    }
+
+    /// Where it is, without a password.
+    pub(super) fn location(&self) -> String {
+        let location = self.environment.iter().find(|(key, _)| key == LOCATION);
+        self.without_secrets(&location.map(|(_, location)| location.to_string_lossy()).unwrap_or_default())
     }
 
     /// A text of restic without anything that came out of the Secret, but for where the repository is.

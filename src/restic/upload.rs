@@ -6,13 +6,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tokio::{
     io::AsyncReadExt,
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStderr, ChildStdin, Command},
     task::JoinHandle,
 };
 
 use super::{
     Repository,
     errors::{self, explain},
+    pulse::{Pulse, each_line},
 };
 use crate::task::report::{Result, TaskError};
 
@@ -32,6 +33,7 @@ pub struct Upload {
     pub input: Option<ChildStdin>,
     repository: Repository,
     what: String,
+    pulse: Pulse,
     said: JoinHandle<String>,
     complained: JoinHandle<String>,
 }
@@ -58,10 +60,22 @@ impl Upload {
     pub(super) fn start(mut command: Command, repository: Repository, what: &str) -> Result<Self> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
-        let said = collect(child.stdout.take());
-        let complained = collect(child.stderr.take());
+        let pulse = repository.pulse();
+        let said = pulse.follow(child.stdout.take());
+        let complained = tokio::spawn(listen(child.stderr.take(), pulse.clone()));
         let input = child.stdin.take();
-        Ok(Self { child, input, repository, what: what.to_owned(), said, complained })
+        let what = format!("storing {what} in {}", repository.location());
+        Ok(Self { child, input, repository, what, pulse, said, complained })
+    }
+
+    /// Returns when restic complains and comes no further: why. Then it is to be abandoned. Whoever writes to its input waits for
+    /// this too.
+    pub fn stops(&self) -> impl Future<Output = TaskError> + use<> {
+        let (pulse, repository, what) = (self.pulse.clone(), self.repository.clone(), self.what.clone());
+        async move {
+            let complaint = pulse.stops().await;
+            errors::came_no_further(&repository, &what, pulse.within(), &complaint)
+        }
     }
 
     /// Says that nothing more comes, and waits until it is all stored.
@@ -69,17 +83,26 @@ impl Upload {
     /// # Errors
     /// What restic said. Nothing was stored, or at least no snapshot names it.
     pub async fn finish(mut self) -> Result<Stored> {
-        let doing = format!("storing {}", self.what);
         drop(self.input.take());
-        let status = self.child.wait().await.map_err(|error| errors::not_started(&error))?;
+        let stops = self.stops();
+        let status = tokio::select! {
+            status = self.child.wait() => status.map_err(|error| errors::not_started(&error))?,
+            why = stops => {
+                interrupt(&mut self.child, None).await;
+                return Err(why);
+            }
+        };
         let (said, complained) = (self.said.await.unwrap_or_default(), self.complained.await.unwrap_or_default());
         if !status.success() {
-            return Err(explain(&self.repository, &doing, status, &complained));
+            return Err(explain(&self.repository, &self.what, status, &complained));
         }
         let summary = said.lines().filter_map(|line| serde_json::from_str::<Summary>(line).ok()).next_back();
         let Some(summary) = summary else {
             let said = self.repository.without_secrets(&said);
-            return Err(TaskError::terminal("ResticFailed", format!("While {doing}: restic gave no summary: {said}")));
+            return Err(TaskError::terminal(
+                "ResticFailed",
+                format!("While {}: restic gave no summary: {said}", self.what),
+            ));
         };
         let Summary { snapshot_id, total_bytes_processed, data_added_packed } = summary;
         Ok(Stored { snapshot: snapshot_id, bytes: total_bytes_processed, added: data_added_packed })
@@ -99,7 +122,7 @@ impl Upload {
         match self.child.wait().await {
             Ok(status) => {
                 let complained = self.complained.await.unwrap_or_default();
-                explain(&self.repository, &format!("storing {}", self.what), status, &complained)
+                explain(&self.repository, &self.what, status, &complained)
             }
             Err(error) => errors::not_started(&error),
         }
@@ -116,6 +139,18 @@ pub(super) async fn interrupt(child: &mut Child, input: Option<ChildStdin>) {
     if tokio::time::timeout(ENDS_WITHIN, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }
+}
+
+async fn listen(stderr: Option<ChildStderr>, pulse: Pulse) -> String {
+    let mut complained = String::new();
+    each_line(stderr, |line| {
+        pulse.hears(line);
+        if (complained.len() as u64) < WORDS {
+            complained.extend([line, "\n"]);
+        }
+    })
+    .await;
+    complained
 }
 
 /// Reads an output to its end beside everything else: a full pipe would stop the program.

@@ -88,6 +88,22 @@ pub async fn server_name(session: &mut Session, tables: &Tables<'_>) -> Result<O
         .explain("reading the server's name from its users")
 }
 
+/// A user of another homeserver, where all should be of this one: Synapse does not start then (`check_database_before_upgrade`
+/// in `synapse/storage/databases/main/__init__.py`).
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn foreign_user(session: &mut Session, tables: &Tables<'_>, server: &str) -> Result<Option<String>> {
+    if !tables.contains("users") {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT name FROM users WHERE substr(name, strpos(name, ':') + 1) <> $1 LIMIT 1")
+        .bind(server)
+        .fetch_optional(&mut session.connection)
+        .await
+        .explain("looking whose users there are")
+}
+
 /// How many rooms no local user is in, is invited to or has knocked at. `None`: the tables for it are not there.
 ///
 /// A membership may stand in `local_current_membership` alone (an invite by a server that is gone) or in

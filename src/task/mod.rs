@@ -10,6 +10,7 @@
 pub mod arguments;
 pub mod authentication;
 pub mod backup;
+pub mod dump;
 pub mod inspect;
 pub mod output;
 pub mod place;
@@ -39,9 +40,11 @@ pub struct Task {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Back the database up into a restic repository. Synapse goes on serving.
-    Backup(Box<backup::Arguments>),
+    Backup(backup::Arguments),
     /// Add the media to what `backup --draft` has stored: then it is a backup.
     BackupMedia(backup::media::Arguments),
+    /// Empty the database that a restore in place has left unfinished. Any other is not touched.
+    ClearDatabase(restore::in_place::ClearArguments),
     /// Delete all that an object has stored in a restic repository.
     DeleteBackups(backup::delete::Arguments),
     /// Read what is true of a homeserver's database.
@@ -52,8 +55,11 @@ enum Command {
     RestoreConfig(backup::restore_config::Arguments),
     /// Put a backup's media back into a media store. Nothing is deleted.
     RestoreMedia(backup::media::restore::Arguments),
-    /// Restore a backup's database beside the one that serves. Synapse goes on serving.
+    /// Restore a backup's database beside the one that serves, while Synapse goes on serving. Or in place: then Synapse must be
+    /// down.
     RestoreDatabase(restore::Arguments),
+    /// Restore a dump that somebody else made beside the database that serves. Synapse goes on serving.
+    RestoreDump(dump::Arguments),
     /// Take old backups out of a restic repository, and what failed attempts left there.
     Retain(backup::retain::Arguments),
     /// Give the restored database the homeserver's name. Synapse must be down.
@@ -78,14 +84,16 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
                 reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
             }
             Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
-            Command::Backup(arguments) => backup::run(*arguments, &stop).await,
+            Command::Backup(arguments) => backup::run(arguments, &stop).await,
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
             Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
+            Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await,
+            Command::ClearDatabase(arguments) => restore::in_place::clear(arguments, &stop).await,
             Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
-            Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await.into(),
+            Command::RestoreDump(arguments) => dump::run(arguments, &stop).await.into(),
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
             Command::Verify(arguments) => verify::run(arguments, &stop).await,

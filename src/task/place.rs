@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{restic::Repository, task::report::Result};
+use crate::{api::Duration, restic::Repository, task::report::Result};
 
 /// A repository and how to get in.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,10 @@ pub struct Place {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
+    /// How long restic may complain of the storage and come no further, before it is given up [default: 5m]
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_within: Option<Duration>,
 }
 
 impl Place {
@@ -25,7 +29,8 @@ impl Place {
     pub fn to_args(&self) -> Vec<String> {
         let directory = format!("--repository-dir={}", self.repository_dir.display());
         let location = self.repository.iter().map(|repository| format!("--repository={repository}"));
-        [directory].into_iter().chain(location).collect()
+        let patience = self.stalled_within.iter().map(|within| format!("--stalled-within={within}"));
+        [directory].into_iter().chain(location).chain(patience).collect()
     }
 
     /// The repository; restic's cache and its scratch files go into this directory.
@@ -33,6 +38,7 @@ impl Place {
     /// # Errors
     /// As [`Repository::from_directory`].
     pub fn open(&self, scratch: &Path) -> Result<Repository> {
-        Repository::from_directory(&self.repository_dir, self.repository.as_deref(), scratch)
+        let repository = Repository::from_directory(&self.repository_dir, self.repository.as_deref(), scratch)?;
+        Ok(repository.stalled_within(self.stalled_within.as_ref().map(|within| within.to_signed().unsigned_abs())))
     }
 }

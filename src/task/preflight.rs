@@ -2,7 +2,7 @@
 //!
 //! It runs as the step will run: with its image, its mounts, its account. It changes nothing.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::{
     synapse::database,
     task::{
         arguments::Connection,
-        backup,
+        backup, dump,
         output::progress,
         report::{PreflightFindings, TablePlan, TaskError},
         restore,
@@ -43,6 +43,7 @@ pub enum Check {
     Backup(Box<backup::Wanted>),
     Media(backup::media::MediaStore),
     Restore(Box<restore::Wanted>),
+    RestoreDump(Box<dump::Wanted>),
     RestoreMedia(restore::WantedMedia),
 }
 
@@ -69,6 +70,9 @@ pub struct Arguments {
     /// When the steps were written, such as 2026-01-31T03:30:00Z: what they state of the disk may have aged.
     #[arg(long)]
     stated_at: Option<Timestamp>,
+    /// A file in which the image of Synapse has said which schema it knows.
+    #[arg(long)]
+    synapse_schema_file: Option<PathBuf>,
     /// Tell of a disk that is too small, or unknown, as a warning.
     #[arg(long)]
     dry_run: bool,
@@ -93,15 +97,20 @@ fn cursor(text: &str) -> std::result::Result<(String, String), String> {
 /// # Errors
 /// The first thing that would make a step fail.
 pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
-    let wanted = arguments.steps.iter().find_map(|(_, check)| match check {
-        Check::Restore(wanted) => Some(wanted),
-        _ => None,
-    });
-    match wanted {
-        // There may be no database yet to look at.
-        Some(wanted) => restore::preflight(&arguments.connection, wanted, &arguments.steps).await,
-        None => look(arguments).await,
+    // There may be no database yet to look at.
+    for (name, check) in &arguments.steps {
+        match check {
+            Check::Restore(wanted) => {
+                let mut wanted = wanted.clone();
+                let file = arguments.synapse_schema_file.as_deref();
+                wanted.terms.synapse_schema = wanted.terms.synapse_schema.or_else(|| restore::schema::told(file?));
+                return restore::preflight(&arguments.connection, &wanted, &arguments.steps).await;
+            }
+            Check::RestoreDump(wanted) => return dump::preflight(&arguments.connection, wanted, name).await,
+            _ => {}
+        }
     }
+    look(arguments).await
 }
 
 /// What needs the homeserver's database.
@@ -131,7 +140,7 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
             }
             Check::Backup(wanted) => backup::check(&arguments.connection, &mut session, name, wanted).await?,
             Check::Media(store) => store.check(&mut session, name).await?,
-            Check::Restore(_) | Check::RestoreMedia(_) => continue,
+            Check::Restore(_) | Check::RestoreDump(_) | Check::RestoreMedia(_) => continue,
         };
         // The offline steps stand in one downtime, one after the other.
         let taken = plan.expected_seconds.filter(|_| plan.offline).unwrap_or_default();

@@ -33,9 +33,23 @@ pub struct Report {
     /// What an inspection or a preflight found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<Findings>,
+    /// Beside an error of a task that fills the homeserver's own database: what is left there. Absent: nobody knows, or half of
+    /// what it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<Leaves>,
     /// The whole report is the last line of the log.
     #[serde(default)]
     pub details_in_log: bool,
+}
+
+/// What a task that did not come to its end has left of the homeserver's own database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Leaves {
+    /// What was there before this attempt.
+    AsItWas,
+    /// Nothing, as before the first attempt: Synapse may start with it.
+    Empty,
 }
 
 impl Report {

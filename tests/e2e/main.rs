@@ -13,6 +13,7 @@ mod alone;
 mod audit;
 mod backup;
 mod bad_input;
+mod drill;
 mod examples;
 mod homeserver;
 mod interruptions;

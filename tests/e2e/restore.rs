@@ -78,7 +78,7 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     let newest = "SELECT max(stream_ordering) FROM events";
     let before: i64 = world.sql(newest).parse().unwrap();
 
-    world.apply_file("examples/restore-in-place.yaml");
+    world.apply_file("examples/restore-beside.yaml");
     let done = world.wait_phase_of("synrs/back-to-before-the-upgrade", "Succeeded");
     let status = &done["status"];
     assert!(status["last"]["downtimeSeconds"].as_i64() > Some(0), "{status:#}");
@@ -124,7 +124,7 @@ fn file_of(media_id: &str) -> String {
 /// As Argo CD makes what somebody has deleted.
 fn the_same_name_restores_nothing_a_second_time(world: &World) {
     world.kubectl(&["delete", "synrs", "back-to-before-the-upgrade"]);
-    world.apply_file("examples/restore-in-place.yaml");
+    world.apply_file("examples/restore-beside.yaml");
     let refused = world.wait_phase_of("synrs/back-to-before-the-upgrade", "Failed");
     let ready = condition(&refused, "Ready");
     assert_eq!(ready["reason"], "AlreadyRestored", "{ready:#}");
@@ -136,7 +136,7 @@ fn the_same_name_restores_nothing_a_second_time(world: &World) {
 fn a_dropped_database_and_an_emptied_claim_come_back(world: &World, alice: &Person<'_>, cat: &str) {
     world.sql_in("postgres", "DROP DATABASE synapse WITH (FORCE)");
     world.kubectl(&["exec", "synapse-main-0", "--", "sh", "-c", "rm -rf /data/media_store/*"]);
-    let example = include_str!("../../examples/restore-in-place.yaml");
+    let example = include_str!("../../examples/restore-beside.yaml");
     world.apply(&example.replace("name: back-to-before-the-upgrade", "name: after-the-drop"));
     let done = world.wait_phase_of("synrs/after-the-drop", "Succeeded");
     let restored = &done["status"]["restored"];
@@ -214,7 +214,7 @@ fn what_synapse_does_not_start_with_is_taken_back() {
     let oid = "SELECT oid FROM pg_database WHERE datname = 'synapse'";
     let before = world.sql(oid);
 
-    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/restore-in-place.yaml"));
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/restore-beside.yaml"));
     world.apply(&format!("{}  downtime: {{readyWithin: 15s}}\n", example.unwrap()));
     let failed = world.wait_phase_of("synrs/back-to-before-the-upgrade", "Failed");
     let ready = condition(&failed, "Ready");

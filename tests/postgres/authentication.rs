@@ -1,6 +1,7 @@
 //! The database of the Matrix Authentication Service beside Synapse's: both are of one moment, and come back together.
 
 mod backup;
+mod restore;
 
 use crate::support::{AUTHENTICATION_LOCALE, Database, Repository, Server, server};
 

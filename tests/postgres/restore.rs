@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A restore with all that its Job has. Tests share a server: each has UIDs of its own.
-fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
+pub fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
     // The object of another UID may have the same name.
     let name = uid.strip_prefix("again-").unwrap_or(uid);
     database.task("restore-database").of_server(repository).administrator("databases").with(&[
@@ -25,12 +25,12 @@ fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
     ])
 }
 
-fn swap(database: &Database, uid: &str) -> Program {
+pub fn swap(database: &Database, uid: &str) -> Program {
     database.task("swap-database").administrator("databases").with(&["--operation", uid])
 }
 
 /// A homeserver's database with a backup in a new repository.
-async fn backed_up(name: &str) -> (Database, Repository) {
+pub async fn backed_up(name: &str) -> (Database, Repository) {
     let (database, repository) = (Database::of_synapse(name), Repository::new());
     add_one_time_keys(&database);
     back_up(&database, &repository).with(&["--init"]).run().await.backup();
@@ -43,7 +43,7 @@ fn databases(database: &Database) -> String {
     database.server.psql("postgres", &format!("{marks} WHERE datname LIKE '{}%' ORDER BY 1", database.name))
 }
 
-fn another(database: &Database, name: &str) -> Database {
+pub fn another(database: &Database, name: &str) -> Database {
     Database { name: name.to_owned(), server: database.server }
 }
 

@@ -24,7 +24,7 @@ pub fn verify(repository: &Repository, snapshot: &str, database: &str) -> Progra
     Program::task("verify").repository(repository).with(&server)
 }
 
-fn verdict(report: &synapse_keeper::task::report::Report) -> Option<&Verdict> {
+pub fn verdict(report: &synapse_keeper::task::report::Report) -> Option<&Verdict> {
     report.result.as_ref()?.verdict.as_ref()
 }
 
@@ -205,6 +205,8 @@ async fn media_are_looked_at_and_what_is_missing_is_found() {
     let seen = "3 files of media are there";
     assert!(done.result().summary.contains(seen), "{done:?}");
     assert!(done.result().summary.ends_with("and 3 of them were read"), "{done:?}");
+    let all = verify(&repository, &snapshot, "verify_media_all").with(&["--media", "all"]).run().await;
+    assert!(all.result().summary.ends_with("and all of them were read"), "{all:?}");
 
     let manifest = fs::read_to_string(repository.fetch(&snapshot, "manifest.json")).unwrap();
     let mut one_more: Value = serde_json::from_str(&manifest).unwrap();

@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, EmptyDirVolumeSource, EnvVar, EphemeralVolumeSource, PersistentVolumeClaimSpec,
-        PersistentVolumeClaimTemplate, SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
+        Container, EnvVar, EphemeralVolumeSource, PersistentVolumeClaimSpec, PersistentVolumeClaimTemplate,
+        SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
-use super::{resources, restricted};
+use super::{at, empty, resources, restricted};
 use crate::api::verification::{ScratchServer, ScratchVolume};
 
 /// Name of its container.
 pub const CONTAINER: &str = "postgres";
-/// Where the task finds its socket.
+/// Where the task, and Synapse, find its socket.
 pub const SOCKET: &str = "/var/run/synapse-keeper/postgres-socket";
 /// The port in the socket's name. While the image sets its data up, it listens on the default's, so that nobody takes that
 /// server for the one that stays.
@@ -47,11 +47,6 @@ pub fn container(server: &ScratchServer) -> Container {
     let settings = SETTINGS.iter().map(|setting| (*setting).to_owned()).chain([format!("port={PORT}")]);
     let variable =
         |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..Default::default() };
-    let mount = |name: &str, path: &str| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        ..Default::default()
-    };
     Container {
         name: CONTAINER.to_owned(),
         image: Some(server.image.clone()),
@@ -70,9 +65,9 @@ pub fn container(server: &ScratchServer) -> Container {
         resources: Some(resources(server.resources.as_ref(), "1Gi")),
         security_context: Some(SecurityContext { run_as_user: Some(server.run_as_user), ..restricted() }),
         volume_mounts: Some(vec![
-            mount("postgres-data", DATA),
-            mount("postgres-socket", OWN_SOCKET),
-            mount("postgres-tmp", "/tmp"),
+            at(DATA, "postgres-data"),
+            at(OWN_SOCKET, "postgres-socket"),
+            at("/tmp", "postgres-tmp"),
         ]),
         ..Default::default()
     }
@@ -80,11 +75,6 @@ pub fn container(server: &ScratchServer) -> Container {
 
 /// Its volumes. One that is made for it has the labels of its Job, so that a person finds it.
 pub fn volumes(server: &ScratchServer, labels: &BTreeMap<String, String>) -> Vec<Volume> {
-    let empty = |name: &str| Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
-        ..Default::default()
-    };
     let data = match &server.volume {
         None => empty("postgres-data"),
         Some(volume) => Volume {
@@ -98,7 +88,7 @@ pub fn volumes(server: &ScratchServer, labels: &BTreeMap<String, String>) -> Vec
 
 /// Where the task has the socket.
 pub fn socket() -> VolumeMount {
-    VolumeMount { name: "postgres-socket".to_owned(), mount_path: SOCKET.to_owned(), ..Default::default() }
+    at(SOCKET, "postgres-socket")
 }
 
 fn claim(volume: &ScratchVolume, labels: &BTreeMap<String, String>) -> PersistentVolumeClaimTemplate {

@@ -1,5 +1,8 @@
 use super::*;
-use crate::api::{SynapseSpec, verification::ScratchVolume};
+use crate::api::{
+    SynapseSpec,
+    verification::{Duty, ScratchVolume, SynapseImage},
+};
 
 const SPEC: &str = "
 serverName: example.org
@@ -45,6 +48,7 @@ fn built_on(with_volume: bool, nodes: &[&str]) -> Job {
         args: vec!["vacuum".to_owned()],
         mounts: &[],
         server: None,
+        own_synapse: None,
         memory_limit: Some("2Gi"),
         deadline_seconds: Some(60),
     })
@@ -69,6 +73,7 @@ fn built_with(mounts: &[Mount]) -> PodSpec {
         args: vec!["backup".to_owned()],
         mounts,
         server: None,
+        own_synapse: None,
         memory_limit: Some("2Gi"),
         deadline_seconds: None,
     }))
@@ -226,6 +231,7 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
             args: vec!["verify".to_owned()],
             mounts: &[],
             server: Some(server),
+            own_synapse: None,
             nodes: Vec::new(),
             memory_limit: None,
             deadline_seconds: None,
@@ -266,4 +272,62 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
     assert_eq!(claim.storage_class_name.as_deref(), Some("fast"));
     assert_eq!(claim.resources.unwrap().requests.unwrap()["storage"], Quantity("20Gi".to_owned()));
     assert_eq!(pod.security_context.unwrap().fs_group, Some(999), "a new volume is root's");
+}
+
+#[test]
+fn the_homeserver_s_own_synapse_is_beside_the_task_as_it_is_wanted() {
+    let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
+    let server = ScratchServer { image: "postgres:15".to_owned(), run_as_user: 999, volume: None, resources: None };
+    let built = |duty, server| {
+        let image = SynapseImage {
+            image: "synapse:1".to_owned(),
+            image_pull_policy: Some("IfNotPresent".to_owned()),
+            image_pull_secrets: vec!["of-synapse".to_owned(), "registry".to_owned()],
+        };
+        pod_of(&build(&Blueprint {
+            namespace: "matrix",
+            owner: OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
+            lane: &crate::recipes::lane::DRILL,
+            synapse: "example",
+            settings: &spec.jobs,
+            image: "tools:1",
+            image_pull_policy: "IfNotPresent",
+            database: None,
+            step: "verify",
+            run: 1,
+            attempt: 1,
+            args: vec!["verify".to_owned()],
+            mounts: &[],
+            server,
+            own_synapse: Some(&OwnSynapse { image, duty }),
+            nodes: Vec::new(),
+            memory_limit: None,
+            deadline_seconds: None,
+        }))
+    };
+    let pod = built(Duty::Serves, Some(&server));
+    let secrets: Vec<_> = pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
+    assert_eq!(secrets, ["of-synapse", "registry"]);
+    let [postgres, own] = pod.init_containers.as_deref().unwrap() else { panic!("two init containers") };
+    assert_eq!((postgres.name.as_str(), own.name.as_str()), ("postgres", "synapse"));
+    assert_eq!((own.image.as_deref(), own.image_pull_policy.as_deref()), (Some("synapse:1"), Some("IfNotPresent")));
+    assert_eq!(own.restart_policy.as_deref(), Some("Always"), "it goes on beside the task");
+    let paths = |container: &Container| {
+        let mounts = container.volume_mounts.iter().flatten();
+        mounts.map(|mount| (mount.name.clone(), mount.mount_path.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let (own_paths, task_paths) = (paths(own), paths(&pod.containers[0]));
+    for shared in ["synapse", "postgres-socket"] {
+        assert_eq!(own_paths[shared], task_paths[shared], "both find it in the same place");
+    }
+    assert_eq!(own_paths.len(), 3, "nothing of the homeserver's is mounted: {own_paths:?}");
+    assert!(own.env.is_none() && own.ports.is_none(), "{own:?}");
+    let security = own.security_context.as_ref().unwrap();
+    assert_eq!((security.run_as_user, security.read_only_root_filesystem), (Some(1000), Some(true)));
+
+    let pod = built(Duty::TellsSchema, None);
+    let [own] = pod.init_containers.as_deref().unwrap() else { panic!("one init container") };
+    assert_eq!(own.restart_policy, None, "it ends before the task begins");
+    assert_eq!(own.args, Some(vec![synapse::schema_file()]));
+    assert!(!paths(own).contains_key("postgres-socket"));
 }

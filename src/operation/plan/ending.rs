@@ -25,7 +25,10 @@ impl Planner<'_> {
             outcome,
             started_at: run.started_at.clone(),
             finished_at: now,
-            reason: run.failure.as_ref().map(|failure| failure.reason.clone()),
+            reason: run.failure.as_ref().map(|failure| match run.unfinished {
+                true => "DatabaseUnfinished".to_owned(),
+                false => failure.reason.clone(),
+            }),
             message: Some(message(&run)),
             figures: figures.clone(),
         };
@@ -119,7 +122,11 @@ fn figures(run: &Run) -> Figures {
 /// Why it failed or what it did, and whether users waited for longer than they should.
 fn message(run: &Run) -> String {
     let said = run.failure.as_ref().map_or_else(|| summary(run), |failure| failure.message.clone());
-    [Some(said), taken_back(run), report::overrun(run)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [Some(said), taken_back(run), report::kept_down(run), report::overrun(run)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// How taking back what it had done ended.

@@ -119,6 +119,8 @@ impl Planner<'_> {
             window: None,
             failure: None,
             undo: None,
+            unfinished: false,
+            inherited: Vec::new(),
             finished_at: None,
             outcome: None,
         }));

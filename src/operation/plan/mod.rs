@@ -14,6 +14,9 @@ mod stop;
 mod taking_back_tests;
 #[cfg(test)]
 mod tests;
+mod unfinished;
+#[cfg(test)]
+mod unfinished_tests;
 mod window;
 
 use jiff::{SignedDuration, Timestamp};
@@ -45,8 +48,12 @@ pub enum Action {
     Continue,
     /// Create the homeserver's Lease, with the counts that are out.
     AcquireLease,
-    /// Write the recorded counts on the Lease.
+    /// Take the Lease of this holder, who has ended and left the homeserver's database unfinished.
+    TakeOverLease(String),
+    /// Write the recorded counts on the Lease, and whether the database is unfinished.
     PublishCounts,
+    /// Write on the Lease that the replicas stay at 0, for who comes next.
+    KeepDown,
     /// Free the Lease. Only when no counts are out.
     ReleaseLease,
     /// Delete the Jobs of earlier runs.
@@ -138,6 +145,8 @@ impl Planner<'_> {
             return next;
         }
         self.stop_job()
+            .or_else(|| self.empty_what_is_unfinished())
+            .or_else(|| self.keep_down())
             .or_else(|| self.resume())
             .or_else(|| self.release())
             .or_else(|| self.afterwards())
@@ -165,11 +174,14 @@ impl Planner<'_> {
                 let message = format!("waits for {holder}, which holds homeserver {}", self.subject.request.synapse);
                 Some((Action::Wait(SAFETY), self.pending("HomeserverBusy", message)))
             }
-            LeaseState::Free if self.observed.uninstalling => {
+            LeaseState::KeptDown(kept) if !self.subject.request.heals => {
+                Some((Action::Wait(SAFETY), self.pending("DatabaseUnfinished", kept.message.clone())))
+            }
+            LeaseState::Free | LeaseState::KeptDown(_) if self.observed.uninstalling => {
                 let message = "the operator is being uninstalled: waits for the next one";
                 Some((Action::Wait(SAFETY), self.pending("Suspended", message)))
             }
-            LeaseState::Free => match &self.observed.synapse {
+            LeaseState::Free | LeaseState::KeptDown(_) => match &self.observed.synapse {
                 // A Lease that vanished under a run is made again, with the counts: its Synapse object may be gone by then.
                 None if self.run().synapse.is_none() => {
                     let name = &self.subject.request.synapse;
@@ -194,9 +206,25 @@ impl Planner<'_> {
                     Some((Action::Wait(SAFETY), self.pending("BackupNotFound", message)))
                 }
                 _ if !self.subject.lane.holds_homeserver => None,
-                _ => Some((Action::AcquireLease, self.pending("Starting", "takes the homeserver's Lease"))),
+                _ => Some(self.take_lease()),
             },
         }
+    }
+
+    /// A new one, or one whose holder has left the database unfinished: with what the homeserver had before that.
+    fn take_lease(&mut self) -> Next {
+        let headline = self.pending("Starting", "takes the homeserver's Lease");
+        let kept = match &self.observed.lease {
+            LeaseState::KeptDown(kept) => Some(kept.clone()),
+            _ => None,
+        };
+        let run = self.run_mut();
+        // A Lease that vanishes later is made again as it was.
+        if run.synapse.is_none() {
+            run.unfinished = kept.is_some();
+            run.inherited = kept.iter().flat_map(|kept| kept.counts.clone()).collect();
+        }
+        (kept.map_or(Action::AcquireLease, |kept| Action::TakeOverLease(kept.holder)), headline)
     }
 
     /// The run is not pinned yet, and what it is to be made from is not there.

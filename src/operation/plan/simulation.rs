@@ -17,11 +17,13 @@ use crate::{
         synapse::{WorkloadKind, WorkloadRef},
     },
     operation::{
-        observed::{JobState, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject},
+        observed::{
+            JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedPod, ObservedSynapse, Subject,
+        },
         scale::Change,
     },
     recipes::{Operation, RecipeStep, Sight},
-    task::report::{ErrorClass, Report, StepResult, TaskError},
+    task::report::{ErrorClass, Leaves, Report, StepResult, TaskError},
 };
 
 /// What befalls the operation.
@@ -67,13 +69,26 @@ enum Fate {
     Succeeds,
     Transient,
     Terminal,
+    /// It has begun, and cannot tidy up.
+    LeavesHalf,
     DiesWithoutAWord,
     NeverStarts,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct SimLease {
+    holder: String,
+    counts: Option<Vec<RecordedWorkload>>,
+    unfinished: bool,
+    pub(super) kept_down: bool,
 }
 
 #[derive(Clone, Debug)]
 struct SimJob {
     offline: bool,
+    holds: bool,
+    /// The database was unfinished when it began, and what it was then.
+    leaves: Option<Leaves>,
     fate: Fate,
     age: i64,
     deleted_at: Option<Timestamp>,
@@ -110,8 +125,11 @@ pub(super) struct World {
     pub(super) does_not_start: bool,
     exists: bool,
     synapse: Option<ObservedSynapse>,
-    /// Holder and whether counts are on it.
-    lease: Option<(String, Option<Vec<RecordedWorkload>>)>,
+    pub(super) lease: Option<SimLease>,
+    /// The database is marked as unfinished.
+    pub(super) mark: bool,
+    /// Offline steps write into the homeserver's own database.
+    pub(super) holds: bool,
     pub(super) workloads: Vec<SimWorkload>,
     jobs: BTreeMap<(String, i32), SimJob>,
     /// Seconds that the Pod of a Job that somebody deleted still runs.
@@ -174,6 +192,8 @@ impl World {
                 spec: spec_of_synapse,
             }),
             lease: None,
+            mark: false,
+            holds: false,
             workloads: vec![
                 workload(WorkloadKind::StatefulSet, "main", Role::Main, 1),
                 workload(WorkloadKind::Deployment, "worker", Role::Worker, 3),
@@ -196,6 +216,28 @@ impl World {
         self.jobs.values_mut().filter(|job| job.state == JobState::Active).for_each(|job| job.fate = Fate::Terminal);
     }
 
+    /// As long as this holds, Jobs end like that.
+    pub(super) fn jobs_do_well(&mut self) {
+        self.all_fail = false;
+    }
+
+    /// The next Job writes half of what it should, and cannot take it away.
+    pub(super) fn leaves_half(&mut self) {
+        self.next_fate = Fate::LeavesHalf;
+    }
+
+    /// Another object for the same homeserver.
+    pub(super) fn another(&mut self, uid: &str, heals: bool) {
+        assert!(!self.subject.has_finalizer, "the one before is over");
+        uid.clone_into(&mut self.subject.uid);
+        self.subject.status = OperationStatus::default();
+        self.subject.deleting = false;
+        self.exists = true;
+        self.subject.request.heals = heals;
+        self.successes.clear();
+        self.jobs.clear();
+    }
+
     pub(super) fn with_steps_afterwards(self) -> Self {
         Self { afterwards: true, ..self }
     }
@@ -203,8 +245,11 @@ impl World {
     /// What the recipe wants.
     fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
         let mut steps = self.maintenance.steps(Sight::of(homeserver));
-        for step in steps.iter_mut().filter(|step| self.undoes && step.offline) {
-            step.undo = vec!["undo".to_owned()];
+        for step in steps.iter_mut().filter(|step| step.offline) {
+            step.holds = self.holds;
+            if self.undoes || self.holds {
+                step.undo = vec!["undo".to_owned()];
+            }
         }
         if self.afterwards {
             let afterwards = |name: &str, decides| RecipeStep {
@@ -222,7 +267,13 @@ impl World {
     }
 
     fn recorded(&self) -> Option<&[RecordedWorkload]> {
-        Some(&self.subject.status.active_run()?.window.as_ref()?.workloads)
+        self.subject.status.active_run()?.counts()
+    }
+
+    /// The annotations that the run wants on its Lease.
+    fn as_recorded(&self) -> SimLease {
+        let unfinished = self.subject.status.active_run().is_some_and(|run| run.unfinished);
+        SimLease { counts: self.recorded().map(<[_]>::to_vec), unfinished, ..SimLease::default() }
     }
 
     fn offline_job_runs(&self) -> bool {
@@ -240,10 +291,15 @@ impl World {
         }
         observed.lease = match &self.lease {
             None => LeaseState::Free,
-            Some((holder, counts)) if *holder == self.subject.identity() => {
-                LeaseState::Mine { counts: counts.is_some() }
+            Some(SimLease { holder, counts, unfinished, kept_down }) if *holder == self.subject.identity() => {
+                LeaseState::Mine { counts: counts.is_some(), unfinished: *unfinished, kept_down: *kept_down }
             }
-            Some((holder, _)) => LeaseState::Theirs(holder.clone()),
+            Some(SimLease { holder, counts, kept_down: true, .. }) => LeaseState::KeptDown(KeptDown {
+                holder: holder.clone(),
+                counts: counts.clone().unwrap_or_default(),
+                message: "a database is unfinished".to_owned(),
+            }),
+            Some(SimLease { holder, .. }) => LeaseState::Theirs(holder.clone()),
         };
         if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
             observed.job = self.jobs.get(&(step.name.clone(), step.attempt)).map(|job| self.observe_job(job));
@@ -278,6 +334,7 @@ impl World {
             error,
             result: Some(StepResult { bytes_before: Some(10), bytes_after: Some(7), ..Default::default() }),
             findings: None,
+            leaves: job.leaves,
             details_in_log: false,
         };
         let error = |class| Some(TaskError { class, reason: "Refused".to_owned(), message: "no".to_owned() });
@@ -290,6 +347,7 @@ impl World {
             report: match (&job.state, job.fate) {
                 (JobState::Active, _) | (_, Fate::DiesWithoutAWord | Fate::NeverStarts) => None,
                 (_, Fate::Succeeds) => Some(report(None)),
+                (_, Fate::LeavesHalf) => Some(Report { leaves: None, ..report(error(ErrorClass::Terminal)) }),
                 (_, Fate::Transient) => Some(report(error(ErrorClass::Transient))),
                 (_, Fate::Terminal) => Some(report(error(ErrorClass::Terminal))),
             },
@@ -331,24 +389,30 @@ impl World {
         match action {
             Action::Wait(_) | Action::Continue => {}
             Action::AcquireLease => {
-                let counts = self.recorded().map(<[_]>::to_vec);
-                self.lease.get_or_insert((self.subject.identity(), counts));
+                let lease = SimLease { holder: self.subject.identity(), ..self.as_recorded() };
+                self.lease.get_or_insert(lease);
             }
-            Action::PublishCounts => {
-                let counts = self.recorded().map(<[_]>::to_vec);
-                assert!(counts.is_some(), "counts are in the status before they are on the Lease");
-                if let Some((holder, on_lease)) = &mut self.lease {
-                    assert_eq!(*holder, self.subject.identity());
-                    *on_lease = counts;
+            Action::TakeOverLease(from) => {
+                let lease = SimLease { holder: self.subject.identity(), ..self.as_recorded() };
+                self.lease = self.lease.take().map(|held| if held.holder == *from { lease } else { held });
+            }
+            Action::PublishCounts | Action::KeepDown => {
+                let lease = SimLease { kept_down: *action == Action::KeepDown, ..self.as_recorded() };
+                assert!(lease.counts.is_some(), "counts are in the status before they are on the Lease");
+                if let Some(held) = &mut self.lease {
+                    assert_eq!(held.holder, self.subject.identity());
+                    *held = SimLease { holder: held.holder.clone(), ..lease };
                 }
             }
             Action::ReleaseLease => {
                 self.assert_nothing_is_out();
-                self.lease = self.lease.take().filter(|(holder, _)| *holder != self.subject.identity());
+                self.lease = self.lease.take().filter(|lease| lease.holder != self.subject.identity());
             }
             Action::AddFinalizer => self.subject.has_finalizer = true,
             Action::RemoveFinalizer => {
-                self.assert_nothing_is_out();
+                if !self.subject.status.run.as_ref().is_some_and(|run| run.unfinished) {
+                    self.assert_nothing_is_out();
+                }
                 self.subject.has_finalizer = false;
                 self.exists = !self.subject.deleting;
             }
@@ -372,7 +436,8 @@ impl World {
         let recorded = self.recorded().expect("counts are recorded before the first scale").to_vec();
         let on_record = recorded.iter().find(|recorded| recorded.workload == *workload).expect("it is on record");
         assert!(self.subject.has_finalizer, "the finalizer is there while counts are out");
-        let on_lease = self.lease.as_ref().is_some_and(|(_, counts)| counts.is_some());
+        let on_lease = self.lease.as_ref().is_some_and(|lease| lease.counts.is_some());
+        assert!(to == 0 || !self.mark, "{workload:?} comes back to an unfinished database");
         let offline_job_runs = self.offline_job_runs() || self.lingers > 0;
         let one = self.workloads.iter_mut().find(|one| one.workload == *workload).unwrap();
         if to == 0 {
@@ -392,14 +457,16 @@ impl World {
         let run = self.subject.status.run.as_ref().unwrap();
         let step = &run.steps[index];
         assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
-        let holds_lease = self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.subject.identity());
+        let mine = self.lease.as_ref().filter(|lease| lease.holder == self.subject.identity());
+        let holds_lease = mine.is_some();
+        assert!(!step.holds || mine.is_some_and(|lease| lease.unfinished), "its Lease tells of it before it begins");
         assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for those that nobody waits for");
         if step.afterwards {
             self.assert_nothing_is_out();
             assert!(run.failure.is_none() && run.next_step().is_none(), "it comes when all else has succeeded");
             assert!(step.decides() || run.next_deciding_step().is_none(), "it comes when the run has succeeded");
         }
-        let offline = step.offline;
+        let (offline, holds) = (step.offline, step.holds);
         let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
         assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
         assert!(self.lingers <= 0, "a Job beside the Pod of another");
@@ -409,6 +476,8 @@ impl World {
         let uid = format!("{key:?}/{}", self.now);
         self.jobs.entry(key).or_insert(SimJob {
             offline,
+            holds,
+            leaves: None,
             fate,
             age: 0,
             deleted_at: None,
@@ -438,23 +507,43 @@ impl World {
                     Fate::Succeeds => JobState::Complete,
                     _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
                 };
+                // What it reports agrees with what it has left.
+                if job.holds && matches!(job.fate, Fate::Transient | Fate::Terminal) {
+                    let before = self.mark;
+                    (self.mark, job.leaves) = match job.age % 2 {
+                        0 => (before, Some(Leaves::AsItWas)),
+                        _ => (false, Some(Leaves::Empty)),
+                    };
+                } else if job.holds {
+                    self.mark = job.fate != Fate::Succeeds;
+                } else if job.fate == Fate::Succeeds && step.starts_with("undo-") && self.holds {
+                    self.mark = false;
+                }
                 if job.fate == Fate::Succeeds {
                     self.does_not_start &= !step.starts_with("undo-");
                     *self.successes.entry(step.clone()).or_default() += 1;
                 }
             }
         }
+        // Who is stopped in the middle leaves half of it.
+        self.mark |= self.jobs.values().any(|job| {
+            job.holds && job.deleted_at.is_some() && job.state == JobState::Active && job.fate != Fate::NeverStarts
+        });
         self.jobs.retain(|_, job| job.deleted_at.is_none());
         // The loop over Leases, which needs no object: see `crate::operation::orphans`.
-        let orphan = self.lease.clone().filter(|(holder, _)| !self.exists && *holder == self.subject.identity());
-        if let Some((_, counts)) = orphan {
-            self.jobs.clear();
-            for count in counts.iter().flatten() {
-                let one = self.workloads.iter_mut().find(|one| one.workload == count.workload).unwrap();
-                one.replicas = one.replicas.map(|replicas| if replicas == 0 { count.replicas } else { replicas });
-            }
-            self.lease = None;
+        let is_orphan = |lease: &&mut SimLease| !self.exists && lease.holder == self.subject.identity();
+        let Some(lease) = self.lease.as_mut().filter(is_orphan) else { return };
+        self.jobs.clear();
+        if lease.unfinished {
+            lease.kept_down = true;
+            return;
         }
+        for count in lease.counts.take().iter().flatten() {
+            let one = self.workloads.iter_mut().find(|one| one.workload == count.workload).unwrap();
+            assert!(!self.mark, "{:?} comes back to an unfinished database", one.workload);
+            one.replicas = one.replicas.map(|replicas| if replicas == 0 { count.replicas } else { replicas });
+        }
+        self.lease = None;
     }
 
     fn strike(&mut self, blow: &Blow) {
@@ -472,12 +561,17 @@ impl World {
                 if self.jobs.values().any(|job| job.state == JobState::Active) {
                     self.lingers = 15;
                 }
+                self.mark |= self.jobs.values().any(|job| job.holds && job.state == JobState::Active);
                 self.jobs.clear();
             }
             Blow::LeaseDeleted => self.lease = None,
-            Blow::LeaseTaken => drop(self.lease.get_or_insert(("SynapseMaintenance/other/x".to_owned(), None))),
+            Blow::LeaseTaken => {
+                let other = SimLease { holder: "SynapseMaintenance/other/x".to_owned(), ..SimLease::default() };
+                self.lease.get_or_insert(other);
+            }
             Blow::LeaseGivenBack => {
-                self.lease = self.lease.take().filter(|(holder, _)| *holder == self.subject.identity());
+                let stays = |lease: &SimLease| lease.kept_down || lease.holder == self.subject.identity();
+                self.lease = self.lease.take().filter(stays);
             }
             Blow::ObjectDeleted => {
                 self.subject.deleting = true;
@@ -506,18 +600,45 @@ impl World {
             self.reconcile(60, None);
             self.tick(5);
             let ended = self.subject.status.run.as_ref().is_some_and(|run| run.is_finished());
-            if self.exists && ended && !self.subject.has_finalizer || !self.exists && self.lease.is_none() {
+            let is_left = self.lease.as_ref().is_none_or(|lease| lease.kept_down);
+            if self.exists && ended && !self.subject.has_finalizer || !self.exists && is_left {
                 return;
             }
         }
         panic!("the run does not end: {:#?}", self.subject.status.run);
     }
 
+    /// What keeps the workloads at 0.
+    pub(super) fn is_kept_down(&self) -> bool {
+        let by_run = self.subject.status.run.as_ref().is_some_and(|run| run.unfinished);
+        by_run || self.lease.as_ref().is_some_and(|lease| lease.kept_down)
+    }
+
     pub(super) fn assert_all_is_back(&self) {
+        assert!(!self.mark, "the database is unfinished");
         for one in self.workloads.iter().filter(|one| !one.meddled) {
             assert_eq!(one.replicas, Some(one.original), "{:?}", one.workload);
         }
-        assert!(self.lease.as_ref().is_none_or(|(holder, _)| *holder != self.subject.identity()), "{:?}", self.lease);
+        assert!(self.lease.as_ref().is_none_or(|lease| lease.holder != self.subject.identity()), "{:?}", self.lease);
+        self.assert_is_over();
+    }
+
+    /// The mark stands, or may, and nobody can tell: all of it was tried.
+    pub(super) fn assert_is_kept_down(&self) {
+        let original = |one: &&SimWorkload| !one.meddled && one.original > 0;
+        for one in self.workloads.iter().filter(original) {
+            assert_eq!(one.replicas, Some(0), "{:?}", one.workload);
+        }
+        if self.exists {
+            let run = self.subject.status.run.as_ref().unwrap();
+            assert!(run.undo.as_ref().is_some_and(|undo| undo.failure.is_some()), "{run:#?}");
+            let entry = &self.subject.status.history[0];
+            assert_eq!(entry.reason.as_deref(), Some("DatabaseUnfinished"), "{entry:?}");
+        }
+        self.assert_is_over();
+    }
+
+    fn assert_is_over(&self) {
         assert!(!self.offline_job_runs());
         if !self.exists {
             return;
@@ -537,8 +658,13 @@ impl World {
 
 fn blow() -> impl Strategy<Value = Blow> {
     let moment = prop_oneof![Just(Moment::BeforeStatus), Just(Moment::BeforeAct), Just(Moment::AfterAct)];
-    let fate =
-        prop_oneof![Just(Fate::Transient), Just(Fate::Terminal), Just(Fate::DiesWithoutAWord), Just(Fate::NeverStarts)];
+    let fate = prop_oneof![
+        Just(Fate::Transient),
+        Just(Fate::Terminal),
+        Just(Fate::LeavesHalf),
+        Just(Fate::DiesWithoutAWord),
+        Just(Fate::NeverStarts)
+    ];
     prop_oneof![
         30 => (1..5_i64).prop_map(Blow::Tick),
         1 => (60..4000_i64).prop_map(Blow::Tick),
@@ -598,5 +724,20 @@ proptest! {
         }
         world.leave_in_peace();
         world.assert_all_is_back();
+    }
+
+    #[test]
+    fn whatever_happens_nobody_is_served_from_an_unfinished_database(blows in prop::collection::vec(blow(), 1..120)) {
+        let mut world = World::new(STEPS);
+        world.holds = true;
+        for blow in &blows {
+            world.strike(blow);
+        }
+        world.leave_in_peace();
+        if world.is_kept_down() {
+            world.assert_is_kept_down();
+        } else {
+            world.assert_all_is_back();
+        }
     }
 }

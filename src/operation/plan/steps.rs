@@ -112,13 +112,18 @@ impl Planner<'_> {
         if !self.observed.claims.is_empty() {
             self.run_mut().claims = claims::pin(&self.observed.claims);
         }
-        let step = &mut self.run_mut().steps[index];
+        let run = self.run_mut();
+        let step = &mut run.steps[index];
+        step.was_unfinished = run.unfinished;
+        run.unfinished |= step.holds;
         step.state = StepState::Running;
         step.attempt += 1;
         step.job_uid = None;
         step.retry_at = None;
         step.started_at = Some(now);
-        Some((Action::CreateJob(index), self.step_headline(index, "its Job starts")))
+        // The Lease must say it before the Job can do it.
+        let action = if step.holds { Action::PublishCounts } else { Action::CreateJob(index) };
+        Some((action, self.step_headline(index, "its Job starts")))
     }
 
     /// Takes the Job's result, or waits for it.
@@ -150,8 +155,9 @@ impl Planner<'_> {
             JobState::Active => self.watch_start(index, &job),
             JobState::Complete => match &job.report {
                 Some(Report { error: None, .. }) => self.succeed(index, job.report.expect("it was just seen")),
-                Some(Report { error: Some(error), result, .. }) => {
+                Some(report @ Report { error: Some(error), result, .. }) => {
                     let error = error.clone();
+                    self.learn_what_is_left(index, Some(report));
                     self.keep(index, result.clone());
                     self.try_again(index, error.class, &error.reason, error.message)
                 }
@@ -208,6 +214,7 @@ impl Planner<'_> {
     }
 
     fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {
+        self.learn_what_is_left(index, job.report.as_ref());
         self.keep(index, job.report.as_ref().and_then(|report| report.result.clone()));
         if let Some(error) = job.report.as_ref().and_then(|report| report.error.clone()) {
             // A task that was told to stop does not know why: the kubelet does.
@@ -306,6 +313,9 @@ impl Planner<'_> {
             step.message = None;
             step.result = Some(result.after(step.result.take()));
         }
+        // What was wanted is there, or what it was to be is taken back.
+        let run = self.run_mut();
+        run.unfinished &= run.next_step().is_some();
         Some((Action::Continue, self.step_headline(index, "done")))
     }
 

@@ -36,7 +36,7 @@ impl Planner<'_> {
             self.record_counts();
             return Some((Action::PublishCounts, stopping("the replica counts are on record")));
         }
-        if self.observed.lease != (LeaseState::Mine { counts: true }) {
+        if self.observed.lease != LeaseState::mine(true, self.run().unfinished) {
             return Some((Action::PublishCounts, stopping("the replica counts are on record")));
         }
 
@@ -68,6 +68,7 @@ impl Planner<'_> {
     }
 
     fn record_counts(&mut self) {
+        let inherited = self.run().inherited.clone();
         let no_main = !self.observed.workloads.iter().any(|live| live.role == Role::Main);
         let mut workloads: Vec<RecordedWorkload> = self
             .observed
@@ -76,7 +77,10 @@ impl Planner<'_> {
             .filter_map(|live| {
                 let (workload, role) = (live.workload.clone(), live.role);
                 let must_be_well = self.subject.request.heals && (role == Role::Main || no_main);
-                live.replicas.map(|replicas| RecordedWorkload {
+                // What another run has left at 0 had more before that.
+                let inherited = inherited.iter().find(|inherited| inherited.workload == workload);
+                let before = |replicas| inherited.filter(|_| replicas == 0).map_or(replicas, |one| one.replicas);
+                live.replicas.map(before).map(|replicas| RecordedWorkload {
                     workload,
                     role,
                     replicas,
@@ -86,6 +90,9 @@ impl Planner<'_> {
                 })
             })
             .collect();
+        let is_known = |one: &RecordedWorkload| workloads.iter().any(|known| known.workload == one.workload);
+        let not_named: Vec<_> = inherited.iter().filter(|one| !is_known(one)).cloned().collect();
+        workloads.extend(not_named);
         workloads.sort_by_key(|recorded| (stopping_order(recorded.role), recorded.workload.clone()));
         let recorded_at = Time(self.now);
         self.run_mut().window = Some(Window {
@@ -99,8 +106,14 @@ impl Planner<'_> {
         });
     }
 
-    /// `None`: every count was given back and the Pods are Ready again, or nothing was ever taken.
+    /// `None`: every count was given back and the Pods are Ready again, or nothing was ever taken. Or it must not be given back.
     pub(super) fn resume(&mut self) -> Option<Next> {
+        if self.run().unfinished {
+            return None;
+        }
+        if let LeaseState::Mine { unfinished: true, .. } = self.observed.lease {
+            return Some((Action::PublishCounts, self.resuming("the database is not unfinished any more")));
+        }
         let live = self.observed.workloads.clone();
         let (now, deleting) = (self.now, self.subject.deleting);
         let window = self.window_mut()?;
@@ -155,11 +168,12 @@ impl Planner<'_> {
         let now = Time(self.now);
         let run = self.run_mut();
         let window = run.window.as_mut()?;
-        if run.undo.is_some() || window.first_ready_at.is_some() {
+        // What was unfinished before must not come back.
+        if run.undo.is_some() || window.first_ready_at.is_some() || !run.inherited.is_empty() {
             return None;
         }
-        // One that has failed may have done it and not have been able to say so.
-        let done = run.steps.iter().rfind(|step| !step.undo.is_empty() && step.attempt > 0)?;
+        // One that has failed may have done it and not have been able to say so. A database that came back in place is whole.
+        let done = run.steps.iter().rfind(|step| !step.undo.is_empty() && step.attempt > 0 && !step.holds)?;
         let message = format!("no Pod of Synapse became Ready: takes step {} back", done.name);
         let undo = pinned::undo_of(done);
         run.undo = Some(Undo { step: run.steps.len(), began_at: now, failure: None });
@@ -173,7 +187,7 @@ impl Planner<'_> {
 
     /// `None`: nothing of this run is on the homeserver any more.
     pub(super) fn release(&mut self) -> Option<Next> {
-        if matches!(self.observed.lease, LeaseState::Mine { .. }) {
+        if matches!(self.observed.lease, LeaseState::Mine { .. }) && !self.run().unfinished {
             return Some((Action::ReleaseLease, self.resuming("frees the homeserver's Lease")));
         }
         self.subject.has_finalizer.then(|| (Action::RemoveFinalizer, self.resuming("all replicas are back")))
@@ -226,7 +240,7 @@ impl Planner<'_> {
         Some((Action::Wait(POLL), self.step_headline(index, &what)))
     }
 
-    fn resuming(&self, message: impl Into<String>) -> Headline {
+    pub(super) fn resuming(&self, message: impl Into<String>) -> Headline {
         let message = message.into();
         match &self.run().failure {
             Some(failure) => Headline {

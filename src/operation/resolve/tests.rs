@@ -79,6 +79,29 @@ fn what_holds_the_database_s_volume_is_the_database() {
 }
 
 #[test]
+fn the_database_of_the_authentication_service_is_not_taken_down_either() {
+    let service = json!({
+        "workloads": {"selector": {"matchLabels": {"app": "mas"}}},
+        "postgres": {
+            "host": "mas-db", "database": "mas", "credentials": {"secretName": "m"}, "dataVolume": {"claimName": "data-mas-db-0"},
+        },
+    });
+    let spec = SynapseSpec { matrix_authentication_service: serde_json::from_value(service).unwrap(), ..spec() };
+    let reason = |found: Found, surroundings: &Surroundings| {
+        refuse(&[found], &spec, surroundings).map(|refusal| (refusal.reason, refusal.message))
+    };
+    let behind = [("mas-db".to_owned(), labels(&[("app", "mas-db")]))];
+    let surroundings = Surroundings { postgres_selectors: behind.to_vec(), ..Surroundings::default() };
+    let (refused, message) = reason(workload(&[("app", "mas-db")]), &surroundings).expect("it is refused");
+    assert!(refused == "WorkloadIsPostgres" && message.contains("behind postgres.host mas-db"), "{message}");
+    let mut of_volume = workload(&[]);
+    of_volume.workload.name = "mas-db".to_owned();
+    of_volume.claim_templates = vec!["data".to_owned()];
+    let refused = reason(of_volume, &Surroundings::default()).expect("it is refused");
+    assert!(refused.1.contains("mounts postgres.dataVolume data-mas-db-0"), "{refused:?}");
+}
+
+#[test]
 fn a_host_names_a_service_of_the_namespace_or_none() {
     for host in ["postgres", "postgres.matrix", "postgres.matrix.svc", "postgres.matrix.svc.cluster.local."] {
         assert_eq!(service_name(host, "matrix"), Some("postgres"), "{host}");

@@ -7,6 +7,7 @@ use crate::{
     api::{
         conditions::{self, Type},
         operation::Outcome,
+        verification::SynapseImage,
     },
     operation::{
         observed::{JobLeft, JobState, LeaseState, Observed, ObservedJob, ObservedSynapse, Subject},
@@ -138,14 +139,28 @@ fn the_server_is_of_the_backup_s_major_and_knows_nothing_of_the_homeserver_s() {
         ("docker.io/library/postgres:15", 999, None)
     );
     assert_eq!(step.database, DatabaseAccess::None);
-    let own = ["--origin=uid-1", "--snapshot=abc", "--socket=/var/run/synapse-keeper/postgres-socket"];
-    assert_eq!(step.args[step.args.len() - 3..], own);
+    let own =
+        ["--origin=uid-1", "--snapshot=abc", "--socket=/var/run/synapse-keeper/postgres-socket", "--media=sample"];
+    assert_eq!(step.args[step.args.len() - 4..], own);
     assert!(!step.args.contains(&"--init".to_owned()));
     let image = of(json!({"cron": "@daily", "image": "registry.example.org/postgres:15-alpine", "runAsUser": 70}));
     assert_eq!(
         image.server.map(|server| (server.image, server.run_as_user)),
         Some(("registry.example.org/postgres:15-alpine".to_owned(), 70))
     );
+}
+
+#[test]
+fn synapse_is_asked_where_the_object_wants_it() {
+    let verify = json!({"cron": "@daily", "synapse": true, "media": "All"});
+    let drill = backup(&json!({"verify": verify}), &json!({"snapshots": [newest()]}));
+    assert_eq!(drill.request().image, Need::Must);
+    assert_eq!(due().request().image, Need::Not);
+    let image = SynapseImage { image: "synapse:1".to_owned(), ..SynapseImage::default() };
+    let spec = homeserver("");
+    let [step] = &drill.steps(Sight { image: Some(&image), ..Sight::of(&spec) })[..] else { panic!("one step") };
+    assert_eq!(step.args[step.args.len() - 2..], ["--media=all", "--synapse-place=/var/run/synapse-keeper/synapse"]);
+    assert_eq!(step.own_synapse, Some(OwnSynapse { image, duty: Duty::Serves }));
 }
 
 #[test]

@@ -93,4 +93,12 @@ impl<'a> Stream<'a> {
         command.arg(path);
         Ok(command)
     }
+
+    /// Says of what PostgreSQL's programs said in which database it was. What restic says is about neither.
+    pub fn tell(&self, error: TaskError) -> TaskError {
+        match error.reason.as_str() {
+            "DumpFailed" | "DumpDiffers" => self.held.whose.tell(error),
+            _ => error,
+        }
+    }
 }

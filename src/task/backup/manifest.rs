@@ -9,6 +9,7 @@ use super::parts;
 use crate::{
     postgres::Locale,
     restic::Repository,
+    synapse::database::SchemaVersion,
     task::report::{Result, TaskError},
 };
 
@@ -218,6 +219,11 @@ impl Manifest {
             )));
         }
         Ok(manifest)
+    }
+
+    /// The versions of Synapse's schema.
+    pub fn schema(&self) -> SchemaVersion {
+        SchemaVersion { version: self.schema_version, compat_version: self.schema_compat_version }
     }
 
     /// How many streams belong to it.

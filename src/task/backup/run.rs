@@ -178,7 +178,7 @@ impl<'a> Backup<'a> {
         }
         let tags = self.attempt().tags(&[]);
         let stored = stream.store(&self.repository, self.scratch.path(), &tags, stop).await;
-        let (Stored { snapshot, bytes, added }, rows) = stored.map_err(|error| stream.held.whose.tell(error))?;
+        let (Stored { snapshot, bytes, added }, rows) = stored.map_err(|error| stream.tell(error))?;
         Ok((stream.file, StoredPart { snapshot, bytes, rows }, added))
     }
 

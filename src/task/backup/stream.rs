@@ -53,7 +53,12 @@ pub async fn carry_rows(
     let reading = tokio::task::spawn_blocking(move || {
         rows::read(output, &source, |piece| sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into()))
     });
-    let stored = stop.run_until_cancelled(store(&mut pieces, &mut upload)).await;
+    let stops = upload.stops();
+    let stored = tokio::select! {
+        stored = store(&mut pieces, &mut upload) => Some(stored),
+        why = stops => Some(Err(End::GivenUp(why))),
+        () = stop.cancelled() => None,
+    };
     // Who still has a piece to give finds nobody.
     drop(pieces);
     match stored {
@@ -64,8 +69,13 @@ pub async fn carry_rows(
                 Err(error)
             }
         },
+        Some(Err(End::GivenUp(why))) => {
+            let _ = program.kill().await;
+            upload.abandon().await;
+            Err(why)
+        }
         // restic has closed its end.
-        Some(Err(_)) => {
+        Some(Err(End::Output)) => {
             let _ = program.kill().await;
             Err(upload.why_it_ended().await)
         }
@@ -109,10 +119,18 @@ fn with_output(mut program: Child) -> io::Result<(Child, File)> {
     Ok((program, output.into()))
 }
 
-async fn store(pieces: &mut mpsc::Receiver<Vec<u8>>, upload: &mut Upload) -> io::Result<()> {
+/// Why not all of it was stored.
+enum End {
+    /// The pipe to restic broke.
+    Output,
+    /// restic comes no further.
+    GivenUp(TaskError),
+}
+
+async fn store(pieces: &mut mpsc::Receiver<Vec<u8>>, upload: &mut Upload) -> std::result::Result<(), End> {
     let input = upload.input.as_mut().expect("its input is a pipe");
     while let Some(piece) = pieces.recv().await {
-        input.write_all(&piece).await?;
+        input.write_all(&piece).await.map_err(|_| End::Output)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use sqlx::AssertSqlSafe;
 use crate::{
     api::restore::ScheduledTasks,
     postgres::{Explain, Result, Session},
-    task::{backup::snapshot::ONE_TIME_KEYS, report::TaskError},
+    task::{backup::snapshot::ONE_TIME_KEYS, output::progress, report::TaskError},
 };
 
 /// By so much a sequence is pushed beyond what either database has used: what was handed out after the backup is known only
@@ -19,6 +19,26 @@ const MARGIN: i64 = 1_000_000;
 
 /// Tasks of Synapse 1.163 that take something away for good (`synapse/handlers/pagination.py`, `admin.py`).
 const DELETING: [&str; 4] = ["purge_history", "purge_room", "shutdown_and_purge_room", "redact_all_events"];
+
+/// Does all of it. `old`: what the database had that it takes the place of. Returns what there is to tell people.
+///
+/// # Errors
+/// Terminal, `OneTimeKeysLeft`. Those of PostgreSQL.
+pub async fn bring_ahead(
+    session: &mut Session,
+    old: &BTreeMap<String, Position>,
+    wish: ScheduledTasks,
+) -> Result<Vec<String>> {
+    no_one_time_keys(session).await?;
+    let sequences = push_sequences(session, old).await?;
+    progress(&format!("{sequences} sequences go on behind all that was ever handed out"));
+    let mut notes = scheduled_tasks(session, wish).await?;
+    let users = resync_device_lists(session).await?;
+    if users > 0 {
+        notes.push(format!("the devices of {users} users of other homeservers are asked for anew"));
+    }
+    Ok(notes)
+}
 
 /// What of a sequence is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +79,7 @@ pub async fn positions(session: &mut Session) -> Result<BTreeMap<String, Positio
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub async fn push_sequences(session: &mut Session, old: &BTreeMap<String, Position>) -> Result<usize> {
+async fn push_sequences(session: &mut Session, old: &BTreeMap<String, Position>) -> Result<usize> {
     let restored = positions(session).await?;
     for (name, position) in &restored {
         let next = pushed(*position, old.get(name).copied());
@@ -106,7 +126,7 @@ pub async fn was_used(session: &mut Session) -> Result<bool> {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub async fn scheduled_tasks(session: &mut Session, wish: ScheduledTasks) -> Result<Vec<String>> {
+async fn scheduled_tasks(session: &mut Session, wish: ScheduledTasks) -> Result<Vec<String>> {
     const DOING: &str = "looking at Synapse's scheduled tasks";
     if !has(session, "scheduled_tasks").await? {
         return Ok(Vec::new());
@@ -130,7 +150,7 @@ pub async fn scheduled_tasks(session: &mut Session, wish: ScheduledTasks) -> Res
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub async fn resync_device_lists(session: &mut Session) -> Result<u64> {
+async fn resync_device_lists(session: &mut Session) -> Result<u64> {
     const DOING: &str = "marking remote device lists for a resync";
     if !has(session, "device_lists_remote_resync").await? {
         return Ok(0);
@@ -151,7 +171,7 @@ pub async fn resync_device_lists(session: &mut Session) -> Result<u64> {
 ///
 /// # Errors
 /// Terminal, `OneTimeKeysLeft`.
-pub async fn no_one_time_keys(session: &mut Session) -> Result<()> {
+async fn no_one_time_keys(session: &mut Session) -> Result<()> {
     if !has(session, ONE_TIME_KEYS).await? {
         return Ok(());
     }

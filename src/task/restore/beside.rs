@@ -8,16 +8,21 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arguments,
+    Arguments, Wanted,
+    authentication::{Half, Refill},
     check::{Checked, check},
     fill::Filling,
     mark::{Mark, State, name_beside},
     preflight::{Ready, ready},
-    server::Server,
+    server::{Administrator, Server},
+    terms::Fit,
 };
 use crate::{
     bytes,
+    postgres::Target,
+    synapse::database,
     task::{
+        arguments::Connection,
         authentication::Whose,
         output::progress,
         report::{Result, StepResult, TaskError},
@@ -33,60 +38,116 @@ use crate::{
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
     let began = Instant::now();
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let Arguments { connection, wanted, at_once } = &arguments;
+    let Arguments { connection, wanted, at_once, .. } = &arguments;
     let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
-    let Ready { mut server, chosen, programs, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
-    if let Some(done) = done_before(&mut server, &connection.operation, &chosen.backup.shown.id).await? {
-        return Ok(done);
-    }
-    // Not before everything else has been found well: an attempt that is whole is dropped only for another one.
-    server.drop_attempts(&connection.operation).await?;
-
-    let name = name_beside(&connection.operation, connection.attempt);
+    let Ready { fit: Fit { mut server, programs, .. }, chosen, mut authentication, .. } =
+        begun.unwrap_or_else(|| Err(stopped()))?;
     let mark = Mark {
         state: State::Unfinished,
-        restore: wanted.restore.clone(),
+        restore: wanted.terms.restore.clone(),
         operation: connection.operation.clone(),
         snapshot: chosen.backup.shown.id.clone(),
+        dump: None,
         taken_at: chosen.backup.taken_at,
         at: jiff::Timestamp::now(),
         earlier: Vec::new(),
+        whose: Whose::Synapse,
+        with_authentication: authentication.is_some(),
         replaced: None,
+        comment: None,
     };
-    let target = server.as_owner(connection, &name)?;
-    let filling = Filling {
-        repository: &chosen.repository,
-        dump: &chosen.manifest.database,
-        target: &target,
-        programs: &programs,
-        scratch: scratch.path(),
-        at_once: *at_once,
-    };
-    let filled = async {
-        server.create(&name, &mark).await?;
-        progress(&format!("made database {name} beside {}", connection.database));
-        let warnings = filling.fill().await?;
+    if let Some(done) = done_before(&mut server, &mark).await? {
+        let is_whole = match &mut authentication {
+            Some(half) => half.is_whole().await?,
+            None => true,
+        };
+        if is_whole {
+            return Ok(done);
+        }
+    }
+    if let Some(half) = &mut authentication {
+        half.drop_attempts().await?;
+    }
+    let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
+        let (repository, dump, scratch) = (&chosen.repository, &chosen.manifest.database, scratch.path());
+        let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once };
+        let mut warnings = filling.fill().await?;
         progress("counts the rows and reads them for the planner's statistics");
-        let checked = check(&target, Whose::Synapse, &chosen.manifest.database, *at_once).await?;
-        server.mark(&name, &mark.now(State::Whole)).await?;
-        Ok((checked, warnings))
+        let checked = check(target, Whose::Synapse, dump, *at_once).await?;
+        let with_it = match (&mut authentication, &chosen.manifest.authentication_service) {
+            (Some(half), Some(service)) => {
+                let refill = Refill { chosen: &chosen, dump: &service.database, scratch, at_once: *at_once };
+                let (summary, more) = half.restore(&mark, refill).await.map_err(|error| half.tell(error))?;
+                warnings.extend(more);
+                summary
+            }
+            _ => String::new(),
+        };
+        Ok(((checked, warnings, with_it), mark.clone()))
+    });
+    let (name, (Checked { rows, tables, bytes }, warnings, with_it)) = match filled.await {
+        Ok(filled) => filled,
+        Err(error) => return Err(clear_away(connection, wanted, error).await),
     };
-    let filled = stop.run_until_cancelled(filled).await.unwrap_or_else(|| Err(stopped()));
-    match filled {
-        Ok((Checked { rows, tables, bytes }, warnings)) => Ok(StepResult {
-            summary: format!(
-                "restored {rows} rows of {tables} tables of {} into {name} ({}), beside {}, in {} s",
-                chosen.backup.taken_at,
-                bytes::human(bytes),
-                connection.database,
-                began.elapsed().as_secs()
-            ),
-            warnings,
-            seconds: Some(began.elapsed().as_secs_f64()),
-            ..StepResult::default()
-        }),
-        // The space is wanted for the next attempt, and for the database that serves.
-        Err(error) => Err(match Server::connect(connection, &wanted.administrator).await {
+    Ok(StepResult {
+        summary: format!(
+            "restored {rows} rows of {tables} tables of {} into {name} ({}), beside {},{with_it} in {} s",
+            chosen.backup.taken_at,
+            bytes::human(bytes),
+            connection.database,
+            began.elapsed().as_secs()
+        ),
+        warnings,
+        seconds: Some(began.elapsed().as_secs_f64()),
+        ..StepResult::default()
+    })
+}
+
+/// What was made of the Matrix Authentication Service's database goes too. With sessions of its own: those of the attempt may be
+/// in the middle of something.
+async fn clear_away(connection: &Connection, wanted: &Wanted, error: TaskError) -> TaskError {
+    let Some(service) = &wanted.authentication_service else { return error };
+    let administrator = &wanted.terms.administrator;
+    let dropped = async {
+        let mut server = Server::connect(connection, administrator).await?;
+        Half::connect(connection, administrator, &mut server, service).await?.drop_attempts().await
+    };
+    match dropped.await {
+        Ok(()) => error,
+        Err(left) => with(error, &format!("What was made of the second database could not be dropped: {left}")),
+    }
+}
+
+/// Makes a database beside the homeserver's and has it filled. What earlier attempts have left is dropped before, and what
+/// this one has made where it fails: the space is wanted for the next one, and for the database that serves.
+///
+/// `fill` returns what it has to tell, and what is known of the source by then. Returns the database's name as well.
+///
+/// # Errors
+/// Those of `fill`. What PostgreSQL says.
+pub async fn make<T>(
+    connection: &Connection,
+    administrator: &Administrator,
+    mut server: Server,
+    mark: &Mark,
+    stop: &CancellationToken,
+    fill: impl AsyncFnOnce(&Target) -> Result<(T, Mark)>,
+) -> Result<(String, T)> {
+    // Not before everything else has been found well: an attempt that is whole is dropped only for another one.
+    server.mark_unmarked(connection, mark).await?;
+    server.drop_attempts(&connection.operation).await?;
+    let name = name_beside(&connection.operation, connection.attempt);
+    let target = server.as_owner(connection, &name)?;
+    let filled = async {
+        server.create(&name, &database::locale(), mark).await?;
+        progress(&format!("made database {name} beside {}", connection.database));
+        let (told, mark) = fill(&target).await?;
+        server.mark(&name, &mark.now(State::Whole)).await?;
+        Ok(told)
+    };
+    match stop.run_until_cancelled(filled).await.unwrap_or_else(|| Err(stopped())) {
+        Ok(told) => Ok((name, told)),
+        Err(error) => Err(match Server::connect(connection, administrator).await {
             Ok(mut server) => match server.drop_attempts(&connection.operation).await {
                 Ok(_) => error,
                 Err(left) => with(error, &format!("Database {name} could not be dropped: {left}")),
@@ -97,11 +158,14 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
 }
 
 /// An earlier attempt came to its end and died before it could say so.
-async fn done_before(server: &mut Server, operation: &str, snapshot: &str) -> Result<Option<StepResult>> {
-    let whole = |mark: &Mark| mark.operation == operation && mark.state == State::Whole && mark.snapshot == snapshot;
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn done_before(server: &mut Server, mark: &Mark) -> Result<Option<StepResult>> {
+    let whole = |found: &Mark| found.is_as(mark) && found.state == State::Whole;
     let databases = server.databases().await?;
-    let done = databases.iter().find(|found| found.mark.as_ref().is_some_and(whole));
-    Ok(done.map(|found| StepResult {
+    let Some(found) = databases.iter().find(|found| found.mark.as_ref().is_some_and(whole)) else { return Ok(None) };
+    Ok(Some(StepResult {
         summary: format!("an earlier attempt had restored it into {} ({})", found.name, bytes::human(found.bytes)),
         ..StepResult::default()
     }))

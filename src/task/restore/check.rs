@@ -34,6 +34,21 @@ pub struct Checked {
 /// # Errors
 /// Terminal: `RowsDiffer`, with the tables, also where a one-time key is there; `LocaleNotC`. What PostgreSQL says.
 pub async fn check(target: &Target, whose: Whose, dump: &Dump, at_once: u16) -> Result<Checked> {
+    // What was left out is there, and empty.
+    let left_out = dump.left_out.iter().map(|table| (table.as_str(), 0));
+    count_and_compare(target, whose, &dump.rows_by_table().chain(left_out).collect(), at_once).await
+}
+
+/// The same, where somebody else says how many rows there should be.
+///
+/// # Errors
+/// As [`check`].
+pub async fn count_and_compare(
+    target: &Target,
+    whose: Whose,
+    expected: &BTreeMap<&str, u64>,
+    at_once: u16,
+) -> Result<Checked> {
     let mut session = target.connect().await?;
     let (encoding, collate, ctype) = relations::locale(&mut session).await?;
     if whose.is_synapse() && !database::accepts(&encoding, &collate, &ctype) {
@@ -42,11 +57,8 @@ pub async fn check(target: &Target, whose: Whose, dump: &Dump, at_once: u16) -> 
             format!("The restored database is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C."),
         ));
     }
-    // What was left out is there, and empty.
-    let left_out = dump.left_out.iter().map(|table| (table.as_str(), 0));
-    let expected: BTreeMap<&str, u64> = dump.rows_by_table().chain(left_out).collect();
-    let found = count_all(target, &expected, at_once).await?;
-    if let Some(different) = differences(&expected, &found) {
+    let found = count_all(target, expected, at_once).await?;
+    if let Some(different) = differences(expected, &found) {
         return Err(TaskError::terminal(
             "RowsDiffer",
             format!("What came back is not what was backed up: {different}. The backup is not good."),

@@ -2,14 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::server::{Found, Server, find};
+use super::{
+    mark::{Mark, name_aside},
+    server::{Found, Server, find},
+};
 use crate::{
-    api::restore::Existing,
+    api::restore::{Existing, Method},
     postgres::{Explain, Session, relations},
     synapse::database::{self, SchemaVersion, Tables},
     task::{
         arguments::Connection,
-        backup::manifest::Manifest,
         report::{Result, TaskError},
     },
 };
@@ -21,6 +23,8 @@ pub enum Present {
     Absent,
     /// It holds no tables.
     Empty,
+    /// A restore in place has begun to fill it and has not come to its end.
+    Unfinished,
     /// A freshly installed Synapse has made its tables, and nobody has used it.
     Unused(Option<i32>),
     /// Somebody's messages may be in it; the version of its schema, if it is Synapse's.
@@ -33,8 +37,9 @@ impl Present {
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn look(server: &Server, connection: &Connection, databases: &[Found]) -> Result<Self> {
-        if find(databases, &connection.database).is_none() {
-            return Ok(Self::Absent);
+        let Some(found) = find(databases, &connection.database) else { return Ok(Self::Absent) };
+        if found.mark.as_ref().is_some_and(Mark::is_filling) {
+            return Ok(Self::Unfinished);
         }
         let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
         let tables = relations::tables(&mut session).await?;
@@ -58,34 +63,45 @@ impl Present {
     /// # Errors
     /// Terminal, `DatabaseInUse`, where the spec refuses it.
     pub fn may_go_aside(self, existing: Existing, database: &str) -> Result<()> {
-        let Self::InUse { users, events, .. } = self else { return Ok(()) };
-        if existing == Existing::Rename {
-            return Ok(());
+        match existing {
+            Existing::Rename => Ok(()),
+            Existing::Refuse => self.is_unused(database, PUT_ASIDE),
         }
-        Err(TaskError::terminal(
-            "DatabaseInUse",
-            format!(
-                "Database {database} is in use: it has {} and {}. Nothing was changed. To put it aside under a name with \
-                 the time, and to keep it there, set spec.database.existing to Rename.",
-                at_least(users, "user"),
-                at_least(events, "event")
-            ),
-        ))
     }
 
-    /// Whether the Synapse that has worked here can work with the backup.
+    /// Whether nobody has used it.
+    ///
+    /// # Errors
+    /// Terminal, `DatabaseInUse`, with the advice.
+    pub fn is_unused(self, database: &str, advice: &str) -> Result<()> {
+        let Self::InUse { users, events, .. } = self else { return Ok(()) };
+        Err(in_use(database, &[(users, "user"), (events, "event")], advice))
+    }
+
+    /// What would become of it, for people.
+    pub fn becomes(self, database: &str, method: Method) -> String {
+        match (method, self) {
+            (Method::InPlace, _) => format!("into {database} itself, which nobody has used"),
+            (Method::Beside, Self::Absent) => format!("there is no database {database} yet"),
+            (Method::Beside, _) => {
+                format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now()))
+            }
+        }
+    }
+
+    /// Whether the Synapse that has worked here can work with this schema of a `what`, such as a backup.
     ///
     /// # Errors
     /// Terminal, `SchemaTooNew`: Synapse would not start (`SCHEMA_COMPAT_VERSION`, `synapse/storage/schema/__init__.py`).
-    pub fn can_be_followed_by(self, manifest: &Manifest) -> Result<()> {
+    pub fn can_be_followed_by(self, schema: SchemaVersion, what: &str) -> Result<()> {
         let (Self::Unused(Some(here)) | Self::InUse { schema: Some(here), .. }) = self else { return Ok(()) };
-        let Some(compat) = manifest.schema_compat_version.filter(|compat| *compat > here) else { return Ok(()) };
+        let Some(compat) = schema.compat_version.filter(|compat| *compat > here) else { return Ok(()) };
         Err(TaskError::terminal(
             "SchemaTooNew",
             format!(
-                "The backup needs a Synapse that knows schema {compat}, and the one that runs here has made schema {here}: it \
-                 would not start. Install the Synapse of the backup (schema {}), or a newer one, first.",
-                manifest.schema_version
+                "The {what} needs a Synapse that knows schema {compat}, and the one that runs here has made schema {here}: it \
+                 would not start. Install the Synapse of the {what} (schema {}), or a newer one, first.",
+                schema.version
             ),
         ))
     }
@@ -94,7 +110,11 @@ impl Present {
 /// As far as it matters: a count of all events would take minutes.
 const COUNTED: i64 = 1000;
 
-async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) -> Result<i64> {
+/// Counts the rows of a table, as far as it matters. A table that is not there has none.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) -> Result<i64> {
     if !tables.contains(table) {
         return Ok(0);
     }
@@ -103,6 +123,19 @@ async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static str) 
         .fetch_one(&mut session.connection)
         .await
         .explain("looking whether the database is in use")
+}
+
+/// What to do with a database that somebody has used, where it stands in the way.
+pub const PUT_ASIDE: &str =
+    "To put it aside under a name with the time, and to keep it there, set spec.database.existing to Rename.";
+
+/// The error of a database that somebody has used.
+pub fn in_use(database: &str, holds: &[(i64, &str)], advice: &str) -> TaskError {
+    let holds: Vec<String> = holds.iter().map(|(count, what)| at_least(*count, what)).collect();
+    TaskError::terminal(
+        "DatabaseInUse",
+        format!("Database {database} is in use: it has {}. Nothing was changed. {advice}", holds.join(" and ")),
+    )
 }
 
 fn at_least(count: i64, what: &str) -> String {
@@ -123,7 +156,7 @@ mod tests {
         let error = used.may_go_aside(Existing::Refuse, "synapse").unwrap_err();
         assert!(error.message.contains("1 user and 1000 events or more"), "{error}");
         assert_eq!(used.may_go_aside(Existing::Rename, "synapse"), Ok(()));
-        for present in [Present::Absent, Present::Empty, Present::Unused(Some(94))] {
+        for present in [Present::Absent, Present::Empty, Present::Unfinished, Present::Unused(Some(94))] {
             assert_eq!(present.may_go_aside(Existing::Refuse, "synapse"), Ok(()));
         }
     }

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::process::Command;
 
 use crate::{
-    postgres::{Explain, Target, programs::Programs},
+    postgres::{Explain, Session, Target, programs::Programs},
     restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
         backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
@@ -22,7 +22,7 @@ use crate::{
 /// For our sessions alone. Indexes are sorted in memory where it suffices: PostgreSQL's own default, 64 MiB, is for
 /// machines of long ago.
 const SETTINGS: &str = "-c client_connection_check_interval=1s -c synchronous_commit=off -c maintenance_work_mem=256MB \
-                        -c max_parallel_maintenance_workers=0";
+                        -c max_parallel_maintenance_workers=0 -c default_transaction_read_only=off";
 
 /// As many lines of what a program complains of are repeated.
 const LINES: usize = 5;
@@ -59,7 +59,7 @@ impl Filling<'_> {
         progress("makes the indexes");
         let jobs = format!("--jobs={}", self.at_once);
         self.pg_restore(&["--section=post-data", "--no-owner", "--no-privileges", &jobs], &schema).await?;
-        self.forget_one_time_keys().await?;
+        forget_one_time_keys(self.target).await?;
         self.privileges(&schema).await
     }
 
@@ -182,24 +182,36 @@ impl Filling<'_> {
         refused.dedup();
         Ok(refused)
     }
+}
 
-    /// The backup has none. Here they go whoever made it: one that is handed out twice makes messages unreadable for ever
-    /// (element-hq/element-meta#2155).
-    async fn forget_one_time_keys(&self) -> Result<()> {
-        let mut session = self.target.connect().await?;
-        let tables: Vec<String> = sqlx::query_scalar(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relname = $1 AND c.relkind = 'r'",
-        )
-        .bind(ONE_TIME_KEYS)
-        .fetch_all(&mut session.connection)
-        .await
-        .explain("looking for the table of one-time keys")?;
-        for table in tables {
-            session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
-        }
-        Ok(())
+/// A backup has none. Here they go whoever made the dump: one that is handed out twice makes messages unreadable for ever
+/// (element-hq/element-meta#2155).
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn forget_one_time_keys(target: &Target) -> Result<()> {
+    let mut session = target.connect().await?;
+    writable(&mut session).await?;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relname = $1 AND c.relkind = 'r'",
+    )
+    .bind(ONE_TIME_KEYS)
+    .fetch_all(&mut session.connection)
+    .await
+    .explain("looking for the table of one-time keys")?;
+    for table in tables {
+        session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
     }
+    Ok(())
+}
+
+/// A database that is filled in place lets nobody write who does not ask for it.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn writable(session: &mut Session) -> Result<()> {
+    session.execute("SET default_transaction_read_only = off").await.explain("asking to write")
 }
 
 /// A line of `pg_restore --list` that stands for rights: `215; 0 0 ACL public TABLE events synapse`.
@@ -207,6 +219,16 @@ fn is_privilege(line: &str) -> bool {
     let Some((_, entry)) = line.split_once("; ") else { return false };
     let mut words = entry.split(' ').skip(2);
     matches!((words.next(), words.next()), (Some("ACL"), _) | (Some("DEFAULT"), Some("ACL")))
+}
+
+/// Reads the tables for the planner's statistics.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn analyze(target: &Target) -> Result<()> {
+    let mut session: Session = target.connect().await?;
+    session.execute("SET statement_timeout = 0").await.explain("setting the statement's time")?;
+    session.execute("ANALYZE").await.explain("reading the tables for the planner's statistics")
 }
 
 /// Runs a program to its end.
@@ -234,7 +256,8 @@ async fn output_of(mut command: Command, program: &str) -> Result<String> {
 fn failed(program: &str, said: &str) -> TaskError {
     let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).collect();
     let said = said.join("; ");
-    if said.contains("No space left on device") {
+    // A write that ends in the middle has no error of the system's, but PostgreSQL's hint.
+    if ["No space left on device", "Check free disk space"].iter().any(|words| said.contains(words)) {
         let advice = "The volume of the database is full. Nothing was replaced: make the volume larger.";
         return TaskError::terminal("DiskFull", format!("{program}: {said}. {advice}"));
     }
@@ -258,6 +281,9 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_from_a_lost_connection() {
         assert_eq!(failed("psql", "ERROR:  could not extend file: No space left on device").reason, "DiskFull");
+        let cut = "ERROR:  could not extend file \"base/1/2\": wrote only 4096 of 8192 bytes at block 0\n\
+                   HINT:  Check free disk space.";
+        assert_eq!(failed("psql", cut).reason, "DiskFull");
         assert_eq!(failed("psql", "server closed the connection unexpectedly").reason, "RestoreFailed");
     }
 }

@@ -5,6 +5,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::task::authentication::Whose;
+
 /// What a comment of ours begins with, for people as well.
 const BEGINS: &str = "synapse-keeper ";
 
@@ -23,18 +25,40 @@ pub struct Mark {
     pub restore: String,
     /// Its UID.
     pub operation: String,
-    /// The backup.
+    /// restic's name of the backup, or of the snapshot with the dump; nothing: the dump was on a volume.
     pub snapshot: String,
-    /// The moment that it shows.
+    /// The dump of somebody else that it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Dumped>,
+    /// The moment that it shows; of a dump, when it was written.
     pub taken_at: Timestamp,
     /// When this was written, by the clock of a node: for people.
     pub at: Timestamp,
     /// Restores by whose work the database before came to be: their names restore nothing again either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<String>,
+    /// Whose database it is.
+    #[serde(default, skip_serializing_if = "Whose::is_synapse")]
+    pub whose: Whose,
+    /// The database of the Matrix Authentication Service comes back with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_authentication: bool,
     /// The database whose place it took: it goes by this name now. None: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
+    /// The comment that a database had which is filled in place: it gets it back where that comes to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// A dump, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dumped {
+    /// On its volume or in its snapshot.
+    pub path: String,
+    /// Of the file, in hexadecimal; nothing before it was read to its end.
+    pub sha256: String,
 }
 
 /// How far a restored database has come.
@@ -49,6 +73,9 @@ pub enum State {
     InPlace,
     /// It had the homeserver's name, until Synapse did not start with it.
     TakenBack,
+    /// It has the homeserver's name, and is being filled, or was when the task died. Nobody must be served from it. It is not
+    /// [`State::Unfinished`]: those are dropped.
+    Filling,
 }
 
 impl Mark {
@@ -62,14 +89,37 @@ impl Mark {
         format!("{BEGINS}{}", serde_json::to_string(self).expect("plain data"))
     }
 
-    /// Whether a restore of this name had a part in the database.
+    /// Whether a restore of this name had a part in the database. One that has not finished has had none.
     pub fn is_of(&self, restore: &str) -> bool {
-        self.restore == restore || self.earlier.iter().any(|earlier| earlier == restore)
+        self.restore == restore && !self.is_filling() || self.earlier.iter().any(|earlier| earlier == restore)
+    }
+
+    /// Whether nobody must be served from the database.
+    pub fn is_filling(&self) -> bool {
+        self.state == State::Filling
+    }
+
+    /// What was restored, for people.
+    pub fn what(&self) -> String {
+        match &self.dump {
+            None => format!("backup {:.8}", self.snapshot),
+            Some(dump) if self.snapshot.is_empty() => format!("the dump {}", dump.path),
+            Some(dump) => format!("the dump {} of snapshot {:.8}", dump.path, self.snapshot),
+        }
+    }
+
+    /// Whether both are the work of one operation on one source.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let source =
+            |mark: &Self| (mark.snapshot.clone(), mark.dump.as_ref().map(|dump| dump.path.clone()), mark.taken_at);
+        let of = |mark: &Self| (mark.operation.clone(), mark.whose, mark.with_authentication);
+        of(self) == of(other) && source(self) == source(other)
     }
 
     /// The names of the restores of a database that comes after this one, the last ones.
     pub fn history(&self) -> Vec<String> {
-        let names: Vec<String> = self.earlier.iter().chain([&self.restore]).cloned().collect();
+        let own = Some(&self.restore).filter(|_| !self.is_filling());
+        let names: Vec<String> = self.earlier.iter().chain(own).cloned().collect();
         names[names.len().saturating_sub(REMEMBERED)..].to_vec()
     }
 
@@ -104,10 +154,14 @@ mod tests {
             restore: "matrix/after-the-fire".to_owned(),
             operation: "uid".to_owned(),
             snapshot: "abc".to_owned(),
+            dump: None,
             taken_at: Timestamp::UNIX_EPOCH,
             at: Timestamp::UNIX_EPOCH,
             earlier: vec![],
+            whose: Whose::Synapse,
+            with_authentication: false,
             replaced: None,
+            comment: None,
         };
         assert_eq!(Mark::read(&mark.to_comment()), Some(mark));
         for comment in

@@ -6,27 +6,40 @@
 //! written into a database that holds tables, and nothing is dropped but what attempts of the same restore have left.
 //! How far a restore has come stands on the databases themselves, see [`mark`]: it outlives Pods, objects and clusters.
 //!
+//! With it comes the database of the Matrix Authentication Service ([`authentication`]), where there is one.
+//!
 //! [`fill`] and [`check`] know nothing of names and marks: they are the drill's as well.
 
 mod ahead;
-mod beside;
+mod authentication;
+pub mod beside;
 pub mod check;
+mod clear;
 mod existing;
 pub mod fill;
+pub mod in_place;
 mod mark;
 mod media;
 mod preflight;
+pub mod schema;
 mod server;
 pub mod source;
 pub mod swap;
+mod terms;
+mod unmarked;
 
-pub use beside::run;
+pub use existing::Present;
+pub use mark::{Dumped, Mark, State};
 pub use media::WantedMedia;
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;
 pub use source::Source;
+pub use terms::{Fit, Terms};
 
-use super::arguments::Connection;
+use tokio_util::sync::CancellationToken;
+
+use super::{arguments::Connection, report::Report};
+use crate::api::restore::{Method, ScheduledTasks};
 
 /// What to restore, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,4 +51,16 @@ pub struct Arguments {
     /// How many streams and indexes at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub at_once: u16,
+    /// What becomes of purges that were under way when the backup was made, where it comes back in place. Beside,
+    /// `swap-database` deals with them.
+    #[arg(long, value_enum, default_value_t)]
+    pub scheduled_tasks: ScheduledTasks,
+}
+
+/// Runs `restore-database`.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
+    match arguments.wanted.method {
+        Method::Beside => beside::run(arguments, stop).await.into(),
+        Method::InPlace => in_place::run(arguments, stop).await,
+    }
 }

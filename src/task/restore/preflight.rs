@@ -3,22 +3,30 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Administrator,
+    authentication::{Half, both_or_none},
+    clear,
     existing::Present,
-    mark::name_aside,
-    server::{Server, find},
+    schema,
+    server::Server,
     source::{Chosen, Source},
+    terms::{Fit, Terms},
 };
 use crate::{
-    api::{operation::StepPlan, restore::Existing},
+    api::{operation::StepPlan, restore::Method},
     bytes,
     postgres::{disk, programs::Programs},
     task::{
         arguments::Connection,
+        authentication::{AuthenticationService, Whose},
+        backup::manifest::{Dump, Manifest},
         preflight::Check,
         report::{PreflightFindings, Result, TaskError},
     },
 };
+
+/// Nobody knows which Synapse will run.
+const UNASKED: &str = "The image of Synapse was not asked which schema it knows, or did not say it: the schema of the database \
+                       that is here was compared instead. Set spec.image of the Synapse object.";
 
 /// What is wanted of a restore.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,41 +37,33 @@ pub struct Wanted {
     pub source: Source,
     #[command(flatten)]
     #[serde(flatten)]
-    pub administrator: Administrator,
-    /// Namespace and name of the restore: the same name restores nothing a second time. Nothing: a restore by hand.
-    #[arg(long, default_value = "")]
-    pub restore: String,
-    /// What becomes of a database that somebody has used.
-    #[arg(long, value_enum, default_value_t)]
-    pub existing: Existing,
-    /// How much disk is free for PostgreSQL, such as 20Gi, where its volume is not mounted.
-    #[arg(long)]
+    pub terms: Terms,
+    #[command(flatten)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub free_space: Option<String>,
+    pub authentication_service: Option<AuthenticationService>,
+    /// Beside the database that serves, or into it.
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub method: Method,
 }
 
 impl Wanted {
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
-        let mut args = self.source.to_args();
-        args.extend(self.administrator.to_args());
-        args.push(format!("--restore={}", self.restore));
-        args.push(format!("--existing={}", self.existing));
-        args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
-        args
+        let service = self.authentication_service.iter().flat_map(AuthenticationService::to_args).collect();
+        [self.source.to_args(), self.terms.to_args(), vec![format!("--method={}", self.method)], service].concat()
     }
 }
 
 /// A restore that may begin.
 pub(super) struct Ready {
-    pub server: Server,
+    pub fit: Fit,
     pub chosen: Chosen,
-    pub present: Present,
-    pub programs: Programs,
+    pub authentication: Option<Half>,
     /// Free disk that it takes, in bytes.
-    pub needed: i64,
+    needed: i64,
     /// In bytes.
-    pub free: i64,
+    free: i64,
 }
 
 /// Looks at the server, the backup and the disk; says what a restore would do.
@@ -73,36 +73,47 @@ pub(super) struct Ready {
 pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, Check)]) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
-    let snapshot = format!("--snapshot={}", ready.chosen.backup.shown.id);
+    let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
     let mut findings = PreflightFindings::default();
+    if wanted.terms.synapse_schema.is_none() {
+        findings.warnings.push(UNASKED.to_owned());
+    }
     for (name, check) in steps {
-        let plan = match check {
-            Check::Restore(_) => database_plan(connection, &ready, name),
-            Check::RestoreMedia(media) => media.plan(&ready.chosen, name)?,
+        let (plan, more) = match check {
+            Check::Restore(_) => {
+                let plan = database_plan(connection, &ready, name, wanted.method);
+                (plan, wanted.terms.synapse_schema.map(schema::as_argument))
+            }
+            Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
             _ => continue,
         };
         findings.plan.push(plan);
-        findings.arguments.insert(name.clone(), vec![snapshot.clone()]);
+        findings.arguments.insert(name.clone(), told.iter().cloned().chain(more).collect());
     }
     Ok(findings)
 }
 
-fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan {
-    let database = &connection.database;
-    let becomes = match ready.present {
-        Present::Absent => format!("there is no database {database} yet"),
-        _ => format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now())),
-    };
+fn database_plan(connection: &Connection, ready: &Ready, step: &str, method: Method) -> StepPlan {
+    let becomes = ready.fit.present.becomes(&connection.database, method);
     let Chosen { backup, manifest, .. } = &ready.chosen;
+    let service = manifest.authentication_service.as_ref().map(|service| {
+        format!(
+            ", and {} rows of {} tables of the Matrix Authentication Service",
+            service.database.rows(),
+            service.database.tables()
+        )
+    });
     let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
+        offline: method == Method::InPlace,
         summary: format!(
-            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables); {becomes}; {} is free, {} needed",
+            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables{}); {becomes}; {} is free, {} needed",
             backup.shown.id,
             backup.taken_at,
             manifest.database.rows(),
             manifest.database.tables(),
+            service.unwrap_or_default(),
             bytes::human(ready.free),
             bytes::human(ready.needed),
         ),
@@ -114,87 +125,70 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str) -> StepPlan
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let mut server = Server::connect(connection, &wanted.administrator).await?;
-    let mut session = server.target.connect().await?;
-    let mut second = server.target.connect().await?;
-    crate::task::preflight::check_server(&mut session, &mut second).await?;
-    let programs = Programs::of(server.version()).await?;
-    let databases = server.databases().await?;
-    refuse_a_second_time(connection, wanted, &databases)?;
-    let present = Present::look(&server, connection, &databases).await?;
-    present.may_go_aside(wanted.existing, &connection.database)?;
-    server.can_end_sessions(&connection.database).await?;
-
+    let mut fit = wanted.terms.fit(connection, wanted.method).await?;
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
-    if manifest.database.postgres_version / 10_000 > server.version() / 10_000 {
-        return Err(TaskError::terminal(
-            "PostgresTooOld",
-            format!(
-                "The backup is of PostgreSQL {}, and this is PostgreSQL {}: a dump cannot go back to an older one.",
-                manifest.database.postgres_version / 10_000,
-                server.version() / 10_000
-            ),
-        ));
+    if wanted.method == Method::InPlace && fit.present != Present::Unfinished {
+        let mut session = fit.server.target.connect().await?;
+        clear::refuse_what_is_not_synapse_s(&mut session, &manifest.database, &connection.database).await?;
     }
-    present.can_be_followed_by(manifest)?;
-    let wal = disk::wal(&mut session).await?;
+    not_older(fit.server.version(), &manifest.database)?;
+    match wanted.terms.synapse_schema {
+        Some(known) => schema::is_known(manifest.schema(), known)?,
+        None => fit.present.can_be_followed_by(manifest.schema(), "backup")?,
+    }
+    let authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
+    let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
+    let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
-    let needed = disk::needed_for_new(manifest.database.database_bytes, wal);
-    let free = free_space(connection, wanted, needed)?;
-    drop((session, second));
-    Ok(Ready { server, chosen, present, programs, needed, free })
+    let bytes = manifest.database.database_bytes + beside.map_or(0, |service| service.database.database_bytes);
+    let needed = disk::needed_for_new(bytes, fit.wal);
+    let free = wanted.terms.free_space(connection, needed)?;
+    Ok(Ready { fit, chosen, authentication, needed, free })
 }
 
-/// Argo CD makes deleted objects again, Velero brings them back without their status.
-fn refuse_a_second_time(connection: &Connection, wanted: &Wanted, databases: &[super::server::Found]) -> Result<()> {
-    let mark = find(databases, &connection.database).and_then(|found| found.mark.as_ref());
-    let again = mark.filter(|mark| {
-        !wanted.restore.is_empty() && mark.is_of(&wanted.restore) && mark.operation != connection.operation
-    });
-    let Some(mark) = again else { return Ok(()) };
+/// The database of the Matrix Authentication Service: it comes back with Synapse's, or neither does.
+async fn authentication(
+    connection: &Connection,
+    wanted: &Wanted,
+    server: &mut Server,
+    manifest: &Manifest,
+) -> Result<Option<Half>> {
+    let service = wanted.authentication_service.as_ref();
+    let Some((service, dump)) = both_or_none(service, manifest)? else { return Ok(None) };
+    let mut half = Half::connect(connection, &wanted.terms.administrator, server, service).await?;
+    let accepted = async {
+        half.accepts(wanted.terms.existing, dump).await?;
+        if !half.is_on_one_server {
+            let mut session = half.server.target.connect().await?;
+            let mut second = half.server.target.connect().await?;
+            crate::task::preflight::check_server(&mut session, &mut second).await?;
+            Programs::of(half.server.version()).await?;
+            let wal = disk::wal(&mut session).await?;
+            let needed = disk::needed_for_new(dump.database.database_bytes, wal);
+            wanted.terms.free_space(&half.connection, needed)?;
+        }
+        Ok(())
+    };
+    accepted.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
+    Ok(Some(half))
+}
+
+/// A dump cannot go back to an older PostgreSQL.
+///
+/// # Errors
+/// Terminal, `PostgresTooOld`.
+pub(super) fn not_older(version: i32, dump: &Dump) -> Result<()> {
+    let (here, there) = (version / 10_000, dump.postgres_version / 10_000);
+    if there <= here {
+        return Ok(());
+    }
     Err(TaskError::terminal(
-        "AlreadyRestored",
+        "PostgresTooOld",
         format!(
-            "Database {} came to be by a restore of this name before ({:.8}, restored at {}). The same name restores nothing a \
-             second time, also if its object was deleted and made again: take a new name.",
-            connection.database, mark.snapshot, mark.at
+            "The backup is of PostgreSQL {there}, and this is PostgreSQL {here}: a dump cannot go back to an older one."
         ),
     ))
-}
-
-fn free_space(connection: &Connection, wanted: &Wanted, needed: i64) -> Result<i64> {
-    let (free, told) = match (&connection.data_volume, &wanted.free_space) {
-        (Some(volume), _) => (disk::free_bytes(volume)?, "on the volume of postgres.dataVolume"),
-        (None, Some(stated)) => {
-            let stated = bytes::parse(stated)
-                .map_err(|error| TaskError::terminal("InvalidStep", format!("database.freeSpace: {error}.")))?;
-            (stated, "by spec.database.freeSpace")
-        }
-        (None, None) => {
-            return Err(TaskError::terminal(
-                "FreeSpaceUnknown",
-                format!(
-                    "The new database and its WAL need about {} beside the present files. How much disk is free for \
-                     PostgreSQL is not known: set postgres.dataVolume of the Synapse object to the claim of its data, or \
-                     spec.database.freeSpace to a figure.",
-                    bytes::human(needed)
-                ),
-            ));
-        }
-    };
-    if free < needed {
-        return Err(TaskError::terminal(
-            "DiskTooSmall",
-            format!(
-                "The new database and its WAL need about {} beside the present files, and {} is free {told}. Nothing was \
-                 changed: make the volume larger.",
-                bytes::human(needed),
-                bytes::human(free)
-            ),
-        ));
-    }
-    Ok(free)
 }
 
 #[cfg(test)]
@@ -212,6 +206,7 @@ mod tests {
             "--restore=a/b",
             "--existing=rename",
             "--free-space=1Gi",
+            "--method=beside",
         ];
         assert_eq!(wanted.to_args(), args);
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mark::{Mark, State};
 use crate::{
-    postgres::{Credentials, Explain, Session, Target, quote},
+    postgres::{Credentials, Explain, Locale, Session, Target, quote, sessions},
     synapse::database,
     task::{
         arguments::Connection,
@@ -19,7 +19,7 @@ use crate::{
 #[serde(rename_all = "camelCase", default)]
 pub struct Administrator {
     /// Directory with the files `username` and `password` of a role that may make databases (CREATEDB) and is a member of
-    /// Synapse's role. Without it Synapse's own role must be able to.
+    /// Synapse's role, and of that of the Matrix Authentication Service where this is on the same server. Without it Synapse's own role must be able to.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_credentials_dir: Option<PathBuf>,
@@ -55,9 +55,12 @@ pub struct Server {
     session: Session,
     /// How to reach the server as the role of [`Administrator`].
     pub target: Target,
-    /// Synapse's role: it will own what is made.
+    /// Synapse's role, or the service's: it will own what is made.
     pub owner: String,
 }
+
+/// From which name to which, and what is written on it then.
+pub type Rename = (String, String, Option<Mark>);
 
 /// A database of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub struct Found {
     pub name: String,
     pub owner: String,
     pub mark: Option<Mark>,
+    /// What is written on it, ours or somebody else's.
+    pub comment: Option<String>,
     pub bytes: i64,
 }
 
@@ -74,20 +79,112 @@ impl Server {
     /// # Errors
     /// Terminal, `CannotCreateDatabases`, with what to grant. What PostgreSQL says.
     pub async fn connect(connection: &Connection, administrator: &Administrator) -> Result<Self> {
-        let synapse = connection.target()?;
-        let credentials = match &administrator.admin_credentials_dir {
-            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
-            None => synapse.credentials.clone(),
-        };
-        let owner = synapse.credentials.username.clone();
-        let target = Target { credentials, ..synapse.to(&administrator.maintenance_database) };
-        let session = target.connect().await?;
-        let mut server = Self { session, target, owner };
+        let mut server = Self::open(connection, administrator).await?;
         server.check_rights().await?;
         Ok(server)
     }
 
-    async fn check_rights(&mut self) -> Result<()> {
+    /// Connects to the homeserver's own database, and makes sure that the role owns it: nobody else may write a mark on it.
+    ///
+    /// # Errors
+    /// Terminal, `DatabaseMissing` and `NotDatabaseOwner`, with what to type. What PostgreSQL says.
+    pub async fn connect_in_place(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+        let opened = Self::open_in(connection, administrator, &connection.database).await;
+        let mut server = opened.map_err(|error| match error.reason.as_str() {
+            "DatabaseMissing" => {
+                let owner = connection.target().map(|target| target.credentials.username).unwrap_or_default();
+                let creation = database::creation(&connection.database, Some(&owner), 0);
+                TaskError { message: format!("{} Make an empty one: {creation};", error.message), ..error }
+            }
+            _ => error,
+        })?;
+        server.check_ownership(&connection.database).await?;
+        Ok(server)
+    }
+
+    async fn open_in(connection: &Connection, administrator: &Administrator, database: &str) -> Result<Self> {
+        let own = connection.target()?;
+        let credentials = match &administrator.admin_credentials_dir {
+            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
+            None => own.credentials.clone(),
+        };
+        let owner = own.credentials.username.clone();
+        let target = Target { credentials, ..own.to(database) };
+        let session = target.connect().await?;
+        Ok(Self { session, target, owner })
+    }
+
+    /// Whether our role may write the mark of the database that it is in, and Synapse's make tables there.
+    async fn check_ownership(&mut self, database: &str) -> Result<()> {
+        let (owns, is_member, may_make_tables): (bool, bool, bool) = sqlx::query_as(
+            "SELECT pg_has_role(datdba, 'USAGE'), pg_has_role($1, 'USAGE'), has_schema_privilege($1, 'public', 'CREATE') \
+             FROM pg_database WHERE datname = current_database()",
+        )
+        .bind(&self.owner)
+        .fetch_one(&mut self.session.connection)
+        .await
+        .explain("looking who owns the database")?;
+        let (name, role, owner) =
+            (quote::ident(database), quote::ident(&self.target.credentials.username), quote::ident(&self.owner));
+        let missing = match (owns, is_member, may_make_tables) {
+            (true, true, true) => return Ok(()),
+            (false, ..) => format!("ALTER DATABASE {name} OWNER TO {role}"),
+            (true, false, _) => format!("GRANT {owner} TO {role}"),
+            (true, true, false) => format!("GRANT CREATE ON SCHEMA public TO {owner}"),
+        };
+        Err(TaskError::terminal(
+            "NotDatabaseOwner",
+            format!(
+                "A restore in place marks database {name} as unfinished, which takes its owner, and makes tables in it as role \
+                 {owner}. As a superuser, in {name}: {missing};"
+            ),
+        ))
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn open(connection: &Connection, administrator: &Administrator) -> Result<Self> {
+        Self::open_in(connection, administrator, &administrator.maintenance_database).await
+    }
+
+    /// The same as the role of another session on this server.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn in_the_role_of(self, other: &Self) -> Result<Self> {
+        let target = Target { credentials: other.target.credentials.clone(), ..self.target };
+        let session = target.connect().await?;
+        Ok(Self { session, target, owner: self.owner })
+    }
+
+    /// Ends what earlier attempts of the operation do in the maintenance database, such as waiting for a rename.
+    ///
+    /// # Errors
+    /// As [`sessions::end_earlier`].
+    pub async fn end_earlier(&mut self) -> Result<()> {
+        sessions::end_earlier(&mut self.session, &self.target.application).await.map(drop)
+    }
+
+    /// What no other server has: copies of one cluster have its identifier, and were not started in the same microsecond.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn identity(&mut self) -> Result<(i64, i64)> {
+        sqlx::query_as(
+            "SELECT system_identifier, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8 FROM pg_control_system()",
+        )
+        .fetch_one(&mut self.session.connection)
+        .await
+        .explain("asking which server this is")
+    }
+
+    /// Makes sure of the role's rights.
+    ///
+    /// # Errors
+    /// Terminal, `CannotCreateDatabases`, with what to grant. What PostgreSQL says.
+    pub async fn check_rights(&mut self) -> Result<()> {
         let (may_create, is_member): (bool, bool) = sqlx::query_as(
             "SELECT rolcreatedb OR rolsuper, rolsuper OR pg_has_role(oid, $1, 'USAGE') FROM pg_roles WHERE rolname = current_user",
         )
@@ -105,7 +202,8 @@ impl Server {
             "CannotCreateDatabases",
             format!(
                 "A restore makes a new database beside the old one and swaps their names; role {role} may not. Name a role \
-                 that may in postgres.adminCredentials, or, as a superuser: {missing};"
+                 that may in postgres.adminCredentials, or, as a superuser: {missing}; Without it, a database that nobody has \
+                 used can be filled in place: spec.database.method: InPlace."
             ),
         ))
     }
@@ -137,19 +235,36 @@ impl Server {
             name,
             owner,
             mark: comment.as_deref().and_then(Mark::read),
+            comment,
             bytes,
         };
         Ok(rows.into_iter().map(found).collect())
     }
 
-    /// Makes an empty database that Synapse accepts, with its mark.
+    /// Those of these names that belong to Synapse's role and have no comment at all.
     ///
     /// # Errors
     /// Those of PostgreSQL.
-    pub async fn create(&mut self, name: &str, mark: &Mark) -> Result<()> {
+    pub async fn unmarked(&mut self, names: &[String]) -> Result<Vec<String>> {
+        sqlx::query_scalar(
+            "SELECT datname::text FROM pg_database WHERE datname = ANY($1) AND pg_get_userbyid(datdba) = $2 \
+                 AND shobj_description(oid, 'pg_database') IS NULL ORDER BY 1",
+        )
+        .bind(names)
+        .bind(&self.owner)
+        .fetch_all(&mut self.session.connection)
+        .await
+        .explain("looking for databases without a mark")
+    }
+
+    /// Makes an empty database with its mark.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn create(&mut self, name: &str, locale: &Locale, mark: &Mark) -> Result<()> {
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        let statement = database::creation(name, Some(&self.owner), self.version());
+        let statement = locale.creation(name, Some(&self.owner), self.version());
         self.run(&statement, "making a database").await?;
         self.mark(name, mark).await
     }
@@ -182,22 +297,17 @@ impl Server {
         Ok(attempts.len())
     }
 
-    /// Renames databases and writes marks, all of it or nothing: `(from, to, mark)` in this order.
+    /// Renames databases and writes marks, in this order, all of it or nothing.
     ///
     /// # Errors
     /// Transient where somebody is connected to one of them. Those of PostgreSQL.
-    pub async fn rename(&mut self, renames: &[(String, String, Option<Mark>)]) -> Result<()> {
-        let mut statements = "BEGIN;".to_owned();
+    pub async fn rename(&mut self, renames: &[Rename]) -> Result<()> {
+        let mut statements = Vec::new();
         for (from, to, mark) in renames {
-            statements += &format!("ALTER DATABASE {} RENAME TO {};", quote::ident(from), quote::ident(to));
-            statements.extend(mark.iter().map(|mark| comment(to, mark) + ";"));
+            statements.push(format!("ALTER DATABASE {} RENAME TO {}", quote::ident(from), quote::ident(to)));
+            statements.extend(mark.iter().map(|mark| comment(to, mark)));
         }
-        statements += "COMMIT;";
-        let renamed = self.session.execute(&statements).await;
-        if renamed.is_err() {
-            let _ = self.session.execute("ROLLBACK").await;
-        }
-        renamed.explain("swapping the names of the databases")
+        self.at_once(&statements, "swapping the names of the databases").await
     }
 
     /// Ends all sessions in a database that our role may end. Those of a superuser it may not.
@@ -278,6 +388,23 @@ impl Server {
         Ok(refused)
     }
 
+    /// All of it or nothing, in the database that it is in.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn at_once(&mut self, statements: &[String], doing: &str) -> Result<()> {
+        let done = self.session.execute(&format!("BEGIN READ WRITE; {}; COMMIT", statements.join("; "))).await;
+        if done.is_err() {
+            let _ = self.session.execute("ROLLBACK").await;
+        }
+        done.explain(doing)
+    }
+
+    /// The session itself.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     async fn run(&mut self, statement: &str, doing: &str) -> Result<()> {
         self.session.execute(statement).await.explain(doing)
     }
@@ -307,7 +434,8 @@ const SETTINGS_OF: &str = "\
             FROM settings) \
     SELECT statement FROM statements ORDER BY place, statement";
 
-fn comment(name: &str, mark: &Mark) -> String {
+/// The statement that writes a mark.
+pub fn comment(name: &str, mark: &Mark) -> String {
     format!("COMMENT ON DATABASE {} IS {}", quote::ident(name), quote::literal(&mark.to_comment()))
 }
 

@@ -3,6 +3,13 @@
 //!
 //! Synapse is down. Both names change in one transaction, so that at every moment there is one database by the homeserver's
 //! name, and it is whole. Done twice, it finds that it is done.
+//!
+//! With the database of the Matrix Authentication Service it is four names, in one transaction where both are on one server.
+//! On two, the service's change first: Synapse's mark says that all is done. What is cut off in between is finished by the next
+//! attempt, and what fails in between is taken back by the same one: see [`mend`].
+
+mod back;
+mod names;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,26 +17,34 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    back::{put_back, swap_back},
+    names::{alone, rename, rename_both},
+};
 use super::{
-    ahead::{self, Position},
+    ahead,
+    authentication::{Half, not_named},
     existing::Present,
+    in_place::writable_again,
     mark::{Mark, State, name_aside},
-    server::{Administrator, Found, Server, find},
+    server::{Administrator, Found, Rename, Server, find},
 };
 use crate::{
-    api::restore::{Existing, Restored, ScheduledTasks},
+    api::{
+        dump::RestoredDump,
+        restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
+    },
     bytes,
     postgres::sessions,
     task::{
         arguments::Connection,
-        output::progress,
+        authentication::AuthenticationService,
         report::{Result, StepResult, TaskError},
     },
 };
 
-/// Sessions that were told to end, and exporters that come back at once, may stand in the way for so long.
-const SWAPPED_WITHIN: Duration = Duration::from_secs(60);
-const TRIES_EVERY: Duration = Duration::from_millis(500);
+/// The kubelet leaves a task that it stops fifteen seconds.
+const MENDED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What to swap.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,6 +53,8 @@ pub struct Arguments {
     connection: Connection,
     #[command(flatten)]
     administrator: Administrator,
+    #[command(flatten)]
+    authentication_service: Option<AuthenticationService>,
     /// What becomes of a database that somebody has used.
     #[arg(long, value_enum, default_value_t)]
     existing: Existing,
@@ -57,49 +74,95 @@ pub struct Arguments {
 /// # Errors
 /// What is in the way, by name. Nothing is swapped then.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
-    let Arguments { connection, administrator, back, .. } = &arguments;
-    let mut server = Server::connect(connection, administrator).await?;
+    let (mut server, mut half) = connect(&arguments).await?;
     let databases = server.databases().await?;
     let work = async {
-        match back {
-            true => swap_back(&arguments, &mut server, &databases).await,
-            false => swap(&arguments, &mut server, &databases).await,
+        match arguments.back {
+            true => swap_back(&arguments, &mut server, half.as_mut(), &databases).await,
+            false => swap(&arguments, &mut server, half.as_mut(), &databases).await,
         }
     };
-    stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(crate::task::stopped()))
+    let done = stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(crate::task::stopped()));
+    match done {
+        Err(error) if !arguments.back && half.is_some_and(|half| !half.is_on_one_server) => {
+            Err(mend(&arguments, error).await)
+        }
+        done => done,
+    }
 }
 
-async fn swap(arguments: &Arguments, server: &mut Server, databases: &[Found]) -> Result<StepResult> {
+/// What an earlier attempt was about to rename it does not rename any more.
+async fn connect(arguments: &Arguments) -> Result<(Server, Option<Half>)> {
+    let Arguments { connection, administrator, authentication_service, .. } = arguments;
+    let mut server = Server::connect(connection, administrator).await?;
+    server.end_earlier().await?;
+    let Some(service) = authentication_service else { return Ok((server, None)) };
+    let mut half = Half::connect(connection, administrator, &mut server, service).await?;
+    if !half.is_on_one_server {
+        half.server.end_earlier().await.map_err(|error| half.tell(error))?;
+    }
+    Ok((server, Some(half)))
+}
+
+/// A swap on two servers has failed: where it was between the two, the service's names change back, for Synapse will start with
+/// its old database. With sessions of its own: those of the swap may be in the middle of something.
+async fn mend(arguments: &Arguments, error: TaskError) -> TaskError {
+    let mended = async {
+        let (mut server, half) = connect(arguments).await?;
+        let Some(mut half) = half else { return Ok(false) };
+        let databases = server.databases().await?;
+        let in_place = find(&databases, &arguments.connection.database)
+            .is_some_and(|found| mine(found, &arguments.connection, State::InPlace).is_some());
+        let renames = if in_place { Vec::new() } else { half.renames_back().await? };
+        if renames.is_empty() {
+            return Ok(false);
+        }
+        rename(Instant::now() + MENDED_WITHIN, &mut half.server, &renames).await.map(|()| true)
+    };
+    let told = match mended.await {
+        Ok(false) => return error,
+        Ok(true) => "The database of the Matrix Authentication Service has its old name again.".to_owned(),
+        Err(left) => format!(
+            "The database of the Matrix Authentication Service has been swapped and could not be taken back: it is newer or older \
+             than Synapse's until this restore is tried again ({}: {}).",
+            left.reason, left.message
+        ),
+    };
+    TaskError { message: format!("{} {told}", error.message), ..error }
+}
+
+async fn swap(
+    arguments: &Arguments,
+    server: &mut Server,
+    mut half: Option<&mut Half>,
+    databases: &[Found],
+) -> Result<StepResult> {
     let connection = &arguments.connection;
     let present = find(databases, &connection.database);
-    if let Some((found, mark)) = present.and_then(|found| Some((found, mine(found, connection, State::InPlace)?))) {
-        return Ok(swapped(databases, found, mark, vec![]));
+    if present.is_some_and(|found| mine(found, connection, State::InPlace).is_some()) {
+        return read_back(arguments, server, half, State::InPlace, vec![]).await;
     }
     // One that was taken back may be tried again, by a person who has mended what kept Synapse from starting.
     let ready = |found| mine(found, connection, State::Whole).or_else(|| mine(found, connection, State::TakenBack));
     let Some((new, mark)) = databases.iter().find_map(|found| Some((found, ready(found)?))) else {
-        return Err(TaskError::terminal(
-            "RestoredDatabaseGone",
-            "The database that this restore has made beside the old one is not there any more. Nothing was replaced: make a \
-             new SynapseRestore.",
-        ));
+        return Err(gone());
     };
+    if mark.with_authentication && half.is_none() {
+        return Err(not_named());
+    }
     Present::look(server, connection, databases).await?.may_go_aside(arguments.existing, &connection.database)?;
+    let (of_service, mut notes) = match &mut half {
+        Some(half) => ahead_of_service(arguments, half).await.map_err(|error| half.tell(error))?,
+        None => Default::default(),
+    };
 
     let old_positions = match present {
-        Some(_) => read_old(arguments, server).await?,
+        Some(_) => ahead::positions(&mut alone(arguments, server, connection).await?).await?,
         None => BTreeMap::new(),
     };
     let mut session = server.as_owner(connection, &new.name)?.connect().await?;
     sessions::end_earlier(&mut session, &server.target.application).await?;
-    ahead::no_one_time_keys(&mut session).await?;
-    let sequences = ahead::push_sequences(&mut session, &old_positions).await?;
-    progress(&format!("{sequences} sequences go on behind all that was ever handed out"));
-    let mut notes = ahead::scheduled_tasks(&mut session, arguments.scheduled_tasks).await?;
-    let users = ahead::resync_device_lists(&mut session).await?;
-    if users > 0 {
-        notes.push(format!("the devices of {users} users of other homeservers are asked for anew"));
-    }
+    notes.extend(ahead::bring_ahead(&mut session, &old_positions, arguments.scheduled_tasks).await?);
     drop(session);
 
     let aside = present.map(|_| name_aside(&connection.database, Timestamp::now()));
@@ -109,162 +172,118 @@ async fn swap(arguments: &Arguments, server: &mut Server, databases: &[Found]) -
     if let Some(aside) = aside {
         let refused = server.copy_settings(&connection.database, &new.name).await?;
         notes.extend(refused.into_iter().map(|refused| format!("a setting was not taken over: {refused}")));
+        if present.and_then(|found| found.mark.as_ref()).is_some_and(Mark::is_filling) {
+            server.at_once(&[writable_again(&new.name)], "letting Synapse write").await?;
+        }
         renames.push((connection.database.clone(), aside, None));
     }
     renames.push((new.name.clone(), connection.database.clone(), Some(mark)));
-    rename(arguments, server, &renames).await?;
-    read_back(arguments, server, State::InPlace, notes).await
+    rename_both(arguments, server, half.as_deref_mut(), of_service, renames).await?;
+    read_back(arguments, server, half, State::InPlace, notes).await
 }
 
-/// Until the last moment somebody may come: what belongs to Synapse stops the swap, others are sent away.
-async fn read_old(arguments: &Arguments, server: &mut Server) -> Result<BTreeMap<String, Position>> {
-    let connection = &arguments.connection;
-    let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
-    let deadline = deadline(arguments);
-    loop {
-        let others = sessions::others(&mut session, &connection.ignore_sessions).await?;
-        let intruders: Vec<_> = others.into_iter().filter(sessions::OtherSession::is_in_the_way).collect();
-        if intruders.is_empty() {
-            return ahead::positions(&mut session).await;
-        }
-        // Those of Pods that have just ended go by themselves.
-        if Instant::now() >= deadline {
-            return Err(TaskError::terminal(
-                "Contested",
-                format!(
-                    "Somebody works on the old database while it is to be put aside: {}.",
-                    sessions::list(&intruders)
-                ),
-            ));
-        }
-        tokio::time::sleep(TRIES_EVERY).await;
+/// What gives the service's database its name, when nobody uses the old one any more.
+async fn ahead_of_service(arguments: &Arguments, half: &mut Half) -> Result<(Vec<Rename>, Vec<String>)> {
+    let (renames, refused) = half.renames(arguments.existing).await?;
+    // Only where there is an old one.
+    if renames.len() > 1 {
+        alone(arguments, &half.server, &half.connection).await?;
     }
+    let notes = refused.into_iter().map(|refused| format!("a setting was not taken over: {refused}"));
+    Ok((renames, notes.collect()))
 }
 
-async fn swap_back(arguments: &Arguments, server: &mut Server, databases: &[Found]) -> Result<StepResult> {
-    let connection = &arguments.connection;
-    let in_place =
-        find(databases, &connection.database).and_then(|found| Some((found, mine(found, connection, State::InPlace)?)));
-    let Some((_, mark)) = in_place else {
-        let taken_back = |found: &&Found| mine(found, connection, State::TakenBack).is_some();
-        if let Some(found) = databases.iter().find(taken_back) {
-            return Ok(put_back(connection, found));
-        }
-        return Err(TaskError::terminal(
-            "NothingToTakeBack",
-            format!("Database {} is not what this restore has put there: nothing is taken back.", connection.database),
-        ));
-    };
-    let Some(old) = mark.replaced.as_ref().and_then(|name| find(databases, name)) else {
-        return Err(TaskError::terminal(
-            "NothingToTakeBack",
-            "There was no database before the restore, or it is gone: nothing can be taken back.",
-        ));
-    };
-    let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
-    if ahead::was_used(&mut session).await? {
-        return Err(TaskError::terminal(
-            "RestoredDatabaseUsed",
-            format!(
-                "Synapse has written into the restored database: clients hold tokens of it, so it is not taken back. The old \
-                 one is {}.",
-                old.name
-            ),
-        ));
-    }
-    drop(session);
-    let away = super::mark::name_beside(&connection.operation, connection.attempt);
-    let renames = [
-        (connection.database.clone(), away, Some(mark.now(State::TakenBack))),
-        (old.name.clone(), connection.database.clone(), None),
-    ];
-    rename(arguments, server, &renames).await?;
-    read_back(arguments, server, State::TakenBack, vec![]).await
-}
-
-/// Users wait: not longer than for sessions to go, and not longer than they should.
-fn deadline(Arguments { until, .. }: &Arguments) -> Instant {
-    let left = until.map(|until| Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default());
-    Instant::now() + left.unwrap_or(SWAPPED_WITHIN).min(SWAPPED_WITHIN)
-}
-
-/// Until nobody is connected: PostgreSQL waits five seconds for that itself.
-async fn rename(arguments: &Arguments, server: &mut Server, renames: &[(String, String, Option<Mark>)]) -> Result<()> {
-    let deadline = deadline(arguments);
-    loop {
-        let mut left = Vec::new();
-        for (from, _, _) in renames {
-            left.extend(server.end_sessions(from).await?);
-        }
-        match server.rename(renames).await {
-            Err(error) if Instant::now() >= deadline => {
-                let who = if left.is_empty() { String::new() } else { format!(" Still there: {}.", left.join("; ")) };
-                return Err(TaskError { message: format!("{}{who} Nothing was swapped.", error.message), ..error });
-            }
-            Err(_) => tokio::time::sleep(TRIES_EVERY).await,
-            Ok(()) => return Ok(()),
-        }
-    }
-}
-
-/// What the server says now.
-async fn read_back(arguments: &Arguments, server: &mut Server, state: State, notes: Vec<String>) -> Result<StepResult> {
+/// What the servers say now.
+async fn read_back(
+    arguments: &Arguments,
+    server: &mut Server,
+    half: Option<&mut Half>,
+    state: State,
+    notes: Vec<String>,
+) -> Result<StepResult> {
     let connection = &arguments.connection;
     let databases = server.databases().await?;
     let found = databases.iter().find_map(|found| Some((found, mine(found, connection, state)?)));
     match (found, state) {
         (Some((found, mark)), State::InPlace) if found.name == connection.database => {
-            Ok(swapped(&databases, found, mark, notes))
+            let service = match half {
+                Some(half) => Some(half.restored().await?),
+                None => None,
+            };
+            Ok(swapped(&databases, found, mark, service, notes))
         }
-        (Some((found, _)), State::TakenBack) => Ok(put_back(connection, found)),
-        _ => Err(TaskError::transient(
-            "SwapUnknown",
-            "The names were swapped, and the server does not say so: looks again.",
-        )),
+        (Some((found, _)), State::TakenBack) => Ok(put_back(connection, Some(found))),
+        _ => Err(unknown()),
     }
 }
 
-/// A mark of this restore on a database, in this state.
-fn mine<'a>(found: &'a Found, connection: &Connection, state: State) -> Option<&'a Mark> {
-    found.mark.as_ref().filter(|mark| mark.operation == connection.operation && mark.state == state)
+/// The names were swapped, and the server does not say so.
+pub(super) fn unknown() -> TaskError {
+    TaskError::transient("SwapUnknown", "The names were swapped, and the server does not say so: looks again.")
 }
 
-fn swapped(databases: &[Found], found: &Found, mark: &Mark, warnings: Vec<String>) -> StepResult {
+/// Somebody has dropped or renamed what was restored.
+pub(super) fn gone() -> TaskError {
+    TaskError::terminal(
+        "RestoredDatabaseGone",
+        "The database that this restore has made beside the old one is not there any more. Nothing was replaced: make a new \
+         SynapseRestore.",
+    )
+}
+
+/// The mark of this restore on its Synapse's database, in this state.
+fn mine<'a>(found: &'a Found, connection: &Connection, state: State) -> Option<&'a Mark> {
+    let is_mine =
+        |mark: &&Mark| mark.operation == connection.operation && mark.state == state && mark.whose.is_synapse();
+    found.mark.as_ref().filter(is_mine)
+}
+
+fn swapped(
+    databases: &[Found],
+    found: &Found,
+    mark: &Mark,
+    service: Option<RestoredAuthentication>,
+    warnings: Vec<String>,
+) -> StepResult {
     let kept = mark.replaced.as_ref().and_then(|name| find(databases, name));
     let kept_size = kept.map(|kept| bytes::human(kept.bytes));
-    let kept = mark.replaced.as_ref().map_or_else(
-        || "there was no database before".to_owned(),
-        |kept| {
-            let size = kept_size.as_deref().unwrap_or("dropped since");
-            format!("the old one is kept as {kept} ({size}): drop it when it is not wanted any more")
-        },
-    );
+    let with_it = service.as_ref().map(|service| {
+        format!(
+            "; so is {}, of the Matrix Authentication Service; {}",
+            service.database,
+            kept_as(&service.kept, &service.kept_size)
+        )
+    });
+    let with_it = with_it.unwrap_or_default();
+    let kept = kept_as(&mark.replaced, &kept_size);
     StepResult {
         summary: format!(
-            "{} is backup {:.8} of {} now ({}); {kept}",
+            "{} is {} of {} now ({}); {kept}{with_it}",
             found.name,
-            mark.snapshot,
+            mark.what(),
             mark.taken_at,
             bytes::human(found.bytes)
         ),
         warnings,
         restored: Some(Restored {
-            snapshot: mark.snapshot.clone(),
+            snapshot: Some(mark.snapshot.clone()).filter(|snapshot| !snapshot.is_empty()),
+            dump: mark.dump.as_ref().map(|dump| RestoredDump { path: dump.path.clone(), sha256: dump.sha256.clone() }),
             taken_at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(mark.taken_at),
             database: found.name.clone(),
             kept: mark.replaced.clone(),
             kept_size,
+            authentication_service: service,
         }),
         ..StepResult::default()
     }
 }
 
-fn put_back(connection: &Connection, found: &Found) -> StepResult {
-    StepResult {
-        summary: format!(
-            "{} is the old database again; the restored one is kept as {}: drop it when it is not wanted any more",
-            connection.database, found.name
-        ),
-        ..StepResult::default()
+fn kept_as(kept: &Option<String>, size: &Option<String>) -> String {
+    match kept {
+        None => "there was no database before".to_owned(),
+        Some(kept) => {
+            let size = size.as_deref().unwrap_or("dropped since");
+            format!("the old one is kept as {kept} ({size}): drop it when it is not wanted any more")
+        }
     }
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
+    api::verification::MediaCheck,
     bytes,
-    restic::{File, Repository},
+    restic::{Download, File, Repository},
     task::{
         backup::manifest::StoredMedia,
         output::progress,
@@ -22,7 +23,7 @@ const READ: usize = 20;
 ///
 /// # Errors
 /// Terminal, `MediaDiffer`. What restic says: it compares what it reads with its checksums.
-pub async fn check(repository: &Repository, media: &StoredMedia) -> Result<String> {
+pub async fn check(repository: &Repository, media: &StoredMedia, how_many: MediaCheck) -> Result<String> {
     progress("looks at the media");
     let differ = |what: String| {
         TaskError::terminal("MediaDiffer", format!("The media in the backup are not what was backed up: {what}."))
@@ -44,17 +45,28 @@ pub async fn check(repository: &Repository, media: &StoredMedia) -> Result<Strin
             media.files, media.bytes
         )));
     }
+    let total = bytes::human(length.cast_signed());
+    if how_many == MediaCheck::All {
+        let read = read(repository.read_all(&media.snapshot)?, "the media").await?;
+        if read < length {
+            return Err(differ(format!("{read} bytes of {length} could be read")));
+        }
+        return Ok(format!("{files} files of media are there ({total}), and all of them were read"));
+    }
     for File { path, size } in drawn.values() {
-        let mut download = repository.read_stream(&media.snapshot, path.trim_start_matches('/'))?;
-        let mut output = download.output.take().expect("its output is a pipe");
-        let read = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;
-        drop(output);
-        download.finish().await?;
-        let read = read.map_err(|error| TaskError::transient("ResticFailed", format!("Reading {path}: {error}.")))?;
+        let read = read(repository.read_stream(&media.snapshot, path.trim_start_matches('/'))?, path).await?;
         if read != *size {
             return Err(differ(format!("{path} has {read} bytes of {size}")));
         }
     }
-    let length = bytes::human(length.cast_signed());
-    Ok(format!("{files} files of media are there ({length}), and {} of them were read", drawn.len()))
+    Ok(format!("{files} files of media are there ({total}), and {} of them were read", drawn.len()))
+}
+
+/// Reads to the end; how many bytes that were.
+async fn read(mut download: Download, what: &str) -> Result<u64> {
+    let mut output = download.output.take().expect("its output is a pipe");
+    let read = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;
+    drop(output);
+    download.finish().await?;
+    read.map_err(|error| TaskError::transient("ResticFailed", format!("Reading {what}: {error}.")))
 }

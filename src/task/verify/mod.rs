@@ -7,6 +7,7 @@
 mod checks;
 mod media;
 mod server;
+mod synapse;
 mod verdict;
 
 use std::{path::PathBuf, time::Instant};
@@ -21,7 +22,12 @@ use super::{
     restore::{Source, check::Checked, check::check, fill::Filling},
     stopped,
 };
-use crate::{bytes, postgres::programs::Programs, restic::Repository};
+use crate::{
+    api::verification::MediaCheck,
+    bytes,
+    postgres::programs::Programs,
+    restic::Repository,
+};
 
 pub use server::SILENT;
 
@@ -48,6 +54,18 @@ pub struct Arguments {
     /// How many streams and indexes at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub at_once: u16,
+    /// How many of the media are read byte by byte.
+    #[arg(long, value_enum, default_value_t)]
+    pub media: MediaCheck,
+    /// The folder in which the program that runs Synapse waits for a configuration: Synapse is asked, too.
+    #[arg(long)]
+    pub synapse_place: Option<PathBuf>,
+    /// The port of the loopback on which that Synapse is to listen.
+    #[arg(long, default_value_t = crate::operation::job::synapse::PORT)]
+    pub synapse_port: u16,
+    /// How many seconds Synapse may take until it answers: it may have to bring the schema further.
+    #[arg(long, default_value_t = 1800)]
+    pub synapse_patience: u64,
 }
 
 /// Runs the task.
@@ -65,6 +83,14 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
         }
         done => done.into(),
     }
+}
+
+/// What was found of a backup that is whole.
+struct Whole {
+    checked: Checked,
+    /// For people.
+    seen: String,
+    warnings: Vec<String>,
 }
 
 struct Drill {
@@ -89,7 +115,7 @@ impl Drill {
                 Ok(_) => Err(unmarked),
             })?;
         }
-        let (checked, seen) = restored?;
+        let Whole { checked, seen, warnings } = restored?;
         Ok(StepResult {
             summary: format!(
                 "restored {} rows of {} tables of backup {:.8} ({}) in {} s: the rows are as many as were backed up; {seen}",
@@ -101,12 +127,13 @@ impl Drill {
             ),
             seconds: Some(began.elapsed().as_secs_f64()),
             verdict: Some(self.verdict(true)),
+            warnings,
             ..StepResult::default()
         })
     }
 
-    async fn restore(&mut self, repository: &Repository, scratch: &std::path::Path) -> Result<(Checked, String)> {
-        let Arguments { source, at_once, database, .. } = &self.arguments;
+    async fn restore(&mut self, repository: &Repository, scratch: &std::path::Path) -> Result<Whole> {
+        let Arguments { source, at_once, database, media: how_many, synapse_place, .. } = &self.arguments;
         if source.snapshot == "latest" {
             let inventory = Inventory::of_server(repository, &source.server_name).await?;
             self.name = inventory.find("latest")?.shown.id.clone();
@@ -134,7 +161,7 @@ impl Drill {
         let checked = check(&target, Whose::Synapse, &manifest.database, *at_once).await?;
         let mut seen = checks::all(&target, repository, manifest).await?;
         if let Some(media) = &manifest.media {
-            seen = format!("{seen}, {}", media::check(repository, media).await?);
+            seen = format!("{seen}, {}", media::check(repository, media, *how_many).await?);
         }
         if let Some(service) = &manifest.authentication_service {
             let dump = &service.database;
@@ -149,7 +176,13 @@ impl Drill {
                 restored.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
             seen = format!("{seen}, and {rows} rows of {tables} tables of the Matrix Authentication Service as well");
         }
-        Ok((checked, seen))
+        let mut warnings = Vec::new();
+        if let Some(place) = synapse_place {
+            let answered = synapse::ask(&self.arguments, place, &target, &manifest.server_name).await?;
+            seen = format!("{seen}; {}", answered.summary);
+            warnings = answered.warnings;
+        }
+        Ok(Whole { checked, seen, warnings })
     }
 
     async fn mark(&self, repository: &Repository, is_whole: bool) -> Result<()> {

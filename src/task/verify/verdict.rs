@@ -4,7 +4,7 @@ use crate::{restic::DAMAGED, task::report::TaskError};
 
 /// Errors of a backup that does not come back. A repository that cannot be reached, a server that does not start or a disk that is
 /// full says nothing about it.
-const DAMAGE: [&str; 10] = [
+const DAMAGE: [&str; 12] = [
     DAMAGED,
     "ManifestUnreadable",
     "ServerNameDiffers",
@@ -15,6 +15,8 @@ const DAMAGE: [&str; 10] = [
     "SigningKeyDiffers",
     "ConfigUnreadable",
     "MediaDiffer",
+    "SynapseDidNotStart",
+    "SynapseAnswersWrong",
 ];
 
 /// Whether the backup is not what it should be.
@@ -46,6 +48,10 @@ mod tests {
             ("SnapshotNotFound", "the retention took it", false),
             ("DiskFull", "ERROR:  could not extend file", false),
             ("ScratchServerSilent", "no answer", false),
+            ("SynapseDidNotStart", "exit code 1", true),
+            ("SynapseAnswersWrong", "it is 2", true),
+            ("SynapseKilled", "for want of memory", false),
+            ("SynapseSilent", "no answer", false),
         ] {
             assert_eq!(speaks_of_the_backup(&TaskError::terminal(reason, message)), is_damage, "{reason}: {message}");
         }

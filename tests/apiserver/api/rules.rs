@@ -11,6 +11,7 @@ tests![
     a_wrong_maintenance_is_refused_and_the_field_named,
     a_wrong_synapse_is_refused_and_the_field_named,
     a_wrong_backup_is_refused_and_the_field_named,
+    a_wrong_source_of_a_restore_is_refused_and_the_field_named,
     what_must_not_change_is_refused_and_what_may_is_taken,
     everything_that_the_docs_offer_is_taken,
 ];
@@ -118,6 +119,49 @@ async fn a_wrong_backup_is_refused_and_the_field_named(stage: Arc<Stage>, test: 
         ["remoteMedia: true", "contents: [Database, Media]", "contents: [Database, Media, Config]\n  remoteMedia: true"]
     {
         refused(&world, &backup(fields), &["immutable"]).await;
+    }
+}
+
+async fn a_wrong_source_of_a_restore_is_refused_and_the_field_named(stage: Arc<Stage>, test: &'static str) {
+    let world = World::empty(&stage, test).await;
+    let restore = |name: &str, fields: &str| {
+        format!(
+            "apiVersion: synapse-keeper.dev/v1alpha1\nkind: SynapseRestore\nmetadata: {{name: {name}}}\nspec:\n  \
+             synapseRef: {{name: example}}\n  {fields}\n"
+        )
+    };
+    let claim = "claim: {claimName: dumps, path: synapse.dump}";
+    let repository = "repository: {secretName: s3}, path: /dumps/synapse.sql";
+    let wrong: &[(String, &[&str])] = &[
+        ("from: {}".to_owned(), &["spec.from", "give one of backupRef, repository and dump"]),
+        (
+            format!("from: {{backupRef: {{name: nightly}}, dump: {{{claim}}}}}"),
+            &["spec.from", "give one of backupRef, repository and dump"],
+        ),
+        (
+            format!("from: {{dump: {{{claim}, {repository}}}}}"),
+            &["spec.from.dump", "either on a claim or in a repository"],
+        ),
+        ("from: {dump: {}}".to_owned(), &["spec.from.dump", "either on a claim or in a repository"]),
+        ("from: {dump: {repository: {secretName: s3}}}".to_owned(), &["spec.from.dump", "has a path in its snapshot"]),
+        (
+            format!("from: {{dump: {{{claim}, snapshot: latest}}}}"),
+            &["spec.from.dump", "only a repository has snapshots"],
+        ),
+        (format!("from: {{dump: {{{claim}}}, snapshot: abcd}}"), &["spec.from", "which dump it is stands in dump"]),
+        ("from: {dump: {claim: {claimName: dumps, path: ../synapse.dump}}}".to_owned(), &["spec.from.dump.claim.path"]),
+        (format!("from: {{dump: {{{claim}}}}}\n  contents: [Database, Media]"), &["a dump has no media"]),
+        (format!("from: {{dump: {{{claim}}}}}\n  database: {{method: InPlace}}"), &["a dump comes back beside"]),
+        (
+            "from: {backupRef: {name: nightly}}\n  database: {method: InPlace, existing: Rename}".to_owned(),
+            &["spec.database", "wants one that nobody has used"],
+        ),
+    ];
+    for (fields, said) in wrong {
+        refused(&world, &restore("r", fields), said).await;
+    }
+    for (name, dump) in [("on-a-claim", claim), ("in-a-repository", repository)] {
+        world.apply(&restore(name, &format!("from: {{dump: {{{dump}}}}}\n  contents: [Database]"))).await;
     }
 }
 

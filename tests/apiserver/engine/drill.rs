@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 use k8s_openapi::{
-    api::{batch::v1::Job, coordination::v1::Lease},
+    api::{apps::v1::StatefulSet, batch::v1::Job, coordination::v1::Lease},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
@@ -43,6 +43,7 @@ tests![
     a_damaged_backup_is_told_and_the_next_backup_is_made,
     a_drill_that_cannot_start_is_no_verdict,
     a_backup_that_was_verified_costs_nothing,
+    a_drill_with_synapse_runs_the_image_of_the_main_process,
     killed_at_every_request_of_a_drill,
 ];
 
@@ -250,6 +251,49 @@ async fn a_backup_that_was_verified_costs_nothing(stage: Arc<Stage>, test: &'sta
     assert!(idle.wire.count() > 10, "it is alive");
     // Nor does it forget what it has not in its cache.
     assert_eq!(world.api::<SynapseBackup>().get("nightly").await.expect("it is there").status, Some(status));
+}
+
+async fn a_drill_with_synapse_runs_the_image_of_the_main_process(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    backed_up(&world).await;
+    world.apply(&backup(&VERIFY.replace('}', ", synapse: true, media: All}"))).await;
+    world.play(held());
+    verify_now(&world, "1").await;
+    until_restoring(&world).await;
+    let [job] = &jobs_of_drills(&world).await[..] else { panic!("one Job") };
+    let pod = job.spec.clone().unwrap().template.spec.unwrap();
+    let args = pod.containers[0].args.clone().unwrap();
+    let told = |arg: &str| args.iter().any(|told| told == arg);
+    assert!(told("--synapse-place=/var/run/synapse-keeper/synapse") && told("--media=all"), "{args:?}");
+    let beside = pod.init_containers.unwrap();
+    let beside: Vec<_> =
+        beside.iter().map(|one| (one.name.as_str(), one.image.as_deref().unwrap_or_default())).collect();
+    assert_eq!(beside, [("postgres", "localhost/postgres:15"), ("synapse", "localhost/it:1")]);
+    world.place.release();
+    assert_eq!(verified(&until_drilled(&world, "1").await), ("True", "Verified"));
+
+    // Which of two is Synapse cannot be told: nothing is restored for that.
+    let containers =
+        json!([{"name": "it", "image": "localhost/it:1"}, {"name": "proxy", "image": "localhost/proxy:1"}]);
+    let patch =
+        Patch::Merge(json!({"spec": {"template": {"spec": {"securityContext": null, "containers": containers}}}}));
+    world.api::<StatefulSet>().patch("main", &PatchParams::default(), &patch).await.expect("it is there");
+    verify_now(&world, "2").await;
+    let status = until_drilled(&world, "2").await;
+    assert_eq!(verified(&status), ("Unknown", "SynapseImageUnknown"));
+    let message = &conditions::find(&status.operation.conditions, Type::Verified).unwrap().message;
+    assert!(message.contains("StatefulSet/main") && message.contains("it, proxy"), "{message}");
+    assert!(message.contains("spec.image of the Synapse object"), "{message}");
+
+    let patch = Patch::Merge(json!({"spec": {"image": "localhost/synapse:2"}}));
+    world.api::<Synapse>().patch("example", &PatchParams::default(), &patch).await.expect("it is there");
+    world.play(Script::default());
+    verify_now(&world, "3").await;
+    let status = until_drilled(&world, "3").await;
+    assert_eq!(verified(&status), ("True", "Verified"));
+    let run = status.verification.unwrap().run.unwrap();
+    assert_eq!(run.steps[0].own_synapse.as_ref().map(|own| own.image.image.as_str()), Some("localhost/synapse:2"));
 }
 
 async fn killed_at_every_request_of_a_drill(stage: Arc<Stage>, test: &'static str) {

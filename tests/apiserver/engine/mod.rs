@@ -18,6 +18,7 @@ mod rights;
 mod schedule;
 mod shutdown;
 mod trouble;
+mod unfinished;
 
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         restore::tests(),
         rights::tests(),
         trouble::tests(),
+        unfinished::tests(),
     ]
     .concat()
 }

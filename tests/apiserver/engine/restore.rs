@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::{batch::v1::Job, core::v1::PodSpec};
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
@@ -27,6 +27,7 @@ use crate::stage::{
 
 tests![
     a_restore_of_half_a_homeserver_is_refused,
+    a_restore_has_both_databases_and_the_service_stops_and_starts_with_synapse,
     a_restore_waits_for_the_backup_that_it_names,
     what_no_pod_is_ready_with_is_taken_back_whoever_is_killed,
     a_synapse_that_did_not_run_before_must_run_afterwards,
@@ -46,7 +47,7 @@ spec:
 }
 
 /// The service's database is in no backup: here the workload is one like the others.
-async fn without_mas(stage: &Arc<Stage>, test: &str) -> World {
+pub async fn without_mas(stage: &Arc<Stage>, test: &str) -> World {
     let world = World::with_homeserver(stage, test).await;
     take_mas_for_a_workload(&world).await;
     world
@@ -109,13 +110,21 @@ spec:
     let uid = world.api::<SynapseBackup>().get("nightly").await.expect("it is there").uid().unwrap();
     let jobs = world.api::<Job>().list(&Default::default()).await.expect("a list").items;
     let pods = jobs.into_iter().map(|job| job.spec.unwrap().template.spec.unwrap());
-    let of_restore = |args: &[String]| args[0] == "restore-database";
-    let pod = pods
-        .into_iter()
-        .find(|pod| of_restore(pod.containers[0].args.as_deref().unwrap_or_default()))
-        .expect("a Job of the restore");
+    let pods: Vec<PodSpec> = pods.collect();
+    let of_task = |task: &str| {
+        let is_it = |pod: &&PodSpec| pod.containers[0].args.as_ref().is_some_and(|args| args[0] == task);
+        pods.iter().find(is_it).expect("a Job of the restore").clone()
+    };
+    // Synapse is asked before anything begins.
+    let preflight = of_task("preflight");
+    let own: Vec<_> = preflight.init_containers.iter().flatten().map(|own| (&own.image, &own.args)).collect();
+    let file = "/var/run/synapse-keeper/synapse/schema.json".to_owned();
+    assert_eq!(own, [(&Some("localhost/it:1".to_owned()), &Some(vec![file.clone()]))]);
+    assert!(preflight.containers[0].args.as_ref().unwrap().contains(&format!("--synapse-schema-file={file}")));
+    let pod = of_task("restore-database");
     let args = pod.containers[0].args.clone().unwrap();
     assert!(args.contains(&format!("--origin={uid}")), "{args:?}");
+    assert!(pod.init_containers.is_none(), "{pod:?}");
     let secrets: Vec<String> =
         pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret?.secret_name).collect();
     assert!(secrets.contains(&"of-nightly".to_owned()), "{secrets:?}");
@@ -190,7 +199,50 @@ async fn a_restore_of_half_a_homeserver_is_refused(stage: Arc<Stage>, test: &'st
     let _operator = world.operator();
     world.apply(&restore("from: {repository: {secretName: s3}}")).await;
     let ended = until_ended(&world).await;
-    assert_eq!(ended.history[0].reason.as_deref(), Some("AuthenticationNotInBackup"), "{:?}", ended.history);
+    assert_eq!(ended.history[0].reason.as_deref(), Some("AuthenticationNotNamed"), "{:?}", ended.history);
     world.assert_homeserver_is_back().await;
     assert_eq!(world.generations().await, [1, 1, 1, 1], "nothing was touched");
+}
+
+async fn a_restore_has_both_databases_and_the_service_stops_and_starts_with_synapse(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::with_homeserver(&stage, test).await;
+    let postgres = json!({
+        "host": "mas-db", "database": "mas", "credentials": {"secretName": "of-mas"},
+        "adminCredentials": {"secretName": "admin-of-mas"},
+    });
+    let patch = Patch::Merge(json!({"spec": {"matrixAuthenticationService": {"postgres": postgres}}}));
+    world.api::<Synapse>().patch("example", &PatchParams::default(), &patch).await.expect("it is there");
+    let _operator = world.operator();
+    let spec = "apiVersion: synapse-keeper.dev/v1alpha1\nkind: SynapseBackup\nmetadata: {name: before}\n\
+                spec: {synapseRef: {name: example}, repository: {secretName: s3}}";
+    world.apply(spec).await;
+    let over = |object: Option<&SynapseBackup>| {
+        object.and_then(|object| object.status.as_ref()).is_some_and(|status| !status.operation.history.is_empty())
+    };
+    world.until("before", "has ended", over).await;
+    world.apply(&restore("from: {repository: {secretName: s3}}")).await;
+    let ended = until_ended(&world).await;
+    assert_eq!(ended.history[0].outcome, Outcome::Succeeded, "{:?}", ended.history);
+    world.assert_homeserver_is_back().await;
+    assert_eq!(world.generations().await, [3, 3, 1, 3], "the service was down as well");
+
+    for job in world.api::<Job>().list(&kube::api::ListParams::default()).await.expect("Jobs").items {
+        let pod = job.spec.and_then(|spec| spec.template.spec).expect("a Pod");
+        let args = pod.containers[0].args.clone().unwrap_or_default();
+        let volumes = pod.volumes.unwrap_or_default().into_iter();
+        let secrets: Vec<String> = volumes.filter_map(|volume| volume.secret?.secret_name).collect();
+        let has = |secret: &str| secrets.contains(&secret.to_owned());
+        let is_told = args.contains(&"--mas-database=mas".to_owned()) || args[0] == "preflight";
+        match args[0].as_str() {
+            "backup" => assert!(is_told && has("of-mas") && !has("admin-of-mas"), "{args:?} {secrets:?}"),
+            "restore-database" | "swap-database" => {
+                assert!(is_told && has("of-mas") && has("admin-of-mas"), "{args:?} {secrets:?}");
+            }
+            "preflight" => assert!(has("of-mas"), "{args:?} {secrets:?}"),
+            _ => assert!(!has("of-mas") && !has("admin-of-mas"), "{args:?} needs none of it: {secrets:?}"),
+        }
+    }
 }

@@ -39,7 +39,7 @@ impl Task {
 
     /// Nobody may write to the database meanwhile.
     pub fn is_offline(&self) -> bool {
-        self.flag("--until").is_some()
+        self.flag("--until").is_some() || self.flag("--method") == Some("in-place")
     }
 
     /// What must not happen twice: the work of a step in a run.

@@ -119,13 +119,13 @@ pub fn success(task: &Task) -> Report {
             });
         }
     }
-    Report { error: None, result, findings, details_in_log: false }
+    Report { result, findings, ..Report::default() }
 }
 
 /// A task's failure, as it reports it.
 pub fn failure(class: ErrorClass, reason: &str, message: &str) -> Report {
     let error = TaskError { class, reason: reason.to_owned(), message: message.to_owned() };
-    Report { error: Some(error), result: None, findings: None, details_in_log: false }
+    Report { error: Some(error), ..Report::default() }
 }
 
 fn preflight(task: &Task) -> PreflightFindings {

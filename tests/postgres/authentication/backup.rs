@@ -6,6 +6,7 @@ use synapse_keeper::postgres::Locale;
 use super::*;
 use crate::{
     backup::{ALL, MANIFEST, back_up},
+    media::{draft, media, media_store},
     support::{PASSWORD, Program},
     verify::verify,
 };
@@ -69,6 +70,20 @@ async fn a_release_that_knows_nothing_of_it_sees_no_backup_rather_than_half_of_o
     }
     assert_eq!(manifest(&homeserver.repository, &found.snapshot)["format"], json!(3));
     assert_eq!(homeserver.repository.snapshots(MANIFEST), [found.snapshot]);
+}
+
+#[tokio::test]
+async fn with_media_the_backup_has_both_databases_when_the_media_are_stored() {
+    let Homeserver { synapse, mas, repository } = Homeserver::on_one_server("mas_media");
+    let store = media_store();
+    let drafted = draft(&synapse, &repository, "1").authentication_service(&mas).run().await;
+    assert!(drafted.backup().apart_seconds.is_some(), "{drafted:?}");
+    assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new());
+    let stored = media(store.path(), &repository).run().await;
+    let newest = &stored.result().backups.as_ref().unwrap().newest[0];
+    assert_eq!(newest.authentication_apart_seconds, drafted.backup().apart_seconds);
+    let manifest = manifest(&repository, &newest.id);
+    assert!(manifest["media"].is_object() && manifest["authenticationService"].is_object(), "{manifest:#}");
 }
 
 #[tokio::test]

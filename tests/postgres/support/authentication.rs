@@ -36,4 +36,10 @@ impl Program {
         let place = ["--mas-host", "127.0.0.1", "--mas-port", &port, "--mas-database", &database.name];
         self.with(&place).with(&["--mas-credentials-dir", &secret])
     }
+
+    /// Mounts the Secret of a role that may make databases on its server.
+    pub fn authentication_administrator(self, username: &str) -> Self {
+        let secret = self.mounted("mas-administrator", username, PASSWORD);
+        self.with(&["--mas-admin-credentials-dir", &secret])
+    }
 }

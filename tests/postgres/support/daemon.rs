@@ -44,11 +44,16 @@ impl Daemon {
             let words = ["unshare", "--mount", "sh", "-c", WITH_VOLUME, "with-volume"].map(str::to_owned);
             words.into_iter().chain([directory.display().to_string(), format!("{megabytes}m")])
         });
+        let words = with_volume.into_iter().flatten().chain(as_postgres().iter().map(|word| (*word).to_owned()));
+        let words: Vec<String> = words.chain(command.iter().map(|word| (*word).to_owned())).collect();
+        Self::guard(directory, stop_signal, &words)
+    }
+
+    /// Starts `command` as who runs the tests.
+    pub fn guard(directory: PathBuf, stop_signal: &str, command: &[String]) -> Self {
         let guardian = Command::new("sh")
             .args(["-c", GUARDIAN, "guardian", stop_signal])
             .arg(&directory)
-            .args(with_volume.into_iter().flatten())
-            .args(as_postgres())
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -100,7 +105,7 @@ pub fn new_directory() -> PathBuf {
     directory
 }
 
-fn give_to_postgres(path: &Path) {
+pub(super) fn give_to_postgres(path: &Path) {
     if rustix::process::geteuid().is_root() {
         let done = Command::new("chown").args(["-R", "postgres:postgres"]).arg(path).status().expect("chown");
         assert!(done.success());

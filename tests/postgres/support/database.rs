@@ -155,6 +155,11 @@ pub async fn execute(session: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(session).await.expect(sql);
 }
 
+/// The Python that has the Synapse of the fixture.
+pub fn synapse_python() -> PathBuf {
+    fixture().parent().expect("a folder").join("venv/bin/python3")
+}
+
 /// The dump of a real Synapse: made once by a script and kept outside the checkout.
 fn fixture() -> PathBuf {
     if let Some(path) = std::env::var_os("SYNAPSE_KEEPER_FIXTURE") {

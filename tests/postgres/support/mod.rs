@@ -3,19 +3,23 @@
 mod authentication;
 #[path = "../../support/authority.rs"]
 mod authority;
-mod daemon;
+pub mod daemon;
 mod database;
 mod pooler;
 mod program;
 mod repository;
 mod server;
+mod storage;
+mod synapse;
 
 pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
-pub use database::{Database, execute};
+pub use database::{Database, execute, synapse_python};
 pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
 pub use server::{PASSWORD, Server, server};
+pub use storage::{SECRET_KEY, Storage, Way, Wire};
+pub use synapse::{Listener, Synapse, get};
 
 use std::time::{Duration, Instant};
 

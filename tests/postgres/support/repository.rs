@@ -16,7 +16,7 @@ use super::Program;
 pub const REPOSITORY_PASSWORD: &str = "correct-horse-battery";
 
 /// Where restic is, built once by a script.
-static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(super) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storage/bin-dir");
     let output = Command::new(&script).output().expect("tests/storage/bin-dir");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

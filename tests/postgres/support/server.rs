@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     authority::certificate_for,
     daemon::{self, Daemon, Volume, free_port},
@@ -34,6 +36,8 @@ host  all         all       127.0.0.1/32  scram-sha-256
 pub struct Server {
     daemon: Daemon,
     programs: PathBuf,
+    /// What it was started with.
+    command: Vec<String>,
     volume: Option<Volume>,
     pub port: u16,
 }
@@ -122,7 +126,7 @@ impl Server {
         }
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let daemon = Daemon::start_on(volume.as_ref(), directory, "INT", &words);
-        let server = Self { daemon, programs, volume, port };
+        let server = Self { daemon, programs, command, volume, port };
         server.wait();
         server
     }
@@ -140,6 +144,32 @@ impl Server {
             assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL did not start:\n{}", self.daemon.log());
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// SIGKILL for the process that starts all others, and waits until these have noticed it: while one is there it cannot start
+    /// again.
+    pub fn crash(&self) {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its processes");
+        kill_process(Pid::from_raw(pid).expect("a process"), Signal::KILL).expect("it runs");
+        let runs = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        while children.split_whitespace().any(runs) {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGKILL for the process behind a session: PostgreSQL ends all others, and starts anew by itself.
+    pub fn crash_backend(&self, pid: &str) {
+        kill_process(Pid::from_raw(pid.parse().expect("a process")).expect("a process"), Signal::KILL)
+            .expect("it runs");
+    }
+
+    /// Brings it back up after [`Self::crash`].
+    pub fn start_again(&self) {
+        let words: Vec<&str> = self.command.iter().map(String::as_str).collect();
+        // It lives as long as these tests.
+        std::mem::forget(Daemon::start(self.daemon.directory.clone(), "INT", &words));
+        self.wait();
     }
 
     /// Its small disk, as it is seen from outside.

@@ -1,0 +1,94 @@
+//! Whether what a dump brought is this homeserver's database, and all of it: nobody has said what should be in it.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    postgres::{Explain, Session, Target, relations},
+    synapse::database::{self, SchemaVersion, Tables},
+    task::{
+        report::{Result, TaskError},
+        restore::Present,
+    },
+};
+
+/// As many of what is missing are named.
+const NAMED: usize = 5;
+
+/// Looks at what Synapse would look at, and at what it would miss.
+///
+/// Returns what people should know.
+///
+/// # Errors
+/// Terminal: `NoSynapseSchema`, `ServerNameDiffers`, `SchemaTooNew`, `DumpIncomplete`.
+pub async fn is_of(target: &Target, server_name: &str, present: Present) -> Result<Vec<String>> {
+    let mut session = target.connect().await?;
+    let tables = relations::tables(&mut session).await?;
+    let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
+    let Some(schema) = database::schema_version(&mut session, &names).await? else {
+        return Err(TaskError::terminal(
+            "NoSynapseSchema",
+            "What the dump holds is no database of Synapse: it has no table schema_version with a version in it. Nothing was \
+             replaced.",
+        ));
+    };
+    if let Some(user) = database::foreign_user(&mut session, &names, server_name).await? {
+        return Err(TaskError::terminal(
+            "ServerNameDiffers",
+            format!(
+                "The dump has user {user}: it is of another homeserver than {server_name}, and a homeserver cannot change its \
+                 name. Nothing was replaced."
+            ),
+        ));
+    }
+    present.can_be_followed_by(schema, "dump")?;
+    if unique_indexes(&mut session).await?.is_empty() {
+        return Err(TaskError::terminal(
+            "DumpIncomplete",
+            "The dump has tables and not one unique index: was it made with --section or --data-only? Nothing was replaced.",
+        ));
+    }
+    let mut notes = Vec::new();
+    if database::server_name(&mut session, &names).await?.is_none() {
+        notes.push("nobody can tell whose the dump is: there is no user in it".to_owned());
+    }
+    Ok(notes)
+}
+
+/// What the database that is replaced has, and the restored one has not, where both are of the same schema. Told and not refused:
+/// somebody may have added a table of his own.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn lacks(restored: &Target, replaced: &Target) -> Result<Option<String>> {
+    let (mut new, mut old) = (restored.connect().await?, replaced.connect().await?);
+    let (here, there) = (relations::tables(&mut new).await?, relations::tables(&mut old).await?);
+    let tables =
+        |tables: &[relations::Table]| -> BTreeSet<String> { tables.iter().map(|table| table.name.clone()).collect() };
+    let (here, there) = (tables(&here), tables(&there));
+    let (version, version_there) = (version(&mut new, &here).await?, version(&mut old, &there).await?);
+    if version != version_there {
+        return Ok(None);
+    }
+    let (indexes, indexes_there) = (unique_indexes(&mut new).await?, unique_indexes(&mut old).await?);
+    let missing: Vec<String> = there.difference(&here).chain(indexes_there.difference(&indexes)).cloned().collect();
+    let more = missing.len().saturating_sub(NAMED);
+    let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Ok((!missing.is_empty()).then(|| format!("the dump lacks what the database before it has: {named}{and_more}")))
+}
+
+async fn version(session: &mut Session, tables: &BTreeSet<String>) -> Result<Option<SchemaVersion>> {
+    database::schema_version(session, &tables.iter().map(String::as_str).collect()).await
+}
+
+async fn unique_indexes(session: &mut Session) -> Result<BTreeSet<String>> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE i.indisunique AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')",
+    )
+    .fetch_all(&mut session.connection)
+    .await
+    .explain("listing the unique indexes")?;
+    Ok(names.into_iter().collect())
+}

@@ -1,0 +1,122 @@
+//! `task restore-dump`: a dump that somebody else made, beside the database that serves. Synapse goes on serving.
+//!
+//! The same as [`super::restore`] but for where the rows come from and who says what must be in it: nobody wrote a manifest. So
+//! the dump is looked at as it passes ([`script`]), and the database that it became ([`check`]).
+
+mod check;
+mod lexer;
+mod load;
+mod reading;
+mod rules;
+mod script;
+mod source;
+mod statement;
+mod wanted;
+
+use std::{collections::BTreeMap, time::Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    arguments::Connection,
+    authentication::Whose,
+    backup::snapshot::ONE_TIME_KEYS,
+    output::progress,
+    report::{Result, StepResult, TaskError},
+    restore::{
+        Dumped, Mark, Present, State,
+        beside::{done_before, make},
+        check::{Checked, count_and_compare},
+        fill::{analyze, forget_one_time_keys},
+    },
+    stopped,
+};
+use crate::bytes;
+
+pub use self::{
+    source::Source,
+    wanted::{Wanted, check as preflight},
+};
+
+/// What to restore, and where to.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// How many indexes at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
+    at_once: u16,
+}
+
+/// Runs the task.
+///
+/// # Errors
+/// Those of preflight; what is wrong with the dump. Then the new database is dropped again.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
+    let began = Instant::now();
+    let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+    let Arguments { connection, wanted, at_once } = &arguments;
+    let begun = stop.run_until_cancelled(wanted::ready(connection, wanted, scratch.path())).await;
+    let wanted::Ready { fit, found, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
+    let (mut server, present, programs) = (fit.server, fit.present, fit.programs);
+    let mark = Mark {
+        state: State::Unfinished,
+        restore: wanted.terms.restore.clone(),
+        operation: connection.operation.clone(),
+        snapshot: found.snapshot().unwrap_or_default().to_owned(),
+        dump: Some(Dumped { path: found.path.clone(), sha256: String::new() }),
+        taken_at: found.taken_at,
+        at: jiff::Timestamp::now(),
+        earlier: Vec::new(),
+        whose: Whose::Synapse,
+        with_authentication: false,
+        replaced: None,
+        comment: None,
+    };
+    if let Some(done) = done_before(&mut server, &mark).await? {
+        return Ok(done);
+    }
+    let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
+        let reading = reading::Reading::begin(&found, &programs, target).await?;
+        let loaded = load::load(reading, target, *at_once).await?;
+        forget_one_time_keys(target).await?;
+        let load::Loaded { mut rows, mut warnings, sha256 } = loaded;
+        let forgotten: u64 =
+            rows.iter_mut().filter(|(table, _)| has_one_time_keys(table)).map(|(_, rows)| std::mem::take(rows)).sum();
+        if forgotten > 0 {
+            warnings.push(format!("{forgotten} one-time keys of the dump were forgotten: clients upload new ones"));
+        }
+        warnings.extend(check::is_of(target, &wanted.server_name, present).await?);
+        if present != Present::Absent {
+            warnings.extend(check::lacks(target, &connection.target()?).await?);
+        }
+        progress("counts the rows");
+        let expected: BTreeMap<&str, u64> = rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
+        let checked = count_and_compare(target, Whose::Synapse, &expected, *at_once).await?;
+        progress("reads the tables for the planner's statistics");
+        analyze(target).await?;
+        let dump = Some(Dumped { path: found.path.clone(), sha256 });
+        Ok(((checked, warnings), Mark { dump, ..mark.clone() }))
+    });
+    let (name, (Checked { rows, tables, bytes }, warnings)) = filled.await?;
+    Ok(StepResult {
+        summary: format!(
+            "restored {rows} rows of {tables} tables of the dump {} of {} into {name} ({}), beside {}, in {} s",
+            found.path,
+            found.taken_at,
+            bytes::human(bytes),
+            connection.database,
+            began.elapsed().as_secs()
+        ),
+        warnings,
+        seconds: Some(began.elapsed().as_secs_f64()),
+        ..StepResult::default()
+    })
+}
+
+/// By its name, as a dump writes it.
+fn has_one_time_keys(table: &str) -> bool {
+    table.rsplit('.').next() == Some(ONE_TIME_KEYS)
+}

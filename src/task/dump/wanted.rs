@@ -1,0 +1,114 @@
+//! What is wanted of a restore from a dump, and what is found out before it begins. Changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    reading::Reading,
+    script::Script,
+    source::{Found, Source},
+};
+use crate::{
+    api::{operation::StepPlan, restore::Method},
+    bytes,
+    postgres::disk,
+    task::{
+        arguments::Connection,
+        report::{PreflightFindings, Result, TaskError},
+        restore::{Fit, Terms},
+    },
+};
+
+/// So much of the SQL is looked at before a restore begins: its first lines say of which PostgreSQL it is, and whether it
+/// is of one database.
+const LOOKED_AT: usize = 1 << 20;
+
+/// A dump, and on what terms it comes back.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wanted {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub source: Source,
+    /// The homeserver's name; the dump of another is refused.
+    #[arg(long)]
+    pub server_name: String,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+impl Wanted {
+    /// The same as arguments of the task.
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args = self.source.to_args();
+        args.push(format!("--server-name={}", self.server_name));
+        args.extend(self.terms.to_args());
+        args
+    }
+}
+
+/// A restore that may begin.
+pub(super) struct Ready {
+    pub fit: Fit,
+    pub found: Found,
+    needed: i64,
+    free: i64,
+}
+
+/// Looks at the server, the beginning of the dump and the disk; says what a restore would do.
+///
+/// # Errors
+/// The first thing that a restore would fail for, as far as it is known.
+pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Result<PreflightFindings> {
+    let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
+    let ready = ready(connection, wanted, scratch.path()).await?;
+    let Ready { fit, found, needed, free } = &ready;
+    let plan = StepPlan {
+        step: step.to_owned(),
+        summary: format!(
+            "would restore the dump {} of {} ({}); {}; {} is free, about {} needed",
+            found.path,
+            found.taken_at,
+            bytes::human(found.bytes.cast_signed()),
+            fit.present.becomes(&connection.database, Method::Beside),
+            bytes::human(*free),
+            bytes::human(*needed),
+        ),
+        needed_bytes: Some(*needed),
+        free_bytes: Some(*free),
+        ..StepPlan::default()
+    };
+    let mut findings = PreflightFindings { plan: vec![plan], ..PreflightFindings::default() };
+    if let Some(snapshot) = found.snapshot() {
+        findings.arguments.insert(step.to_owned(), vec![format!("--snapshot={snapshot}")]);
+    }
+    Ok(findings)
+}
+
+/// Everything that can be refused, with nothing changed.
+pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
+    let fit = wanted.terms.fit(connection, Method::Beside).await?;
+    let found = wanted.source.find(scratch).await?;
+    let reading = Reading::begin(&found, &fit.programs, &fit.server.target).await?;
+    let grown = found.bytes.saturating_mul(reading.format.growth()).cast_signed();
+    let needed = disk::needed_for_new(grown, fit.wal);
+    let free = wanted.terms.free_space(connection, needed)?;
+    look(reading, fit.server.version() / 10_000).await?;
+    Ok(Ready { fit, found, needed, free })
+}
+
+/// A small dump is seen to its end.
+async fn look(mut reading: Reading, major: i32) -> Result<()> {
+    let (mut script, mut buffer, mut seen) = (Script::new(major), Vec::new(), 0);
+    while seen < LOOKED_AT {
+        reading.more(&mut buffer).await?;
+        if buffer.is_empty() {
+            reading.finish().await?;
+            return script.finish().map(drop);
+        }
+        seen += buffer.len();
+        script.push(&buffer);
+        while script.next_act()?.is_some() {}
+    }
+    Ok(())
+}

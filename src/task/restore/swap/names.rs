@@ -1,0 +1,102 @@
+//! How names change: when nobody is connected, and all together where one server has them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        authentication::Half,
+        server::{Rename, Server},
+    },
+    Arguments,
+};
+use crate::{
+    postgres::{Session, sessions},
+    task::{
+        arguments::Connection,
+        output::progress,
+        report::{Result, TaskError},
+    },
+};
+
+/// Sessions that were told to end, and exporters that come back at once, may stand in the way for so long.
+const SWAPPED_WITHIN: Duration = Duration::from_secs(60);
+const TRIES_EVERY: Duration = Duration::from_millis(500);
+/// All names at once, where one server has them; the service's first, where there are two.
+///
+/// # Errors
+/// What is in the way, by name.
+pub async fn rename_both(
+    arguments: &Arguments,
+    server: &mut Server,
+    half: Option<&mut Half>,
+    of_service: Vec<Rename>,
+    of_synapse: Vec<Rename>,
+) -> Result<()> {
+    let deadline = deadline(arguments);
+    match half {
+        Some(half) if !half.is_on_one_server && !of_service.is_empty() => {
+            rename(deadline, &mut half.server, &of_service).await.map_err(|error| half.tell(error))?;
+            progress("the names of the Matrix Authentication Service's databases are swapped");
+            rename(deadline, server, &of_synapse).await
+        }
+        _ => rename(deadline, server, &[of_service, of_synapse].concat()).await,
+    }
+}
+
+/// A session in the old database, once it is alone there. Until the last moment somebody may come: what belongs to Synapse, or
+/// to the service, stops the swap; others are sent away.
+///
+/// # Errors
+/// Terminal, `Contested`. Those of PostgreSQL.
+pub async fn alone(arguments: &Arguments, server: &Server, connection: &Connection) -> Result<Session> {
+    let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
+    let deadline = deadline(arguments);
+    loop {
+        let others = sessions::others(&mut session, &connection.ignore_sessions).await?;
+        let intruders: Vec<_> = others.into_iter().filter(sessions::OtherSession::is_in_the_way).collect();
+        if intruders.is_empty() {
+            return Ok(session);
+        }
+        // Those of Pods that have just ended go by themselves.
+        if Instant::now() >= deadline {
+            return Err(TaskError::terminal(
+                "Contested",
+                format!(
+                    "Somebody works on the old database while it is to be put aside: {}.",
+                    sessions::list(&intruders)
+                ),
+            ));
+        }
+        tokio::time::sleep(TRIES_EVERY).await;
+    }
+}
+
+/// Users wait: not longer than for sessions to go, and not longer than they should.
+fn deadline(Arguments { until, .. }: &Arguments) -> Instant {
+    let left = until.map(|until| Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default());
+    Instant::now() + left.unwrap_or(SWAPPED_WITHIN).min(SWAPPED_WITHIN)
+}
+
+/// Until nobody is connected: PostgreSQL waits five seconds for that itself.
+///
+/// # Errors
+/// What is in the way, by name. Nothing has changed then.
+pub async fn rename(deadline: Instant, server: &mut Server, renames: &[Rename]) -> Result<()> {
+    loop {
+        let mut left = Vec::new();
+        for (from, _, _) in renames {
+            left.extend(server.end_sessions(from).await?);
+        }
+        match server.rename(renames).await {
+            Err(error) if Instant::now() >= deadline => {
+                let who = if left.is_empty() { String::new() } else { format!(" Still there: {}.", left.join("; ")) };
+                return Err(TaskError { message: format!("{}{who} Nothing was swapped.", error.message), ..error });
+            }
+            Err(_) => tokio::time::sleep(TRIES_EVERY).await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}

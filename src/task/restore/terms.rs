@@ -1,0 +1,149 @@
+//! On what terms a database is made beside another and takes its place, wherever its rows come from.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    existing::Present,
+    in_place, schema,
+    server::{Administrator, Found, Server, find},
+};
+use crate::{
+    api::restore::{Existing, Method},
+    bytes,
+    postgres::{
+        disk::{self, Wal},
+        programs::Programs,
+    },
+    task::{
+        arguments::Connection,
+        report::{Result, TaskError},
+    },
+};
+
+/// What a restore is told of the server and of the database that is there.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub administrator: Administrator,
+    /// Namespace and name of the restore: the same name restores nothing a second time. Nothing: a restore by hand.
+    #[arg(long, default_value = "")]
+    pub restore: String,
+    /// What becomes of a database that somebody has used.
+    #[arg(long, value_enum, default_value_t)]
+    pub existing: Existing,
+    /// How much disk is free for PostgreSQL, such as 20Gi, where its volume is not mounted.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_space: Option<String>,
+    /// The schema that the Synapse which will run knows (its SCHEMA_VERSION). Without it the one that has worked here is taken
+    /// for it.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synapse_schema: Option<i32>,
+}
+
+/// A server on which a restore may begin.
+pub struct Fit {
+    pub server: Server,
+    pub present: Present,
+    pub programs: Programs,
+    pub wal: Wal,
+}
+
+impl Terms {
+    /// The same as arguments of the task.
+    pub fn to_args(&self) -> Vec<String> {
+        let mut args = self.administrator.to_args();
+        args.push(format!("--restore={}", self.restore));
+        args.push(format!("--existing={}", self.existing));
+        args.extend(self.free_space.iter().map(|space| format!("--free-space={space}")));
+        args.extend(self.synapse_schema.map(schema::as_argument));
+        args
+    }
+
+    /// Looks at the server and at what is there. Changes nothing.
+    ///
+    /// # Errors
+    /// The first thing that a restore would fail for, wherever its rows come from.
+    pub async fn fit(&self, connection: &Connection, method: Method) -> Result<Fit> {
+        let mut server = match method {
+            Method::Beside => Server::connect(connection, &self.administrator).await?,
+            Method::InPlace => Server::connect_in_place(connection, &self.administrator).await?,
+        };
+        let mut session = server.target.connect().await?;
+        let mut second = server.target.connect().await?;
+        crate::task::preflight::check_server(&mut session, &mut second).await?;
+        let programs = Programs::of(server.version()).await?;
+        let databases = server.databases().await?;
+        refuse_a_second_time(connection, self, &databases)?;
+        let present = Present::look(&server, connection, &databases).await?;
+        match method {
+            Method::Beside => {
+                present.may_go_aside(self.existing, &connection.database)?;
+                server.can_end_sessions(&connection.database).await?;
+            }
+            Method::InPlace => in_place::accepts(&mut session, connection, present).await?,
+        }
+        let wal = disk::wal(&mut session).await?;
+        Ok(Fit { server, present, programs, wal })
+    }
+
+    /// Disk that is free for PostgreSQL, in bytes.
+    ///
+    /// # Errors
+    /// Terminal: `FreeSpaceUnknown`, `DiskTooSmall`.
+    pub fn free_space(&self, connection: &Connection, needed: i64) -> Result<i64> {
+        let (free, told) = match (&connection.data_volume, &self.free_space) {
+            (Some(volume), _) => (disk::free_bytes(volume)?, "on the volume of postgres.dataVolume"),
+            (None, Some(stated)) => {
+                let stated = bytes::parse(stated)
+                    .map_err(|error| TaskError::terminal("InvalidStep", format!("database.freeSpace: {error}.")))?;
+                (stated, "by spec.database.freeSpace")
+            }
+            (None, None) => {
+                return Err(TaskError::terminal(
+                    "FreeSpaceUnknown",
+                    format!(
+                        "The new database and its WAL need about {} beside the present files. How much disk is free for \
+                         PostgreSQL is not known: set postgres.dataVolume of the Synapse object to the claim of its data, or \
+                         spec.database.freeSpace to a figure.",
+                        bytes::human(needed)
+                    ),
+                ));
+            }
+        };
+        if free < needed {
+            return Err(TaskError::terminal(
+                "DiskTooSmall",
+                format!(
+                    "The new database and its WAL need about {} beside the present files, and {} is free {told}. Nothing was \
+                     changed: make the volume larger.",
+                    bytes::human(needed),
+                    bytes::human(free)
+                ),
+            ));
+        }
+        Ok(free)
+    }
+}
+
+/// Argo CD makes deleted objects again, Velero brings them back without their status.
+fn refuse_a_second_time(connection: &Connection, terms: &Terms, databases: &[Found]) -> Result<()> {
+    let mark = find(databases, &connection.database).and_then(|found| found.mark.as_ref());
+    let again = mark.filter(|mark| {
+        !terms.restore.is_empty() && mark.is_of(&terms.restore) && mark.operation != connection.operation
+    });
+    let Some(mark) = again else { return Ok(()) };
+    Err(TaskError::terminal(
+        "AlreadyRestored",
+        format!(
+            "Database {} came to be by a restore of this name before ({}, restored at {}). The same name restores nothing a \
+             second time, also if its object was deleted and made again: take a new name.",
+            connection.database,
+            mark.what(),
+            mark.at
+        ),
+    ))
+}
