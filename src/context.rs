@@ -8,9 +8,16 @@ use std::{
     time::Duration,
 };
 
-use kube::{Client, api::PostParams, runtime::events::Recorder};
+use kube::{
+    Client, Resource,
+    api::PostParams,
+    runtime::events::{Event, EventType, Recorder},
+};
 
-use crate::{api::MANAGER, metrics::Metrics};
+use crate::{
+    api::{MANAGER, conditions::truncate},
+    metrics::Metrics,
+};
 
 /// How the operator was installed.
 #[derive(Clone, Debug)]
@@ -45,6 +52,30 @@ pub struct Context {
 impl Context {
     pub fn new(client: Client, config: Config, recorder: Recorder, metrics: Metrics) -> Self {
         Self { client, config, recorder, metrics, uninstalling: Arc::default() }
+    }
+
+    /// Publishes an event. One that cannot be published is logged: it is no reason to fail. `action` is the API's word for what
+    /// was done.
+    pub async fn tell<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        type_: EventType,
+        reason: &str,
+        note: &str,
+        action: &str,
+    ) {
+        let event = Event {
+            type_,
+            reason: truncate(reason, 128).to_owned(),
+            note: Some(truncate(note, 1024).to_owned()),
+            action: truncate(action, 128).to_owned(),
+            secondary: None,
+        };
+        let published =
+            tokio::time::timeout(Duration::from_secs(5), self.recorder.publish(&event, &object.object_ref(&()))).await;
+        if let Ok(Err(error)) = published {
+            tracing::warn!(%error, "could not publish an event");
+        }
     }
 
     /// The chart's pre-delete hook has asked for everything to be brought back.

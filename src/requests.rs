@@ -3,9 +3,9 @@
 use std::{fmt::Debug, time::Duration};
 
 use kube::{Api, api::DeleteParams};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::Error;
+use crate::{context::in_our_name, error::Error};
 
 /// What requests answer, if they do within the time.
 ///
@@ -31,6 +31,20 @@ pub async fn find<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str)
 /// The object is not there, or its whole kind.
 pub fn is_not_there(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Creates an object, if there is none of its name: somebody was faster, or we were before we were killed. The next look tells.
+///
+/// # Errors
+/// Any other answer of the API server.
+pub async fn create_once<K: Clone + DeserializeOwned + Debug + Serialize>(
+    api: &Api<K>,
+    object: &K,
+) -> kube::Result<()> {
+    match api.create(&in_our_name(), object).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// Deletes an object, if it is there.

@@ -80,9 +80,12 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let name = entry.file_name().unwrap().to_str().unwrap();
-        if entry.is_dir() && name != "api" {
+        if ["api", "simulation", "simulation.rs"].contains(&name) || name.ends_with("tests.rs") {
+            continue;
+        }
+        if entry.is_dir() {
             files.extend(sources(&entry));
-        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && name != "simulation.rs" {
+        } else if name.ends_with(".rs") {
             files.push(entry);
         }
     }

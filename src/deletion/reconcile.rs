@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Resource, ResourceExt,
-    runtime::{controller::Action as Requeue, events},
+    runtime::{controller::Action as Requeue, events::EventType},
 };
 
 use super::plan::{self, Action, Seen};
@@ -14,7 +14,7 @@ use crate::{
     api::{
         DATA_FINALIZER, Synapse, SynapseBackup,
         backup::BackupStatus,
-        conditions::{self, Type, truncate},
+        conditions::{self, Type},
         deletion::DeletionPolicy,
         jobs::JobSettings,
         operation::StepState,
@@ -26,7 +26,7 @@ use crate::{
         job, observe,
     },
     recipes::{deletion, lane},
-    requests::{find, in_time},
+    requests::{create_once, find, in_time},
     task::report::TaskError,
 };
 
@@ -167,10 +167,7 @@ async fn create_job(
     if let Some(spec) = &mut built.spec {
         spec.ttl_seconds_after_finished = Some(KEPT_FOR);
     }
-    match jobs.create(&in_our_name(), &built).await {
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        other => other.map(drop),
-    }
+    create_once(jobs, &built).await
 }
 
 /// Nothing is made any more in a namespace that is being deleted.
@@ -215,14 +212,6 @@ async fn tell_kept(context: &Context, object: &SynapseBackup) {
 }
 
 async fn publish(context: &Context, object: &SynapseBackup, is_well: bool, reason: &str, message: &str) {
-    let event = events::Event {
-        type_: if is_well { events::EventType::Normal } else { events::EventType::Warning },
-        reason: reason.to_owned(),
-        note: Some(truncate(message, 1024).to_owned()),
-        action: "Delete".to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
-        tracing::warn!(%error, "could not publish an event");
-    }
+    let type_ = if is_well { EventType::Normal } else { EventType::Warning };
+    context.tell(object, type_, reason, message, "Delete").await;
 }

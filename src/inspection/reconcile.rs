@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Resource, ResourceExt,
-    runtime::{controller::Action as Requeue, events},
+    runtime::{controller::Action as Requeue, events::EventType},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{
         Synapse,
-        conditions::{self, Type, truncate},
+        conditions::{self, Type},
         operation::{Run, StepStatus},
         synapse::SynapseStatus,
     },
@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Refused},
     operation::{act::sweep_jobs, job, kinds, lease, observe, pinned::PREFLIGHT},
     recipes::lane,
-    requests::{find, in_time},
+    requests::{create_once, find, in_time},
     task::report::TaskError,
 };
 
@@ -171,10 +171,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
     });
     // What an operator left behind that was killed before it had swept.
     sweep_jobs(jobs, &object.uid().unwrap_or_default(), &lane::OWN, Some(number)).await?;
-    match jobs.create(&in_our_name(), &built).await {
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        other => other.map(drop),
-    }
+    create_once(jobs, &built).await
 }
 
 /// An event when a condition changes its status: it gets worse, or well again.
@@ -185,14 +182,6 @@ async fn tell(context: &Context, object: &Synapse, before: &SynapseStatus, after
     if was == Some((ready.status.as_str(), ready.reason.as_str())) || ready.reason == "Inspecting" {
         return;
     }
-    let event = events::Event {
-        type_: if ready.status == "True" { events::EventType::Normal } else { events::EventType::Warning },
-        reason: ready.reason.clone(),
-        note: Some(truncate(&ready.message, 1024).to_owned()),
-        action: "Inspect".to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
-        tracing::warn!(%error, "could not publish an event");
-    }
+    let type_ = if ready.status == "True" { EventType::Normal } else { EventType::Warning };
+    context.tell(object, type_, &ready.reason, &ready.message, "Inspect").await;
 }

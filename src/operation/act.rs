@@ -19,7 +19,7 @@ use crate::{
     api::{FINALIZER, MANAGER, operation::DatabaseAccess},
     context::{Context, in_our_name},
     recipes::{Lane, Operation},
-    requests::remove,
+    requests::{create_once, remove},
 };
 
 /// Acts. `Wait` and `Continue` are nothing to do.
@@ -39,11 +39,7 @@ pub async fn act<K: Operation>(
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     match action {
         Action::Wait(_) | Action::Continue => Ok(()),
-        Action::AcquireLease => match leases.create(&in_our_name(), &lease::build(subject, now)).await {
-            // Somebody was faster, or we were before we were killed: the next look tells.
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-            other => other.map(drop),
-        },
+        Action::AcquireLease => create_once(&leases, &lease::build(subject, now)).await,
         Action::TakeOverLease(holder) => write_lease(&leases, subject, holder, false).await,
         Action::PublishCounts => write_lease(&leases, subject, &subject.identity(), false).await,
         Action::KeepDown => write_lease(&leases, subject, &subject.identity(), true).await,
@@ -51,12 +47,7 @@ pub async fn act<K: Operation>(
         Action::AddFinalizer => set_finalizer(context, object, FINALIZER, true).await,
         Action::RemoveFinalizer => set_finalizer(context, object, FINALIZER, false).await,
         Action::Scale(changes) => scale_all(client, namespace, changes).await,
-        Action::CreateJob(index) => {
-            match jobs.create(&in_our_name(), &build_job(context, subject, object, *index, now)).await {
-                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-                other => other.map(drop),
-            }
-        }
+        Action::CreateJob(index) => create_once(&jobs, &build_job(context, subject, object, *index, now)).await,
         // Those of the last run stayed for their logs.
         Action::SweepJobs => {
             let Some(run) = &subject.status.run else { return Ok(()) };

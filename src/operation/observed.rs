@@ -197,6 +197,24 @@ pub struct ObservedJob {
     pub out_of_memory: bool,
 }
 
+#[cfg(test)]
+impl ObservedJob {
+    /// One of ours whose Pod has run.
+    pub fn of(state: JobState, report: Option<Report>) -> Self {
+        Self {
+            uid: "job".to_owned(),
+            ours: true,
+            deleted_at: None,
+            state,
+            report,
+            pod: None,
+            node: None,
+            started: true,
+            out_of_memory: false,
+        }
+    }
+}
+
 /// A Job that should be gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobLeft {

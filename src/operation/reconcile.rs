@@ -1,12 +1,12 @@
 //! observe → plan → report → act, until there is nothing to do but wait.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
-    Api, Resource, ResourceExt,
-    runtime::{controller::Action as Requeue, events},
+    Api, ResourceExt,
+    runtime::{controller::Action as Requeue, events::EventType},
 };
 
 use super::{
@@ -18,7 +18,6 @@ use super::{
 use crate::{
     api::{
         FINALIZER,
-        conditions::truncate,
         operation::{Failure, OperationStatus},
     },
     context::{Context, in_our_name},
@@ -162,7 +161,8 @@ async fn write_status<K: Operation>(
     changed.set_status(status.clone());
     let written = api.replace_status(&changed.name_any(), &in_our_name(), &changed).await?;
     for event in super::events::between(subject.lane, &subject.status, status) {
-        publish(context, &written, event).await;
+        let type_ = if event.warning { EventType::Warning } else { EventType::Normal };
+        context.tell(&written, type_, &event.reason, &event.note, &event.action).await;
     }
     context.metrics.record(subject, status);
     Ok(written)
@@ -201,20 +201,4 @@ fn what(action: &Action) -> &'static str {
 
 fn touches_object(action: &Action) -> bool {
     matches!(action, Action::AddFinalizer | Action::RemoveFinalizer)
-}
-
-/// Publishes an event. One that cannot be published is logged: it is no reason to fail.
-async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, event: super::events::Event) {
-    let event = events::Event {
-        type_: if event.warning { events::EventType::Warning } else { events::EventType::Normal },
-        reason: truncate(&event.reason, 128).to_owned(),
-        note: Some(truncate(&event.note, 1024).to_owned()),
-        action: truncate(&event.action, 128).to_owned(),
-        secondary: None,
-    };
-    let published =
-        tokio::time::timeout(Duration::from_secs(5), context.recorder.publish(&event, &object.object_ref(&()))).await;
-    if let Ok(Err(error)) = published {
-        tracing::warn!(%error, "could not publish an event");
-    }
 }

@@ -64,9 +64,11 @@ impl Operation for SynapseRestore {
             free_space: self.spec.database.free_space.clone(),
             synapse_schema: None,
         };
+        let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
         let swap = self.swap(homeserver, &administrator, administrator_mount.clone());
         if let Some(dump) = &from.dump {
-            return vec![dump::database(dump, homeserver, terms, administrator_mount), swap];
+            let database = dump::database(dump, homeserver, terms, administrator_mount);
+            return vec![RecipeStep { own_synapse, ..database }, swap];
         }
         let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
             return Vec::new();
@@ -84,7 +86,6 @@ impl Operation for SynapseRestore {
             terms,
             authentication_service: service,
         };
-        let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
         let mut database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
         database.mounts.extend(service_mounts);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
@@ -224,7 +225,7 @@ fn database(wanted: &Wanted, repository: &Repository, administrator: Option<Moun
 mod tests {
     use super::*;
     use crate::{
-        api::{SynapseBackup, SynapseRestoreSpec},
+        api::{SynapseBackup, SynapseRestoreSpec, verification::SynapseImage},
         recipes::{repository::SECRET, tests::homeserver},
     };
 
@@ -235,6 +236,19 @@ mod tests {
         object.metadata.namespace = Some("matrix".to_owned());
         let homeserver = homeserver(homeserver_has);
         object.steps(Sight { backup, ..Sight::of(&homeserver) })
+    }
+
+    #[test]
+    fn the_image_is_asked_whatever_comes_back() {
+        let image = SynapseImage { image: "synapse:1".to_owned(), ..SynapseImage::default() };
+        let homeserver = homeserver("");
+        for from in ["repository: {secretName: s3}", "dump: {claim: {claimName: dumps, path: synapse.dump}}"] {
+            let spec = serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: a}}, from: {{{from}}}}}")).unwrap();
+            let object = SynapseRestore::new("after-the-fire", spec);
+            let asked = |image| object.steps(Sight { image, ..Sight::of(&homeserver) })[0].own_synapse.clone();
+            assert_eq!(asked(Some(&image)).map(|own| own.duty), Some(Duty::TellsSchema), "{from}");
+            assert_eq!(asked(None), None, "{from}");
+        }
     }
 
     #[test]

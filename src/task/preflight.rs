@@ -102,11 +102,14 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
         match check {
             Check::Restore(wanted) => {
                 let mut wanted = wanted.clone();
-                let file = arguments.synapse_schema_file.as_deref();
-                wanted.terms.synapse_schema = wanted.terms.synapse_schema.or_else(|| restore::schema::told(file?));
+                wanted.terms = wanted.terms.having_heard(arguments.synapse_schema_file.as_deref());
                 return restore::preflight(&arguments.connection, &wanted, &arguments.steps).await;
             }
-            Check::RestoreDump(wanted) => return dump::preflight(&arguments.connection, wanted, name).await,
+            Check::RestoreDump(wanted) => {
+                let mut wanted = wanted.clone();
+                wanted.terms = wanted.terms.having_heard(arguments.synapse_schema_file.as_deref());
+                return dump::preflight(&arguments.connection, &wanted, name).await;
+            }
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 """A client that does nothing but ask whether the homeserver is there, ten times a second.
 
-It prints when an outage begins and ends. On SIGTERM it prints, as its last line, the longest that it has seen.
+It prints when an outage begins and ends. On SIGTERM it prints, as its last line, the longest that it has seen: the end of one
+that has just begun, such as a slow answer, it waits for.
 """
 
 import signal
@@ -9,12 +10,19 @@ import urllib.error
 import urllib.request
 
 URL = "http://synapse:8008/_matrix/client/versions"
-stopped = False
+WAITS_AT_MOST = 30
+stopped_at = None
 
 
 def stop(*_):
-    global stopped
-    stopped = True
+    global stopped_at
+    stopped_at = time.monotonic()
+
+
+def goes_on(is_down):
+    if stopped_at is None:
+        return True
+    return is_down and time.monotonic() < stopped_at + WAITS_AT_MOST
 
 
 def serves():
@@ -28,7 +36,7 @@ def serves():
 def main():
     signal.signal(signal.SIGTERM, stop)
     down_since, longest, asked = None, 0.0, 0
-    while not stopped:
+    while goes_on(down_since is not None):
         now = time.monotonic()
         asked += 1
         if serves():

@@ -322,6 +322,10 @@ async fn what_is_not_all_there_or_another_server_s_is_refused() {
         restore(&database, &dump, uid).run().await.refused(reason, words);
         assert_eq!(left(&database, uid), "", "{}", dump.display());
     }
+    // What its image says of the Synapse that will run counts, not what ran here.
+    let older = restore(&database, &custom, uid).with(&["--synapse-schema=1"]).run().await;
+    older.refused("SchemaTooNew", &["The dump needs", "the image of the one that runs here knows schema 1"]);
+    assert_eq!(left(&database, uid), "");
     assert_eq!(database.files(), files);
 }
 
@@ -385,7 +389,14 @@ async fn preflight_looks_at_the_beginning_and_changes_nothing() {
     let found = preflight(&dump, json!({})).run().await;
     let plan = &found.preflight().plan[0].summary;
     assert!(plan.contains("would be kept as dump_preflight_before_"), "{plan}");
-    assert!(found.preflight().arguments.is_empty());
+    assert!(found.preflight().arguments["database"].is_empty());
+    assert!(found.preflight().warnings[0].contains("spec.image of the Synapse object"), "{found:?}");
+    let told = secret.path().join("schema.json");
+    fs::write(&told, r#"{"version": 94}"#).unwrap();
+    let told = format!("--synapse-schema-file={}", told.display());
+    let found = preflight(&dump, json!({})).with(&[&told]).run().await;
+    assert_eq!(found.preflight().arguments["database"], ["--synapse-schema=94"]);
+    assert_eq!(found.preflight().warnings, [""; 0]);
     preflight(&dump, json!({"existing": "Refuse"})).run().await.refused("DatabaseInUse", &[]);
     preflight(&dump, json!({"freeSpace": "1Mi"})).run().await.refused("DiskTooSmall", &["1.0 MiB is free"]);
     let created = dumps.dump(&database, "created.sql", &["--create"]);

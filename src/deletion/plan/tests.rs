@@ -18,27 +18,16 @@ fn deleting() -> Seen {
     }
 }
 
-fn job(state: JobState, report: Option<Report>) -> ObservedJob {
-    ObservedJob {
-        uid: "j".to_owned(),
-        ours: true,
-        deleted_at: None,
-        state,
-        report,
-        pod: None,
-        node: None,
-        started: true,
-        out_of_memory: false,
-    }
-}
-
 fn with(job: ObservedJob) -> Seen {
     Seen { job: Some(job), ..deleting() }
 }
 
 fn failed(reason: &str) -> ObservedJob {
     let error = TaskError::terminal(reason, "The Secret lacks RESTIC_PASSWORD.");
-    job(JobState::Failed("BackoffLimitExceeded".to_owned()), Some(Report { error: Some(error), ..Report::default() }))
+    ObservedJob::of(
+        JobState::Failed("BackoffLimitExceeded".to_owned()),
+        Some(Report { error: Some(error), ..Report::default() }),
+    )
 }
 
 fn told(status: &BackupStatus) -> (&str, &str, &str) {
@@ -74,7 +63,7 @@ fn it_goes_when_its_data_have_gone() {
         result: Some(StepResult { summary: "deleted 3 backups".to_owned(), ..StepResult::default() }),
         ..Report::default()
     };
-    let (done, action) = plan(&begun, &with(job(JobState::Complete, Some(report))), at(5));
+    let (done, action) = plan(&begun, &with(ObservedJob::of(JobState::Complete, Some(report))), at(5));
     assert_eq!((action, told(&done)), (Action::ClearJobs, ("True", "DataDeleted", "deleted 3 backups")));
     let left = |is_going| vec![JobLeft { name: "j".to_owned(), is_going }];
     assert_eq!(plan(&done, &Seen { jobs_left: left(false), ..deleting() }, at(6)).1, Action::ClearJobs);
@@ -120,14 +109,14 @@ fn whatever_fails_is_told_with_the_way_out_and_tried_again() {
 fn a_job_that_somebody_deletes_or_that_never_starts_is_made_again() {
     let begun = begun();
     assert_eq!(plan(&begun, &deleting(), at(1)).1, Action::CreateJob, "whoever was to make it was killed");
-    let waiting = ObservedJob { started: false, ..job(JobState::Active, None) };
+    let waiting = ObservedJob { started: false, ..ObservedJob::of(JobState::Active, None) };
     let (seen, action) = plan(&begun, &with(waiting.clone()), at(1));
     assert_eq!(action, Action::Wait(LOOK_AT_JOB));
     assert_eq!(told(&plan(&seen, &deleting(), at(2)).0).1, "JobDeleted");
     assert_eq!(told(&plan(&seen, &with(waiting), at(301)).0).1, "PodDoesNotStart");
-    let foreign = ObservedJob { ours: false, ..job(JobState::Complete, Some(Report::default())) };
+    let foreign = ObservedJob { ours: false, ..ObservedJob::of(JobState::Complete, Some(Report::default())) };
     assert_eq!(told(&plan(&begun, &with(foreign), at(2)).0).1, "JobNameTaken");
-    let unknown = job(JobState::Complete, None);
+    let unknown = ObservedJob::of(JobState::Complete, None);
     assert_eq!(told(&plan(&begun, &with(unknown), at(2)).0).1, "ResultUnknown");
 }
 

@@ -27,23 +27,9 @@ fn healthy() -> InspectionFindings {
     }
 }
 
-fn job(state: JobState, report: Option<Report>) -> ObservedJob {
-    ObservedJob {
-        uid: "j".to_owned(),
-        ours: true,
-        deleted_at: None,
-        state,
-        report,
-        pod: None,
-        node: None,
-        started: true,
-        out_of_memory: false,
-    }
-}
-
 fn found(findings: InspectionFindings) -> ObservedJob {
     let findings = Some(Findings::Inspection(Box::new(findings)));
-    job(JobState::Complete, Some(Report { findings, ..Report::default() }))
+    ObservedJob::of(JobState::Complete, Some(Report { findings, ..Report::default() }))
 }
 
 /// One inspection from its beginning to its end.
@@ -172,7 +158,7 @@ fn kstatus(status: &SynapseStatus) -> &'static str {
 fn failed(class: ErrorClass, reason: &str) -> ObservedJob {
     let error = TaskError { class, reason: reason.to_owned(), message: "no".to_owned() };
     let report = Report { error: Some(error), ..Report::default() };
-    job(JobState::Failed("BackoffLimitExceeded".to_owned()), Some(report))
+    ObservedJob::of(JobState::Failed("BackoffLimitExceeded".to_owned()), Some(report))
 }
 
 #[test]
@@ -259,7 +245,7 @@ fn failures_are_tried_again_with_growing_pauses_and_forgotten_at_success() {
 
 #[test]
 fn a_result_that_went_with_its_pod_is_not_success() {
-    let status = inspected(&SynapseStatus::default(), job(JobState::Complete, None), at(NOON));
+    let status = inspected(&SynapseStatus::default(), ObservedJob::of(JobState::Complete, None), at(NOON));
     assert_eq!((kstatus(&status), ready(&status)), ("InProgress", ("False", "InspectionFailed")));
 }
 
@@ -267,7 +253,7 @@ fn a_result_that_went_with_its_pod_is_not_success() {
 fn a_job_that_was_never_made_is_made_and_one_that_was_deleted_counts_as_failed() {
     let (begun, _) = plan(&SynapseStatus::default(), &seen(), at(NOON));
     assert_eq!(plan(&begun, &seen(), at(NOON)).1, Action::CreateJob, "the operator died before it had made it");
-    let active = job(JobState::Active, None);
+    let active = ObservedJob::of(JobState::Active, None);
     let (running, _) = plan(&begun, &Seen { job: Some(active), ..seen() }, at(NOON));
     let (ended, action) = plan(&running, &seen(), at(NOON));
     assert_eq!((action, ended.inspection.unwrap().failures), (Action::DeleteJob, 1));

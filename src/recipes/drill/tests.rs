@@ -69,21 +69,11 @@ fn ended(report: Report) -> Drill {
     assert_eq!(turn(&mut drill, &observed), Action::Continue, "it starts");
     assert_eq!(turn(&mut drill, &observed), Action::Continue, "it is on record");
     assert_eq!(turn(&mut drill, &observed), Action::CreateJob(0));
-    observed.job = Some(ObservedJob {
-        uid: "job".to_owned(),
-        ours: true,
-        deleted_at: None,
-        state: if report.error.is_none() {
-            JobState::Complete
-        } else {
-            JobState::Failed("BackoffLimitExceeded".to_owned())
-        },
-        report: Some(report),
-        pod: None,
-        started: true,
-        node: None,
-        out_of_memory: false,
-    });
+    let state = match report.error {
+        None => JobState::Complete,
+        Some(_) => JobState::Failed("BackoffLimitExceeded".to_owned()),
+    };
+    observed.job = Some(ObservedJob::of(state, Some(report)));
     assert_eq!(turn(&mut drill, &observed), Action::Continue, "its result is on record");
     observed.job = None;
     let left = |is_going| vec![JobLeft { name: "nightly-verify".to_owned(), is_going }];

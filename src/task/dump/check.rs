@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::Wanted;
 use crate::{
     postgres::{Explain, Session, Target, relations},
     synapse::database::{self, SchemaVersion, Tables},
@@ -20,7 +21,7 @@ const NAMED: usize = 5;
 ///
 /// # Errors
 /// Terminal: `NoSynapseSchema`, `ServerNameDiffers`, `SchemaTooNew`, `DumpIncomplete`.
-pub async fn is_of(target: &Target, server_name: &str, present: Present) -> Result<Vec<String>> {
+pub async fn is_of(target: &Target, wanted: &Wanted, present: Present) -> Result<Vec<String>> {
     let mut session = target.connect().await?;
     let tables = relations::tables(&mut session).await?;
     let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
@@ -31,16 +32,17 @@ pub async fn is_of(target: &Target, server_name: &str, present: Present) -> Resu
              replaced.",
         ));
     };
-    if let Some(user) = database::foreign_user(&mut session, &names, server_name).await? {
+    if let Some(user) = database::foreign_user(&mut session, &names, &wanted.server_name).await? {
         return Err(TaskError::terminal(
             "ServerNameDiffers",
             format!(
-                "The dump has user {user}: it is of another homeserver than {server_name}, and a homeserver cannot change its \
-                 name. Nothing was replaced."
+                "The dump has user {user}: it is of another homeserver than {}, and a homeserver cannot change its name. Nothing was \
+                 replaced.",
+                wanted.server_name
             ),
         ));
     }
-    present.can_be_followed_by(schema, "dump")?;
+    wanted.terms.accept(schema, present, "dump")?;
     if unique_indexes(&mut session).await?.is_empty() {
         return Err(TaskError::terminal(
             "DumpIncomplete",

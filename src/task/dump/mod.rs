@@ -88,7 +88,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         if forgotten > 0 {
             warnings.push(format!("{forgotten} one-time keys of the dump were forgotten: clients upload new ones"));
         }
-        warnings.extend(check::is_of(target, &wanted.server_name, present).await?);
+        warnings.extend(check::is_of(target, wanted, present).await?);
         if present != Present::Absent {
             warnings.extend(check::lacks(target, &connection.target()?).await?);
         }

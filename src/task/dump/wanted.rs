@@ -1,5 +1,7 @@
 //! What is wanted of a restore from a dump, and what is found out before it begins. Changes nothing.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -78,11 +80,15 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
         free_bytes: Some(*free),
         ..StepPlan::default()
     };
-    let mut findings = PreflightFindings { plan: vec![plan], ..PreflightFindings::default() };
-    if let Some(snapshot) = found.snapshot() {
-        findings.arguments.insert(step.to_owned(), vec![format!("--snapshot={snapshot}")]);
-    }
-    Ok(findings)
+    let said = wanted.terms.what_synapse_said();
+    let snapshot = found.snapshot().map(|snapshot| format!("--snapshot={snapshot}"));
+    let arguments = snapshot.into_iter().chain(said.as_ref().ok().cloned()).collect();
+    Ok(PreflightFindings {
+        plan: vec![plan],
+        arguments: BTreeMap::from([(step.to_owned(), arguments)]),
+        warnings: said.err().into_iter().collect(),
+        ..PreflightFindings::default()
+    })
 }
 
 /// Everything that can be refused, with nothing changed.

@@ -21,6 +21,7 @@ pub mod in_place;
 mod mark;
 mod media;
 mod preflight;
+mod rights;
 pub mod schema;
 mod server;
 pub mod source;

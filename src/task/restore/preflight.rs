@@ -6,7 +6,6 @@ use super::{
     authentication::{Half, both_or_none},
     clear,
     existing::Present,
-    schema,
     server::Server,
     source::{Chosen, Source},
     terms::{Fit, Terms},
@@ -23,10 +22,6 @@ use crate::{
         report::{PreflightFindings, Result, TaskError},
     },
 };
-
-/// Nobody knows which Synapse will run.
-const UNASKED: &str = "The image of Synapse was not asked which schema it knows, or did not say it: the schema of the database \
-                       that is here was compared instead. Set spec.image of the Synapse object.";
 
 /// What is wanted of a restore.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,15 +69,14 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
     let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
-    let mut findings = PreflightFindings::default();
-    if wanted.terms.synapse_schema.is_none() {
-        findings.warnings.push(UNASKED.to_owned());
-    }
+    let said = wanted.terms.what_synapse_said();
+    let warnings = said.as_ref().err().cloned().into_iter().collect();
+    let mut findings = PreflightFindings { warnings, ..PreflightFindings::default() };
     for (name, check) in steps {
         let (plan, more) = match check {
             Check::Restore(_) => {
                 let plan = database_plan(connection, &ready, name, wanted.method);
-                (plan, wanted.terms.synapse_schema.map(schema::as_argument))
+                (plan, said.as_ref().ok().cloned())
             }
             Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
             _ => continue,
@@ -133,10 +127,7 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
         clear::refuse_what_is_not_synapse_s(&mut session, &manifest.database, &connection.database).await?;
     }
     not_older(fit.server.version(), &manifest.database)?;
-    match wanted.terms.synapse_schema {
-        Some(known) => schema::is_known(manifest.schema(), known)?,
-        None => fit.present.can_be_followed_by(manifest.schema(), "backup")?,
-    }
+    wanted.terms.accept(manifest.schema(), fit.present, "backup")?;
     let authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
     let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
     let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);

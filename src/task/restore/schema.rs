@@ -26,17 +26,17 @@ pub(super) fn as_argument(schema: i32) -> String {
     format!("--synapse-schema={schema}")
 }
 
-/// Whether a Synapse that knows this schema starts on the backup. An older schema is no matter: it brings it further.
+/// Whether a Synapse that knows this schema starts on a `what`, such as a backup. An older schema is no matter: it brings it further.
 ///
 /// # Errors
 /// Terminal, `SchemaTooNew`.
-pub fn is_known(schema: SchemaVersion, known: i32) -> Result<()> {
+pub fn is_known(schema: SchemaVersion, known: i32, what: &str) -> Result<()> {
     let Some(compat) = schema.compat_version.filter(|compat| *compat > known) else { return Ok(()) };
     Err(TaskError::terminal(
         "SchemaTooNew",
         format!(
-            "The backup needs a Synapse that knows schema {compat}, and the image of the one that runs here knows schema {known}: \
-             it would not start. Install the Synapse of the backup (schema {}), or a newer one, first.",
+            "The {what} needs a Synapse that knows schema {compat}, and the image of the one that runs here knows schema {known}: \
+             it would not start. Install the Synapse of the {what} (schema {}), or a newer one, first.",
             schema.version
         ),
     ))

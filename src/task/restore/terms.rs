@@ -1,5 +1,7 @@
 //! On what terms a database is made beside another and takes its place, wherever its rows come from.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -14,6 +16,7 @@ use crate::{
         disk::{self, Wal},
         programs::Programs,
     },
+    synapse::database::SchemaVersion,
     task::{
         arguments::Connection,
         report::{Result, TaskError},
@@ -52,7 +55,35 @@ pub struct Fit {
     pub wal: Wal,
 }
 
+/// Nobody knows which Synapse will run.
+const UNASKED: &str = "The image of Synapse was not asked which schema it knows, or did not say it: the schema of the database \
+                       that is here was compared instead. Set spec.image of the Synapse object.";
+
 impl Terms {
+    /// The same, with what the image of the homeserver's own Synapse has written into a file.
+    pub fn having_heard(&self, file: Option<&Path>) -> Self {
+        Self { synapse_schema: self.synapse_schema.or_else(|| schema::told(file?)), ..self.clone() }
+    }
+
+    /// What the image has said, for the step; or a warning that it has not.
+    ///
+    /// # Errors
+    /// The warning.
+    pub fn what_synapse_said(&self) -> std::result::Result<String, String> {
+        self.synapse_schema.map(schema::as_argument).ok_or_else(|| UNASKED.to_owned())
+    }
+
+    /// Whether the Synapse that will run starts on a database of this schema, of a `what`, such as a backup.
+    ///
+    /// # Errors
+    /// Terminal, `SchemaTooNew`.
+    pub fn accept(&self, schema: SchemaVersion, present: Present, what: &str) -> Result<()> {
+        match self.synapse_schema {
+            Some(known) => schema::is_known(schema, known, what),
+            None => present.can_be_followed_by(schema, what),
+        }
+    }
+
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
         let mut args = self.administrator.to_args();
