@@ -21,7 +21,7 @@ fn delete(repository: &Repository) -> Program {
 /// A repository with two backups of ours, one of another object, and a file of somebody's.
 async fn shared(name: &str) -> (Database, Repository) {
     let (database, repository) = (Database::of_synapse(name), Repository::new());
-    database.task("backup").repository_of(&repository, "other").with(&["--init"]).run().await.backup();
+    database.task("backup").repository_of(&repository, "other").run().await.backup();
     for _ in 0..2 {
         back_up(&database, &repository).run().await.backup();
     }

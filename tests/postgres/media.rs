@@ -42,7 +42,7 @@ fn put(store: &Path, path: &str, content: &str) {
 pub fn draft(database: &Database, repository: &Repository, attempt: &str) -> Program {
     let (operation, run) = RUN.split_once('.').unwrap();
     let of_run = ["--operation", operation, "--run", run, "--attempt", attempt];
-    back_up(database, repository).with(&["--init", "--draft"]).with(&of_run)
+    back_up(database, repository).with(&["--draft"]).with(&of_run)
 }
 
 pub fn media(store: &Path, repository: &Repository) -> Program {

@@ -33,7 +33,7 @@ pub fn swap(database: &Database, uid: &str) -> Program {
 pub async fn backed_up(name: &str) -> (Database, Repository) {
     let (database, repository) = (Database::of_synapse(name), Repository::new());
     add_one_time_keys(&database);
-    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
     (database, repository)
 }
 
@@ -278,7 +278,7 @@ async fn purges_of_before_do_not_go_on_by_themselves() {
          ('c', 'delete_device_messages', 'scheduled', 0, 'D')",
     );
     let repository = Repository::new();
-    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
     for (uid, wish, status) in [("keep-000001", "keep", "active"), ("cancel-0001", "cancel", "cancelled")] {
         restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await.result();
         let swapped = swap(&database, uid).with(&["--existing", "rename", "--scheduled-tasks", wish]).run().await;
@@ -435,6 +435,7 @@ async fn a_swap_that_is_killed_at_any_moment_leaves_one_whole_database_by_the_ho
         let mut running = swap(&database, uid).with(&["--existing", "rename"]).with(back).start();
         tokio::time::sleep(later).await;
         running.child.kill().await.unwrap();
+        database.server.ends_sessions_of(uid).await;
         assert_eq!(database.sql("SELECT count(*) FROM users"), users, "round {round}");
         let has_keys = database.sql("SELECT count(*) FROM e2e_one_time_keys_json") != "0";
         assert_eq!(has_keys, is_old(), "round {round}");

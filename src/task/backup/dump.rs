@@ -11,7 +11,7 @@ use super::{
     parts::{self, Part},
     rows::{self, Counted, Source},
     stopped,
-    stream::{carry_bytes, carry_rows, output_of},
+    stream::{carry_bytes_unless, carry_rows, output_of},
 };
 use crate::{
     restic::{Repository, Stored},
@@ -59,7 +59,7 @@ impl<'a> Stream<'a> {
             Content::Schema => {
                 let schema = stop.run_until_cancelled(output_of(self.schema(), "pg_dump")).await;
                 let schema = schema.unwrap_or_else(|| Err(stopped()))?;
-                let stored = carry_bytes(&schema, repository.store_stream(&self.file, tags)?).await?;
+                let stored = carry_bytes_unless(stop, &schema, repository.store_stream(&self.file, tags)?).await?;
                 Ok((stored, Counted::new()))
             }
             Content::Rows { part, with_sequences } => {

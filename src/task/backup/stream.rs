@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::mpsc,
     task::JoinHandle,
 };
@@ -53,36 +53,24 @@ pub async fn carry_rows(
     let reading = tokio::task::spawn_blocking(move || {
         rows::read(output, &source, |piece| sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into()))
     });
-    let stops = upload.stops();
-    let stored = tokio::select! {
-        stored = store(&mut pieces, &mut upload) => Some(stored),
-        why = stops => Some(Err(End::GivenUp(why))),
-        () = stop.cancelled() => None,
-    };
+    let fed = feed(&mut upload, stop, async |input| {
+        while let Some(piece) = pieces.recv().await {
+            input.write_all(&piece).await?;
+        }
+        Ok(())
+    })
+    .await;
     // Who still has a piece to give finds nobody.
     drop(pieces);
-    match stored {
-        Some(Ok(())) => match all_read(program, complained, reading).await {
-            Ok(counted) => Ok((upload.finish().await?, counted)),
-            Err(error) => {
-                upload.abandon().await;
-                Err(error)
-            }
-        },
-        Some(Err(End::GivenUp(why))) => {
-            let _ = program.kill().await;
+    if let Err(end) = fed {
+        let _ = program.kill().await;
+        return Err(why(end, upload).await);
+    }
+    match all_read(program, complained, reading).await {
+        Ok(counted) => Ok((upload.finish().await?, counted)),
+        Err(error) => {
             upload.abandon().await;
-            Err(why)
-        }
-        // restic has closed its end.
-        Some(Err(End::Output)) => {
-            let _ = program.kill().await;
-            Err(upload.why_it_ended().await)
-        }
-        None => {
-            let _ = program.kill().await;
-            upload.abandon().await;
-            Err(stopped())
+            Err(error)
         }
     }
 }
@@ -101,15 +89,22 @@ pub async fn output_of(mut command: Command, program: &str) -> Result<Vec<u8>> {
     }
 }
 
-/// Stores a few bytes that are at hand.
+/// Stores what is at hand, and little.
 ///
 /// # Errors
 /// What restic said.
-pub async fn carry_bytes(bytes: &[u8], mut upload: Upload) -> Result<Stored> {
-    let input = upload.input.as_mut().expect("its input is a pipe");
-    match input.write_all(bytes).await {
+pub async fn carry_bytes(bytes: &[u8], upload: Upload) -> Result<Stored> {
+    carry_bytes_unless(&CancellationToken::new(), bytes, upload).await
+}
+
+/// Stores what is at hand, unless `stop` comes first.
+///
+/// # Errors
+/// What restic said, or that it was stopped.
+pub async fn carry_bytes_unless(stop: &CancellationToken, bytes: &[u8], mut upload: Upload) -> Result<Stored> {
+    match feed(&mut upload, stop, async |input| input.write_all(bytes).await).await {
         Ok(()) => upload.finish().await,
-        Err(_) => Err(upload.why_it_ended().await),
+        Err(end) => Err(why(end, upload).await),
     }
 }
 
@@ -121,18 +116,40 @@ fn with_output(mut program: Child) -> io::Result<(Child, File)> {
 
 /// Why not all of it was stored.
 enum End {
-    /// The pipe to restic broke.
-    Output,
+    /// restic has closed its end of the pipe.
+    Closed,
     /// restic comes no further.
     GivenUp(TaskError),
+    Stopped,
 }
 
-async fn store(pieces: &mut mpsc::Receiver<Vec<u8>>, upload: &mut Upload) -> std::result::Result<(), End> {
+/// Writes to restic's input. It may not read at all, while it tries to reach the storage.
+async fn feed(
+    upload: &mut Upload,
+    stop: &CancellationToken,
+    write: impl AsyncFnOnce(&mut ChildStdin) -> io::Result<()>,
+) -> std::result::Result<(), End> {
+    let stops = upload.stops();
     let input = upload.input.as_mut().expect("its input is a pipe");
-    while let Some(piece) = pieces.recv().await {
-        input.write_all(&piece).await.map_err(|_| End::Output)?;
+    tokio::select! {
+        written = write(input) => written.map_err(|_| End::Closed),
+        why = stops => Err(End::GivenUp(why)),
+        () = stop.cancelled() => Err(End::Stopped),
     }
-    Ok(())
+}
+
+async fn why(end: End, upload: Upload) -> TaskError {
+    match end {
+        End::Closed => upload.why_it_ended().await,
+        End::GivenUp(why) => {
+            upload.abandon().await;
+            why
+        }
+        End::Stopped => {
+            upload.abandon().await;
+            stopped()
+        }
+    }
 }
 
 /// Nothing more comes: was it all? Of a program that failed its own words tell why.
