@@ -111,7 +111,14 @@ impl Repository {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
         let word = word.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { environment, secrets, word, cache: scratch.into(), locks_to_read: false, stalled_within: STALLED_WITHIN })
+        Ok(Self {
+            environment,
+            secrets,
+            word,
+            cache: scratch.into(),
+            locks_to_read: false,
+            stalled_within: STALLED_WITHIN,
+        })
     }
 
     /// A word of letters and digits, the same for as long as the Secret is, and known only to who has that.

@@ -22,12 +22,7 @@ use super::{
     restore::{Source, check::Checked, check::check, fill::Filling},
     stopped,
 };
-use crate::{
-    api::verification::MediaCheck,
-    bytes,
-    postgres::programs::Programs,
-    restic::Repository,
-};
+use crate::{api::verification::MediaCheck, bytes, postgres::programs::Programs, restic::Repository};
 
 pub use server::SILENT;
 
