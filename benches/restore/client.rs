@@ -16,8 +16,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// What anybody may ask, and what only a user is told: Synapse looks into its database for it.
 const QUESTIONS: [&str; 2] = ["/_matrix/client/versions", "/_matrix/client/v3/joined_rooms"];
 
+/// What a client without anything of its own asks for.
+const EVERYTHING: &str = "/_matrix/client/v3/sync";
+
 /// A client. Dropped: it asks no more.
 pub struct Client {
+    port: u16,
+    token: String,
     answers: Arc<Mutex<Vec<Instant>>>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -26,7 +31,7 @@ pub struct Client {
 impl Client {
     pub fn new(port: u16, token: &str) -> Self {
         let (answers, is_over) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::<AtomicBool>::default());
-        let questions = QUESTIONS.map(|path| format!("{path}?access_token={token}"));
+        let (token, questions) = (token.to_owned(), QUESTIONS.map(|path| format!("{path}?access_token={token}")));
         let (noted, told) = (answers.clone(), is_over.clone());
         let thread = thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
@@ -36,7 +41,16 @@ impl Client {
                 thread::sleep(PAUSE);
             }
         });
-        Self { answers, is_over, thread: Some(thread) }
+        Self { port, token, answers, is_over, thread: Some(thread) }
+    }
+
+    /// How long a user waits who begins with nothing. Where there is no answer in time, it is asked for again.
+    pub fn takes_everything(&self) -> Duration {
+        let began = Instant::now();
+        while !is_answered(self.port, &format!("{EVERYTHING}?access_token={}", self.token)) {
+            thread::sleep(PAUSE);
+        }
+        began.elapsed()
     }
 
     /// The first answer after a moment, if it has come.

@@ -34,6 +34,7 @@ use ways::{Course, by_hand, synapse_keeper};
 
 const DOWNTIME: &str = "Downtime: the last answer to the first";
 const TOTAL: &str = "From the order to the first answer";
+const SYNC: &str = "The first /sync of everything, after that";
 const OURS: &str = "synapse-keeper, step by step";
 const PEER: &str = "By hand, step by step";
 
@@ -102,6 +103,8 @@ impl Saved {
         table.note(TOTAL, format!("{bytes}: by hand"), "s", peer.total);
         table.note(TOTAL, format!("{bytes}: synapse-keeper"), "s", ours.total);
         table.note(TOTAL, format!("{bytes}: of the time by hand"), "%", 100.0 * ours.total / peer.total);
+        table.note(SYNC, format!("{bytes}: by hand"), "s", peer.everything);
+        table.note(SYNC, format!("{bytes}: synapse-keeper"), "s", ours.everything);
         for (part, way) in [(OURS, ours), (PEER, peer)] {
             for (step, took) in way.steps {
                 table.note(part, format!("{bytes}: {step}"), "s", took.as_secs_f64());
@@ -138,6 +141,7 @@ impl Saved {
     /// What came of it; the database that serves is what was saved.
     fn look(&self, mut homeserver: Homeserver, course: Course) -> Seen {
         let downtime = homeserver.client.outage_at(course.stopped);
+        let everything = homeserver.client.takes_everything();
         homeserver.stop();
         let live = &homeserver.database;
         for table in ["events", "state_groups_state", "users"] {
@@ -148,6 +152,7 @@ impl Saved {
         Seen {
             downtime: downtime.as_secs_f64(),
             total: (course.answered - course.ordered).as_secs_f64(),
+            everything: everything.as_secs_f64(),
             steps: course.steps,
         }
     }
@@ -157,5 +162,6 @@ impl Saved {
 struct Seen {
     downtime: f64,
     total: f64,
+    everything: f64,
     steps: Vec<(&'static str, Duration)>,
 }

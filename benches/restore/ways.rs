@@ -83,8 +83,8 @@ async fn preflight(database: &Database, repository: &Repository, uid: &str) -> V
     found.preflight().arguments["database"].clone()
 }
 
-/// What an administrator does by hand, and at once: nobody has to read or to type anything. No ANALYZE: it would be for the
-/// requests that come later.
+/// What an administrator does by hand, and at once: nobody has to read or to type anything. No ANALYZE, which
+/// users would wait for: it is for the requests that come after the first.
 pub async fn by_hand(homeserver: &mut Homeserver, dump: &Path) -> Course {
     let ordered = Instant::now();
     homeserver.stop();
