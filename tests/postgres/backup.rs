@@ -11,6 +11,8 @@ use crate::support::{Database, Program, Repository, eventually, execute};
 /// The tags of restic's snapshots.
 pub const ALL: &str = "synapse-keeper";
 pub const MANIFEST: &str = "manifest";
+/// Of one backup without media: the schema, two streams of rows and the manifest.
+pub const SNAPSHOTS: usize = 4;
 
 pub fn back_up(database: &Database, repository: &Repository) -> Program {
     database.task("backup").repository(repository)
@@ -97,7 +99,7 @@ async fn everything_comes_back_but_the_one_time_keys() {
     let warnings = &finished.result().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("password outside of the cluster")), "{warnings:?}");
     assert_eq!(repository.snapshots(MANIFEST), std::slice::from_ref(&found.snapshot));
-    assert_eq!(repository.snapshots(ALL).len(), 4, "the schema, two streams of rows and the manifest");
+    assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS);
 
     let restored = restore(&repository, &found.snapshot, "backup_whole_restored");
     assert_eq!(restored.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "0");

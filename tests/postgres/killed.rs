@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, time::Instant};
 use serde_json::Value;
 
 use crate::{
-    backup::{ALL, MANIFEST, back_up},
+    backup::{ALL, MANIFEST, SNAPSHOTS, back_up},
     retain::retain,
     support::{Database, Repository, Running},
     verify::verify,
@@ -68,7 +68,7 @@ async fn a_backup_is_whole_or_it_is_not_there() {
     assert!(cleared.result().summary.contains("of attempts that had failed"), "{cleared:?}");
     let whole = whole_backups(&repository);
     assert!(whole.contains(&first) && whole.contains(&newest), "{whole:?}");
-    assert_eq!(repository.snapshots(ALL).len(), 6 * whole.len(), "nothing of those that were killed is left");
+    assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS * whole.len(), "nothing of those that were killed is left");
     is_sound(&repository);
 }
 
@@ -93,7 +93,7 @@ async fn a_retention_never_tears_a_backup_apart_and_never_takes_the_newest() {
     for (moment, repository) in copies.iter().enumerate() {
         keep_one(moment).run().await.result();
         assert_eq!(whole_backups(repository), std::slice::from_ref(&newest), "moment {moment}");
-        assert_eq!(repository.snapshots(ALL).len(), 6, "moment {moment}");
+        assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS, "moment {moment}");
         is_sound(repository);
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use rustix::process::Signal;
 
 use crate::{
-    backup::{ALL, MANIFEST, back_up, until_dumping},
+    backup::{ALL, MANIFEST, SNAPSHOTS, back_up, until_dumping},
     support::{Database, Program, Repository},
 };
 
@@ -37,7 +37,7 @@ async fn old_backups_go_and_the_rest_is_whole() {
     manifests.sort();
     expected.sort();
     assert_eq!(manifests, expected);
-    assert_eq!(repository.snapshots(ALL).len(), 12, "each is a schema, two streams of rows and a manifest");
+    assert_eq!(repository.snapshots(ALL).len(), 3 * SNAPSHOTS);
     assert_eq!(repository.snapshots("mine").len(), 1);
     let checked = repository.restic(&["check", "--read-data"]);
     assert!(checked.contains("no errors were found"), "{checked}");

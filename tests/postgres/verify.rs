@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use synapse_keeper::task::report::Verdict;
 
 use crate::{
-    backup::{ALL, back_up, mounted_config},
+    backup::{ALL, SNAPSHOTS, back_up, mounted_config},
     media::{draft, media, media_store},
     retain::retain,
     support::{Database, Program, Repository, server},
@@ -85,7 +85,7 @@ async fn a_good_backup_is_found_whole_and_the_repository_remembers_it() {
     let kept = retain(&repository).with(&["--keep-last=1"]).run().await;
     let listed = kept.result().backups.clone().unwrap();
     assert_eq!((listed.count, listed.newest[0].id.as_str()), (1, newest.as_str()));
-    assert_eq!(repository.snapshots(ALL).len(), 7, "six of the backup and its mark: the other's went with it");
+    assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS + 1, "the backup and its mark: the other's went with it");
 }
 
 /// Every file of a repository under these folders, one after the other.

@@ -1,8 +1,8 @@
 //! A backup's database into an empty one: tables, rows, indexes.
 //!
 //! Several streams at once, and indexes after the rows, by PostgreSQL's own programs. The rows go from restic to `psql`
-//! through pipes, unpacked on the way: nothing is put on a disk in between. Nobody uses the database yet, so nobody waits for its disk either
-//! (`synchronous_commit`); what it was filled with is read back and counted afterwards, see [`super::check`].
+//! through pipes, unpacked on the way: nothing is put on a disk in between. Nobody uses the database yet, so nobody waits for
+//! its disk either (`synchronous_commit`); what it was filled with is read back and counted afterwards, see [`super::check`].
 
 use std::{fs::File, path::Path, process::Stdio};
 

@@ -66,9 +66,9 @@ async fn a_release_that_knows_nothing_of_it_sees_no_backup_rather_than_half_of_o
     assert_eq!(stored.len(), 7, "two schemas, two streams of rows each, and the manifest");
     for snapshot in &stored {
         let tags: Vec<&str> = snapshot["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        assert!(tags.contains(&"format=3"), "it would take this for what a failed attempt left: {tags:?}");
+        assert!(tags.contains(&"format=4"), "it would take this for what a failed attempt left: {tags:?}");
     }
-    assert_eq!(manifest(&homeserver.repository, &found.snapshot)["format"], json!(3));
+    assert_eq!(manifest(&homeserver.repository, &found.snapshot)["format"], json!(4));
     assert_eq!(homeserver.repository.snapshots(MANIFEST), [found.snapshot]);
 }
 
