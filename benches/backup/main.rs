@@ -5,6 +5,12 @@
 //! and rows. Each round begins with a new copy of the database and a new repository; what is compared runs one after the
 //! other in the same round.
 
+#[path = "../environment.rs"]
+mod environment;
+#[path = "../manual.rs"]
+mod manual;
+#[path = "../size.rs"]
+mod size;
 #[path = "../../tests/postgres/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests' support: it has more than is wanted here")]
 mod support;
@@ -14,11 +20,13 @@ mod table;
 use std::{
     fs,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
-use support::{Database, PASSWORD, Repository};
+use environment::number;
+use manual::{pg_dump, pg_restore};
+use size::Size;
+use support::{Database, Repository};
 use table::Table;
 
 const TIME: &str = "Backup";
@@ -26,15 +34,11 @@ const BYTES: &str = "Bytes in the repository";
 const RESTORE: &str = "Restore";
 
 fn main() {
-    let number = |name: &str, default: u32| {
-        std::env::var(name)
-            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-    };
-    let (rounds, rooms, events) = (number("ROUNDS", 5), number("ROOMS", 2000), number("EVENTS", 250_000));
+    let (machine, rounds) = (environment::machine(), number("ROUNDS", 5));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let original = Database::of_synapse("bench");
-    inflate(&original, rooms, events);
-    let size = original.sql("SELECT pg_size_pretty(pg_database_size(current_database()))");
+    let size = Size::from_environment();
+    let original = size.database("bench");
+    let bytes = size::of(&original);
     let mut table = Table::default();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
@@ -44,7 +48,9 @@ fn main() {
         runtime.block_on(play(&database, &mut table));
         original.sql(&format!("DROP DATABASE {} WITH (FORCE)", database.name));
     }
-    let text = format!("{rooms} rooms, {events} events, a database of {size}; {rounds} rounds.\n\n{table}");
+    let load = environment::load();
+    let what = format!("- {size}, a database of {bytes}; {rounds} rounds");
+    let text = format!("{machine}- load average at the end: {load}\n{what}\n\n{table}");
     println!("\n{text}");
     fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/backup.md"), text).expect("target/bench/backup.md");
 }
@@ -159,49 +165,6 @@ async fn restore(database: &Database, repository: &Repository, dump: &Path, tabl
     // What follows is about the rows as they were.
     database.server.psql("postgres", &format!("DROP DATABASE {}", database.name));
     database.server.psql("postgres", &format!("ALTER DATABASE {kept} RENAME TO {}", database.name));
-}
-
-fn pg_restore(database: &Database, dump: &Path) {
-    let done = Command::new(database.server.program("pg_restore"))
-        .args(["-j2", "--no-owner", "-U", "synapse", "-h", "127.0.0.1"])
-        .args(["-p", &database.server.port.to_string(), "-d", &database.name])
-        .env("PGPASSWORD", PASSWORD)
-        .arg(dump)
-        .status()
-        .expect("pg_restore");
-    assert!(done.success());
-}
-
-/// As Synapse's manual says, and over the same connection as ours: TCP with TLS, as in a cluster.
-fn pg_dump(database: &Database, path: &Path) {
-    let done = Command::new(database.server.program("pg_dump"))
-        .args(["-Fc", "--exclude-table-data", "e2e_one_time_keys_json", "-U", "synapse", "-f"])
-        .arg(path)
-        .args(["-h", "127.0.0.1", "-p", &database.server.port.to_string(), &database.name])
-        .env("PGPASSWORD", PASSWORD)
-        .status()
-        .expect("pg_dump");
-    assert!(done.success());
-}
-
-/// Years of use.
-fn inflate(database: &Database, rooms: u32, events: u32) {
-    let done = Command::new(database.server.program("psql"))
-        .args(["-X", "-q", "-U", "postgres", "-h", &database.server.socket(), "-p", &database.server.port.to_string()])
-        .args([
-            "-d",
-            &database.name,
-            "-v",
-            "force=1",
-            "-v",
-            &format!("rooms={rooms}"),
-            "-v",
-            &format!("events={events}"),
-        ])
-        .args(["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/homeserver/inflate.sql")])
-        .status()
-        .expect("psql");
-    assert!(done.success());
 }
 
 /// A day's new messages: copies of one row in a hundred under new ids, in the tables that hold most. Before them come ten
