@@ -77,7 +77,7 @@ struct Saved {
 impl Saved {
     async fn new(size: &Size, name: &str) -> Self {
         let original = size.database(name);
-        let (repository, folder) = (Repository::new(), tempfile::tempdir().expect("a directory"));
+        let (repository, folder) = (Repository::not_made(), tempfile::tempdir().expect("a directory"));
         repository.restic(&["init"]);
         original.task("backup").repository(&repository).run().await.backup();
         manual::pg_dump(&original, &folder.path().join("dump"));
