@@ -12,6 +12,7 @@ pub mod error;
 pub mod inspection;
 pub mod metrics;
 pub mod operation;
+pub mod pause;
 pub mod postgres;
 pub mod recipes;
 pub mod requests;

@@ -11,6 +11,7 @@ use crate::{
         operation::StepState,
     },
     operation::observed::{JobLeft, JobState, ObservedJob},
+    pause::doubling,
     task::report::{Report, TaskError},
 };
 
@@ -165,8 +166,7 @@ fn follow(status: &mut BackupStatus, deletion: Deletion, seen: &Seen, now: Times
 /// Another attempt follows, whatever it was: a Secret may come back, and a storage too.
 pub fn fail(status: &mut BackupStatus, seen: &Seen, now: Timestamp, error: &TaskError) -> Action {
     let attempt = status.deletion.as_ref().map_or(1, |deletion| deletion.attempt);
-    let doubled = FIRST_PAUSE * 2_i32.pow(u32::try_from(attempt.clamp(1, 8) - 1).unwrap_or(0));
-    let pause = doubled.min(LONGEST_PAUSE);
+    let pause = doubling(FIRST_PAUSE, attempt).min(LONGEST_PAUSE);
     end(status, StepState::Failed, Some(Time(now + pause)));
     let message = format!(
         "{} The data are not deleted yet; tries again. To let the object go and keep them: {}",

@@ -7,6 +7,7 @@ use super::project;
 use crate::{
     api::synapse::{Inspection, SynapseStatus},
     operation::observed::{JobState, ObservedJob},
+    pause::doubling,
     task::report::{Findings, InspectionFindings, Report, TaskError},
 };
 
@@ -107,8 +108,7 @@ fn due_at(status: &SynapseStatus, last: &Inspection, seen: &Seen) -> Timestamp {
         let wrong_for = project::wrong_since(status).map(|since| finished.duration_since(since));
         return finished + wrong_for.map_or(EVERY, |wrong_for| wrong_for.clamp(WRONG_PAUSE, LONGEST_PAUSE));
     }
-    let doubled = FIRST_PAUSE * 2_i32.pow(u32::try_from(last.failures.clamp(1, 8) - 1).unwrap_or(0));
-    finished + doubled.min(LONGEST_PAUSE)
+    finished + doubling(FIRST_PAUSE, last.failures).min(LONGEST_PAUSE)
 }
 
 fn follow(status: &mut SynapseStatus, mut inspection: Inspection, seen: &Seen, now: Timestamp) -> Action {

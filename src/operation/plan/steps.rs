@@ -15,6 +15,7 @@ use crate::{
         observed::{JobState, ObservedJob, Subject},
         pinned,
     },
+    pause::doubling,
     task::report::{
         ErrorClass::{self, Terminal, Transient},
         Findings, Report, StepResult,
@@ -256,7 +257,7 @@ impl Planner<'_> {
         step.job_uid = None;
         step.gives_way_to = None;
         if class == Transient && step.attempt < ATTEMPTS {
-            let pause = FIRST_PAUSE * 2_i32.pow(step.attempt.clamp(1, 10) as u32 - 1);
+            let pause = doubling(FIRST_PAUSE, step.attempt);
             step.state = StepState::Pending;
             step.retry_at = Some(Time(now + pause));
             let message = format!("{message}. Attempt {} follows", step.attempt + 1);
