@@ -228,10 +228,12 @@ async fn a_lost_connection_leaves_no_backup() {
 #[tokio::test]
 async fn each_mistake_about_the_repository_has_an_answer_of_its_own() {
     let database = Database::of_synapse("backup_mistakes");
-    let repository = Repository::new();
-    let finished = back_up(&database, &repository).run().await;
+    let nowhere = Repository::not_made();
+    let finished = back_up(&database, &nowhere).run().await;
     finished.refused("RepositoryMissing", &["RESTIC_REPOSITORY"]);
-    assert!(!repository.path().exists(), "a mistyped place must not become a repository");
+    assert!(!nowhere.path().exists(), "a mistyped place must not become a repository");
+
+    let repository = Repository::new();
     repository.mount("RESTIC_PASSWORD", "another");
     back_up(&database, &repository).run().await.refused("RepositoryPasswordRefused", &["RESTIC_PASSWORD"]);
     repository.unmount("RESTIC_PASSWORD");
