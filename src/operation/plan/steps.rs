@@ -112,17 +112,15 @@ impl Planner<'_> {
         if !self.observed.claims.is_empty() {
             self.run_mut().claims = claims::pin(&self.observed.claims);
         }
-        let run = self.run_mut();
-        let step = &mut run.steps[index];
-        step.was_unfinished = run.unfinished;
-        run.unfinished |= step.holds;
+        let step = &mut self.run_mut().steps[index];
+        step.never_ran = false;
         step.state = StepState::Running;
         step.attempt += 1;
         step.job_uid = None;
         step.retry_at = None;
         step.started_at = Some(now);
         // The Lease must say it before the Job can do it.
-        let action = if step.holds { Action::PublishCounts } else { Action::CreateJob(index) };
+        let action = if self.put_in_doubt(index) { Action::PublishCounts } else { Action::CreateJob(index) };
         Some((action, self.step_headline(index, "its Job starts")))
     }
 
@@ -313,9 +311,7 @@ impl Planner<'_> {
             step.message = None;
             step.result = Some(result.after(step.result.take()));
         }
-        // What was wanted is there, or what it was to be is taken back.
-        let run = self.run_mut();
-        run.unfinished &= run.next_step().is_some();
+        self.put_beyond_doubt(index);
         Some((Action::Continue, self.step_headline(index, "done")))
     }
 

@@ -3,7 +3,7 @@
 
 use super::{
     Action, plan,
-    simulation::{Moment, World},
+    simulation::{Moment, Work, World},
 };
 use crate::{
     api::{
@@ -24,11 +24,11 @@ fn state(world: &World, name: &str) -> Option<StepState> {
 /// The step that holds is under way.
 fn filling() -> World {
     let mut world = World::new(FULL);
-    world.holds = true;
+    world.work = Work::InPlace;
     go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
     world.leaves_half();
     go_on_until(&mut world, |world| {
-        state(world, "vacuum-1") == Some(StepState::Running) && world.observe().job.is_some()
+        state(world, "vacuum-1") == Some(StepState::Running) && world.observe().job.is_some_and(|job| job.started)
     });
     world
 }
@@ -161,7 +161,7 @@ fn a_deleted_object_does_not_leave_half_a_database() {
 #[test]
 fn what_a_pod_never_became_ready_with_is_not_emptied() {
     let mut world = World::new(FULL);
-    world.holds = true;
+    world.work = Work::InPlace;
     go_on_until(&mut world, |world| state(world, "vacuum-1") == Some(StepState::Running));
     world.does_not_start = true;
     world.leave_in_peace();
