@@ -181,6 +181,11 @@ fn any_objects(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "array", "items": any_object(generator)})
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -238,6 +243,9 @@ pub struct StepStatus {
     /// Counts from 1; part of the Job's name.
     #[serde(default)]
     pub attempt: i32,
+    /// How often this attempt's Job was asked for: more than once, where one may have come and gone unseen.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub asked: i32,
     /// UID of this attempt's Job, once it was seen. With it, a missing Job was deleted; without it, it was never made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_uid: Option<String>,

@@ -104,6 +104,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         never_ran: false,
         state: StepState::Pending,
         attempt: 0,
+        asked: 0,
         job_uid: None,
         started_at: None,
         finished_at: None,

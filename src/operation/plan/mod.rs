@@ -7,6 +7,8 @@
 mod ending;
 mod idle;
 #[cfg(test)]
+mod in_doubt_tests;
+#[cfg(test)]
 mod simulation;
 mod steps;
 mod stop;

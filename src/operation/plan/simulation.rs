@@ -13,13 +13,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use self::world::{DECIDING, OPTIONAL, SimLease, SimWorkload};
 pub(super) use self::{
     databases::{Pair, Work},
-    world::{Moment, World},
-};
-use self::{
     jobs::Fate,
-    world::{DECIDING, OPTIONAL, SimLease, SimWorkload},
+    world::{Moment, World},
 };
 use crate::api::operation::{Outcome, Run, StepState};
 

@@ -113,15 +113,22 @@ impl Planner<'_> {
             self.run_mut().claims = claims::pin(&self.observed.claims);
         }
         let step = &mut self.run_mut().steps[index];
-        step.never_ran = false;
+        (step.asked, step.never_ran) = (0, false);
         step.state = StepState::Running;
         step.attempt += 1;
         step.job_uid = None;
         step.retry_at = None;
         step.started_at = Some(now);
         // The Lease must say it before the Job can do it.
-        let action = if self.put_in_doubt(index) { Action::PublishCounts } else { Action::CreateJob(index) };
-        Some((action, self.step_headline(index, "its Job starts")))
+        if self.put_in_doubt(index) {
+            return Some((Action::PublishCounts, self.step_headline(index, "its Job starts")));
+        }
+        Some(self.ask_for_job(index))
+    }
+
+    fn ask_for_job(&mut self, index: usize) -> Next {
+        self.run_mut().steps[index].asked += 1;
+        (Action::CreateJob(index), self.step_headline(index, "its Job starts"))
     }
 
     /// Takes the Job's result, or waits for it.
@@ -132,9 +139,7 @@ impl Planner<'_> {
         let Some(job) = self.observed.job.clone() else {
             return match self.run().steps[index].job_uid {
                 // Its UID was never seen: the one before us died before it had created it, or before it had seen it.
-                None => self
-                    .wait_for_task_pods(index)
-                    .or_else(|| Some((Action::CreateJob(index), self.step_headline(index, "its Job starts")))),
+                None => self.wait_for_task_pods(index).or_else(|| Some(self.ask_for_job(index))),
                 Some(_) => self.try_again(
                     index,
                     Transient,

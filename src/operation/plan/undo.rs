@@ -51,7 +51,7 @@ impl Planner<'_> {
     pub(super) fn learn_from_stopped(&mut self, index: usize, job: &ObservedJob) {
         self.learn_what_is_left(index, job.report.as_ref().filter(|report| report.error.is_some()));
         let step = &mut self.run_mut().steps[index];
-        let has_not_run = job.state == JobState::Active && !job.started;
+        let has_not_run = job.state == JobState::Active && !job.started && step.asked == 1;
         step.never_ran = has_not_run && (step.never_ran || job.deleted_at.is_none());
     }
 

@@ -3,7 +3,7 @@
 
 use super::{
     Action, plan,
-    simulation::{Moment, Work, World},
+    simulation::{Fate, Moment, Work, World},
 };
 use crate::{
     api::{
@@ -26,7 +26,7 @@ fn filling() -> World {
     let mut world = World::new(FULL);
     world.work = Work::InPlace;
     go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
-    world.leaves_half();
+    world.next_fate = Fate::LeavesHalf;
     go_on_until(&mut world, |world| {
         state(world, "vacuum-1") == Some(StepState::Running) && world.observe().job.is_some_and(|job| job.started)
     });

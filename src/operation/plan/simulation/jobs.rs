@@ -6,7 +6,7 @@ use super::world::World;
 use crate::{api::operation::StepState, operation::observed::JobState, task::report::Leaves};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Fate {
+pub(in crate::operation::plan) enum Fate {
     Succeeds,
     Transient,
     Terminal,
@@ -51,16 +51,6 @@ impl World {
     /// As long as this holds, Jobs end like that.
     pub(in crate::operation::plan) fn jobs_do_well(&mut self) {
         self.all_fail = false;
-    }
-
-    /// The next Job does half of what it should, and cannot take it back.
-    pub(in crate::operation::plan) fn leaves_half(&mut self) {
-        self.next_fate = Fate::LeavesHalf;
-    }
-
-    /// No Pod comes to run, of any Job that begins from now on.
-    pub(in crate::operation::plan) fn next_never_starts(&mut self) {
-        self.next_fate = Fate::NeverStarts;
     }
 
     pub(super) fn offline_job_runs(&self) -> bool {
@@ -132,7 +122,7 @@ impl World {
     }
 
     /// Somebody deletes all Jobs. What nobody has seen may have begun all the same.
-    pub(super) fn lose_jobs(&mut self) {
+    pub(in crate::operation::plan) fn lose_jobs(&mut self) {
         if self.jobs.values().any(|job| job.state == JobState::Active) {
             self.lingers = 15;
         }

@@ -57,6 +57,11 @@ impl SimWorkload {
     pub(in crate::operation::plan) fn role(&self) -> Role {
         self.role
     }
+
+    /// Somebody gives it what it had.
+    pub(in crate::operation::plan) fn start(&mut self) {
+        self.replicas = Some(self.original);
+    }
 }
 
 pub(in crate::operation::plan) struct World {
@@ -79,7 +84,7 @@ pub(in crate::operation::plan) struct World {
     pub(super) jobs: BTreeMap<(String, i32), SimJob>,
     /// Seconds that the Pod of a Job that somebody deleted still runs.
     pub(super) lingers: i64,
-    pub(super) next_fate: Fate,
+    pub(in crate::operation::plan) next_fate: Fate,
     pub(super) volume_wanted: bool,
     pub(super) uninstalling: bool,
     pub(in crate::operation::plan) now: Timestamp,
