@@ -181,11 +181,6 @@ fn any_objects(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "array", "items": any_object(generator)})
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
-fn is_zero(number: &i32) -> bool {
-    *number == 0
-}
-
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -236,16 +231,13 @@ pub struct StepStatus {
     /// What became of the attempts before this one was not known either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was_in_doubt: bool,
-    /// This attempt's Job was stopped, and its Pod has never been seen to run.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub never_ran: bool,
     pub state: StepState,
     /// Counts from 1; part of the Job's name.
     #[serde(default)]
     pub attempt: i32,
-    /// How often this attempt's Job was asked for: more than once, where one may have come and gone unseen.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub asked: i32,
+    /// What is known of this attempt's Pod. Absent: its Job was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodTrace>,
     /// UID of this attempt's Job, once it was seen. With it, a missing Job was deleted; without it, it was never made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_uid: Option<String>,
@@ -276,6 +268,17 @@ pub enum DatabaseAccess {
     Connection,
     /// Also how much disk is free: `postgres.dataVolume` is mounted, on the node that has it.
     WithDisk,
+}
+
+/// What is known of the Pod of a Job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PodTrace {
+    /// Its Job was asked for once, and it has not been seen to run.
+    Asked,
+    /// It was seen to run, or its Job was asked for again, and one may have come and gone unseen.
+    MayHaveRun,
+    /// It had not run when its Job was being deleted: no kubelet starts it any more.
+    NeverRan,
 }
 
 /// Where a step is.

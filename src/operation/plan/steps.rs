@@ -8,7 +8,7 @@ use crate::{
     api::{
         Duration,
         downtime::Downtime,
-        operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus, restart_reserve},
+        operation::{Cursor, PinnedSynapse, PodTrace, StepPlan, StepState, StepStatus, restart_reserve},
     },
     operation::{
         claims, job,
@@ -113,7 +113,7 @@ impl Planner<'_> {
             self.run_mut().claims = claims::pin(&self.observed.claims);
         }
         let step = &mut self.run_mut().steps[index];
-        (step.asked, step.never_ran) = (0, false);
+        step.pod = None;
         step.state = StepState::Running;
         step.attempt += 1;
         step.job_uid = None;
@@ -127,7 +127,8 @@ impl Planner<'_> {
     }
 
     fn ask_for_job(&mut self, index: usize) -> Next {
-        self.run_mut().steps[index].asked += 1;
+        let step = &mut self.run_mut().steps[index];
+        step.pod = Some(if step.pod.is_none() { PodTrace::Asked } else { PodTrace::MayHaveRun });
         (Action::CreateJob(index), self.step_headline(index, "its Job starts"))
     }
 
@@ -154,6 +155,7 @@ impl Planner<'_> {
             return self.give_up(index, "JobNameTaken", Terminal, message);
         }
         self.run_mut().steps[index].job_uid = Some(job.uid.clone());
+        self.trace_pod(index, &job);
         match &job.state {
             JobState::Active => self.watch_start(index, &job),
             JobState::Complete => match &job.report {

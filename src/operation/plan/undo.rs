@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, Phase, Planner};
 use crate::{
-    api::operation::{Run, StepState, Undo},
+    api::operation::{PodTrace, Run, StepState, Undo},
     operation::{
         observed::{JobState, LeaseState, ObservedJob},
         pinned,
@@ -47,18 +47,26 @@ impl Planner<'_> {
         }
     }
 
-    /// Takes from a Job that is being stopped what can be seen before it is gone.
+    /// Takes from a Job that is stopped what can be seen before it is gone.
     pub(super) fn learn_from_stopped(&mut self, index: usize, job: &ObservedJob) {
         self.learn_what_is_left(index, job.report.as_ref().filter(|report| report.error.is_some()));
-        let step = &mut self.run_mut().steps[index];
-        let has_not_run = job.state == JobState::Active && !job.started && step.asked == 1;
-        step.never_ran = has_not_run && (step.never_ran || job.deleted_at.is_none());
+        self.trace_pod(index, job);
     }
 
-    /// The Job is gone, and its Pod with it: no kubelet starts one that was deleted. One that had not run by then never has.
+    /// Notes what a look at the Job says of its Pod.
+    pub(super) fn trace_pod(&mut self, index: usize, job: &ObservedJob) {
+        let step = &mut self.run_mut().steps[index];
+        if job.started || job.state != JobState::Active {
+            step.pod = Some(PodTrace::MayHaveRun);
+        } else if job.deleted_at.is_some() && step.pod == Some(PodTrace::Asked) {
+            step.pod = Some(PodTrace::NeverRan);
+        }
+    }
+
+    /// The Job is gone, and its Pod with it. One that had not run by then never has.
     pub(super) fn learn_from_gone(&mut self, index: usize) {
         let run = self.run_mut();
-        if can_be_in_doubt(run, index) && run.steps[index].never_ran {
+        if can_be_in_doubt(run, index) && run.steps[index].pod == Some(PodTrace::NeverRan) {
             run.in_doubt = run.steps[index].was_in_doubt;
         }
     }
