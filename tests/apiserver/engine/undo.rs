@@ -29,6 +29,7 @@ tests![
     a_swap_that_died_without_a_word_is_taken_back_before_any_pod_comes,
     a_swap_that_is_stopped_is_taken_back_whoever_is_killed_and_whatever_is_deleted,
     a_swap_that_has_done_nothing_and_says_so_is_not_taken_back,
+    a_swap_whose_pod_never_ran_is_not_taken_back,
     two_databases_that_may_be_out_of_step_keep_their_homeserver_down,
     one_database_is_whole_whichever_it_is_and_is_served,
 ];
@@ -134,6 +135,18 @@ async fn a_swap_that_has_done_nothing_and_says_so_is_not_taken_back(stage: Arc<S
     says(&fails(&world).await, "Contested", &["somebody is there"]);
     world.assert_homeserver_is_back().await;
     assert!(!world.place.ledger.entries().iter().any(began(takes_back)), "{}", world.place.ledger);
+}
+
+/// Nor would the undo's run.
+async fn a_swap_whose_pod_never_ran_is_not_taken_back(stage: Arc<Stage>, test: &'static str) {
+    let world = with_mas(&stage, test).await;
+    world.play(ends(Fate::NoImage, Some(Fate::NoImage)));
+    let _operator = world.operator();
+    world.apply(&restore("from: {repository: {secretName: s3}}\n  jobs: {startWithin: 2s}")).await;
+    let ended = until_ended(&world).await.history.swap_remove(0);
+    says(&ended, "PodDoesNotStart", &["ImagePullBackOff"]);
+    world.assert_homeserver_is_back().await;
+    assert_eq!(world.generations().await, [3, 3, 1, 3], "down once, and up once");
 }
 
 async fn two_databases_that_may_be_out_of_step_keep_their_homeserver_down(stage: Arc<Stage>, test: &'static str) {

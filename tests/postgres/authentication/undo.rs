@@ -99,6 +99,17 @@ async fn what_fails_says_whether_the_two_are_in_step() {
 }
 
 #[tokio::test]
+async fn a_new_restore_mends_two_that_are_out_of_step() {
+    let homeserver = Homeserver::on_two_servers("mas_mends").backed_up().await;
+    homeserver.restore("mends-mas-1").run().await.result();
+    homeserver.kill_in_between(homeserver.swap("mends-mas-1"), true).await;
+    homeserver.restore("mends-mas-2").run().await.result();
+    homeserver.swap("mends-mas-2").run().await.result();
+    assert_eq!(homeserver.are_old(), (false, false));
+    assert_eq!(homeserver.mas.sql("SELECT count(*) FROM compat_access_tokens"), "200");
+}
+
+#[tokio::test]
 async fn on_one_server_too_an_undo_finds_out_what_there_is_to_do() {
     let homeserver = Homeserver::on_one_server("mas_undo_one").backed_up().await;
     let uid = "undo-one-01";
