@@ -11,6 +11,7 @@ mod kubectl;
 
 mod alone;
 mod audit;
+mod authentication;
 mod backup;
 mod bad_input;
 mod drill;

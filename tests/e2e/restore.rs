@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    audit, homeserver,
+    audit, authentication, homeserver,
     kubectl::run,
     person::Person,
     s3,
@@ -64,9 +64,13 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     alice.says("before the backup");
     let cat = alice.shares("a photo of the cat");
     world.apply_file("examples/synapse.yaml");
+    authentication::stands_beside(&world);
+    authentication::is_used(&world);
     world.apply(BACKUP);
     let backup = world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
-    assert!(backup["status"]["snapshots"][0]["mediaBytes"].as_i64() > Some(0), "{:#}", backup["status"]);
+    let stored = &backup["status"]["snapshots"][0];
+    assert!(stored["mediaBytes"].as_i64() > Some(0), "{stored:#}");
+    assert!(stored["authenticationApartSeconds"].as_f64() < Some(60.0), "{stored:#}");
     let told = text(&backup["status"]["history"][0]["message"]);
     assert!(told.contains("files of media"), "{told}");
     assert!(backup["status"]["run"]["window"].is_null(), "the homeserver was taken down for a backup");
@@ -75,6 +79,7 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     let lost = file_of(&cat);
     world.kubectl(&["exec", "synapse-main-0", "--", "rm", &lost]);
     let bob = Person::sign_up(&world, "bob");
+    authentication::somebody_signs_in(&world, "bob");
     let newest = "SELECT max(stream_ordering) FROM events";
     let before: i64 = world.sql(newest).parse().unwrap();
 
@@ -98,6 +103,8 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     world.kubectl(&["exec", "synapse-main-0", "--", "test", "-e", &file_of(&dog)]);
     let refused = bob.looks().unwrap_err();
     assert!(refused.contains("401"), "{refused}");
+    assert!(!authentication::knows(&world, "bob") && authentication::knows(&world, "user1"), "both or neither");
+    authentication::serves(&world);
     alice.says("after the restore");
     assert!(world.sql(newest).parse::<i64>().unwrap() > before + 1_000_000, "positions were handed out twice");
     let shown = world.kubectl(&["get", "synrs", "-o", "wide"]);
@@ -160,6 +167,7 @@ fn what_is_lost_comes_back_from_the_repository_alone(world: &World, alice: &Pers
     // It starts, and makes tables of its own.
     serves(world);
     world.apply_file("examples/synapse.yaml");
+    authentication::stands_beside(world);
     let example = include_str!("../../examples/restore-disaster.yaml");
     world.apply(example.rsplit("---").next().unwrap());
     let done = world.wait_phase_of("synrs/after-the-fire", "Succeeded");
@@ -168,6 +176,7 @@ fn what_is_lost_comes_back_from_the_repository_alone(world: &World, alice: &Pers
     assert_eq!(alice.looks().expect("the token of before"), (vec!["before the backup".to_owned()], 0));
     assert_eq!(alice.sees(cat).expect("it is back"), "a photo of the cat");
     alice.says("after the fire");
+    assert!(authentication::knows(world, "user1") && !authentication::knows(world, "bob"), "both or neither");
     let keys = "SELECT DISTINCT jsonb_object_keys(json::jsonb -> 'signatures' -> 'example.org') FROM event_json";
     assert_eq!(world.sql(keys), "ed25519:a_demo", "another key would make it another homeserver");
     audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
@@ -190,6 +199,8 @@ while True:
         print(error, flush=True)
     time.sleep(1)
 ";
+
+const NO_ADMINISTRATOR: &str = r#"[{"op": "remove", "path": "/spec/postgres/adminCredentials"}]"#;
 
 #[test]
 fn what_synapse_does_not_start_with_is_taken_back() {
@@ -226,5 +237,36 @@ fn what_synapse_does_not_start_with_is_taken_back() {
     assert_eq!(failed["status"]["restored"], Value::Null);
     assert_eq!(world.sql(oid), before, "it is the old one again");
     world.assert_untouched_or_restored();
+
+    for main in ["synapse-main", "synapse-worker"] {
+        world.kubectl(&["rollout", "undo", &format!("deployment/{main}")]);
+        world.kubectl(&["rollout", "status", &format!("deployment/{main}"), "--timeout=4m"]);
+    }
+    where_no_role_may_make_a_database_it_comes_back_into_the_empty_one(&world);
     audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));
+}
+
+fn where_no_role_may_make_a_database_it_comes_back_into_the_empty_one(world: &World) {
+    let users = "SELECT string_agg(name, ' ' ORDER BY name) FROM users";
+    let (before, oid) = (world.sql(users), "SELECT oid FROM pg_database WHERE datname = 'synapse'");
+    world.kubectl(&["patch", "synapse", "example", "--type=json", "-p", NO_ADMINISTRATOR]);
+    let example = include_str!("../../examples/restore-without-createdb.yaml");
+    let restore = example.replace("name: nightly", "name: before-the-upgrade");
+    world.apply(&restore.replace("name: after-the-move", "name: too-early"));
+    let refused = world.wait_phase_of("synrs/too-early", "Failed");
+    assert_eq!(condition(&refused, "Ready")["reason"], "DatabaseInUse", "{:#}", refused["status"]);
+    assert!(refused["status"]["run"]["window"].is_null(), "a refusal touches no replica");
+    assert_eq!(world.sql(users), before);
+
+    world.sql_in("postgres", "DROP DATABASE synapse WITH (FORCE)");
+    world.sql_in("postgres", "CREATE DATABASE synapse OWNER synapse TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'");
+    let empty = world.sql(oid);
+    world.apply(&restore);
+    let done = world.wait_phase_of("synrs/after-the-move", "Succeeded");
+    assert_eq!(done["status"]["restored"]["kept"], Value::Null, "{:#}", done["status"]);
+    assert_eq!(world.sql(oid), empty, "into that one, and no other");
+    assert_eq!(world.sql(users), before);
+    assert_eq!(world.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "0");
+    world.sql("SET ROLE synapse; CREATE TABLE may_write (a int)");
+    world.assert_untouched_or_restored();
 }

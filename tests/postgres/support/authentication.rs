@@ -1,11 +1,11 @@
-//! A database of the Matrix Authentication Service: in its shape, not made by it (`authentication.sql`).
+//! A database of the Matrix Authentication Service: in its shape, not made by it (`tests/support/authentication.sql`).
 
 use super::{Database, PASSWORD, Program, Server};
 
 /// Its locale: another than Synapse's.
 pub const LOCALE: &str = "C.UTF-8";
 
-const SCHEMA: &str = include_str!("authentication.sql");
+const SCHEMA: &str = include_str!("../../support/authentication.sql");
 
 impl Database {
     /// One with users and sessions, of the role `mas`.
