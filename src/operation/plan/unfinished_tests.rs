@@ -137,6 +137,19 @@ fn one_that_fails_before_it_begins_leaves_it_as_it_was_for_the_next() {
 }
 
 #[test]
+fn it_is_unfinished_again_when_the_swap_is_taken_back_that_was_to_mend_it() {
+    let mut world = kept_down();
+    world.work = Work::Swap;
+    world.another("uid-2", true);
+    go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
+    world.next_fate = Fate::LeavesHalf;
+    world.leave_in_peace();
+    assert_eq!(state(&world, UNDO), Some(StepState::Succeeded));
+    assert_eq!(reason(&world), (Outcome::Failed, Some("DatabaseUnfinished")));
+    assert!(world.is_kept_down() && world.workloads.iter().all(|one| one.is_down()));
+}
+
+#[test]
 fn who_does_not_restore_waits_and_says_for_what() {
     let mut world = kept_down();
     world.another("uid-2", false);

@@ -58,6 +58,10 @@ impl SimWorkload {
         self.role
     }
 
+    pub(in crate::operation::plan) fn is_down(&self) -> bool {
+        self.replicas == Some(0)
+    }
+
     /// Somebody gives it what it had.
     pub(in crate::operation::plan) fn start(&mut self) {
         self.replicas = Some(self.original);
