@@ -14,8 +14,8 @@ test: ## All tests, tier after tier (TIERS="unit chart" for some)
 	@tests/run $(TIERS)
 
 .PHONY: bench
-bench: ## The operator's footprint, and backups beside pg_dump (BENCH=backup for one)
-	@set -e; for bench in $(or $(BENCH),footprint backup); do tests/bench/run $$bench; done
+bench: ## The operator's footprint, backups and restores beside pg_dump and pg_restore (BENCH=backup for one)
+	@set -e; for bench in $(or $(BENCH),footprint backup restore); do tests/bench/run $$bench; done
 
 .PHONY: generate
 generate: ## Make the CRDs from the types

@@ -5,6 +5,8 @@
 //! the operator asked for is read from the API server's audit log, when something happened from watches of ours.
 
 mod audit;
+#[path = "../environment.rs"]
+mod environment;
 mod idle;
 mod objects;
 mod operation;
@@ -29,7 +31,7 @@ fn main() {
     }));
     let settings = Settings::from_environment();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let machine = settings::machine();
+    let machine = environment::machine();
     let mut table = Table::default();
     for round in 1..=settings.rounds {
         eprintln!("round {round} of {}", settings.rounds);

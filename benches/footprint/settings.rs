@@ -1,8 +1,8 @@
 //! What is measured, and on what.
 
-use std::{env, fmt::Write, fs, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
-use jiff::Timestamp;
+use crate::environment::{load, number};
 
 /// From the environment; see `tests/bench/run`.
 pub struct Settings {
@@ -47,27 +47,6 @@ fn pair(text: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
-fn number(name: &str, default: usize) -> usize {
-    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-/// Date, machine, and how busy it was: to be taken before the first round.
-pub fn machine() -> String {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let models: Vec<&str> = cpus
-        .lines()
-        .filter_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map(|(_, name)| name)
-        .collect();
-    let commit = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    let commit = commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    let mut text = String::new();
-    let _ = writeln!(text, "- {}, commit {commit}", Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"));
-    let _ = writeln!(text, "- {} × {}", models.len(), models.first().unwrap_or(&"a CPU without a name"));
-    let _ = writeln!(text, "- load average at the start: {}", load());
-    text
-}
-
 /// What was measured, and how busy the machine was: to be taken at the end.
 pub fn said(settings: &Settings) -> String {
     let Settings { rounds, objects, foreign, operations, idle, rest, .. } = settings;
@@ -77,9 +56,4 @@ pub fn said(settings: &Settings) -> String {
          scheduled objects, {foreign} foreign ones; memory is read after {rest:?} of rest, idleness is watched for {idle:?}\n",
         load()
     )
-}
-
-fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }

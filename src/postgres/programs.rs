@@ -24,7 +24,7 @@ const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub struct Programs {
     /// `None`: on the PATH.
     directory: Option<PathBuf>,
-    /// `pg_dump` takes `--restrict-key`: new in 14.19, 15.14, 16.10, 17.6 and 18.
+    /// `pg_dump` takes `--restrict-key` and `psql` knows `\restrict`: new in 14.19, 15.14, 16.10, 17.6 and 18.
     pub takes_restrict_key: bool,
 }
 

@@ -36,30 +36,44 @@ impl Repository {
     /// # Errors
     /// Transient, `RepositoryLocked`, if somebody works on it for longer.
     pub async fn wait_for_locks(&self, wants: Wants) -> Result<()> {
+        let locks = self.locks().await?;
+        self.wait_for(locks, wants).await
+    }
+
+    /// The same, where it is known which locks there were a moment ago.
+    pub(super) async fn wait_for(&self, mut locks: Vec<String>, wants: Wants) -> Result<()> {
         let began = Instant::now();
-        while let Some(Lock { hostname, .. }) = self.in_the_way(wants).await? {
+        while let Some(Lock { hostname, .. }) = self.in_the_way(&locks, wants).await {
             if began.elapsed() > HEALS_WITHIN {
                 return Err(errors::locked(&hostname, HEALS_WITHIN));
             }
             self.remove_dead_locks().await?;
-            if self.in_the_way(wants).await?.is_some() {
+            locks = self.locks().await?;
+            if self.in_the_way(&locks, wants).await.is_some() {
                 progress(&format!("waits for the lock that {hostname} holds on the repository"));
                 tokio::time::sleep(LOOK_EVERY).await;
+                locks = self.locks().await?;
             }
         }
         Ok(())
     }
 
-    async fn in_the_way(&self, wants: Wants) -> Result<Option<Lock>> {
-        for id in self.ask(&["list", "locks", "--no-lock"]).await?.split_whitespace() {
+    /// The names of all locks. Without a lock, so that it need not wait for a prune.
+    pub(super) async fn locks(&self) -> Result<Vec<String>> {
+        let listed = self.ask(&["list", "locks", "--no-lock"]).await?;
+        Ok(listed.split_whitespace().map(str::to_owned).collect())
+    }
+
+    async fn in_the_way(&self, locks: &[String], wants: Wants) -> Option<Lock> {
+        for id in locks {
             // It may be gone by now.
             let Ok(json) = self.ask(&["cat", "lock", id, "--no-lock"]).await else { continue };
             let Ok(lock) = serde_json::from_str::<Lock>(&json) else { continue };
             if lock.exclusive || wants == Wants::ToTakeAway {
-                return Ok(Some(lock));
+                return Some(lock);
             }
         }
-        Ok(None)
+        None
     }
 
     async fn remove_dead_locks(&self) -> Result<()> {

@@ -19,5 +19,5 @@ pub use files::{File, Refused, RestoredFiles, StoredFiles};
 pub use list::Listed;
 pub use locks::Wants;
 pub use lookup::StoredFile;
-pub use repository::{Opened, Repository};
+pub use repository::Repository;
 pub use upload::{Stored, Upload, collect};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::Command,
@@ -57,23 +57,10 @@ pub struct Repository {
     cache: PathBuf,
     /// What must not be repeated, whoever says it.
     secrets: Vec<String>,
+    word: String,
     /// A prune waits until what is read has been read.
     locks_to_read: bool,
     stalled_within: Duration,
-}
-
-/// A repository that can be written to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// restic's own name for it: random, the same for ever, and known only to who can read it.
-    pub id: String,
-    /// It was not there before.
-    pub is_new: bool,
-}
-
-#[derive(Deserialize)]
-struct Config {
-    id: String,
 }
 
 impl Repository {
@@ -99,8 +86,10 @@ impl Repository {
         keys.sort();
         let mut environment = Vec::new();
         let mut secrets = Vec::new();
+        let mut word = Sha256::new();
         for key in &keys {
             let path = directory.join(key);
+            word.update(fs::read(&path).map_err(|error| missing(&format!("{key}: {error}")))?);
             match key.as_str() {
                 CA => environment.push(("RESTIC_CACERT".into(), path.into())),
                 "RESTIC_PASSWORD" => environment.push(("RESTIC_PASSWORD_FILE".into(), path.into())),
@@ -121,7 +110,20 @@ impl Repository {
         if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
             return Err(missing("the key RESTIC_PASSWORD"));
         }
-        Ok(Self { environment, secrets, cache: scratch.into(), locks_to_read: false, stalled_within: STALLED_WITHIN })
+        let word = word.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self {
+            environment,
+            secrets,
+            word,
+            cache: scratch.into(),
+            locks_to_read: false,
+            stalled_within: STALLED_WITHIN,
+        })
+    }
+
+    /// A word of letters and digits, the same for as long as the Secret is, and known only to who has that.
+    pub fn word(&self) -> &str {
+        &self.word
     }
 
     /// An upload or a restore of files is given up when it complains and comes no further within this time.
@@ -137,28 +139,28 @@ impl Repository {
         Self { locks_to_read: true, ..self }
     }
 
-    /// Makes sure that the repository is there and can be opened. Only where `may_make_it` is it made: a mistyped bucket
-    /// must not become a new, good and empty repository.
+    /// Makes sure that the repository is there and can be opened. Changes nothing.
     ///
     /// # Errors
     /// Terminal: `RepositoryMissing`, `RepositoryPasswordRefused`. Transient: `RepositoryUnreachable`.
-    pub async fn open(&self, may_make_it: bool) -> Result<Opened> {
-        match self.id().await {
-            Ok(id) => Ok(Opened { id, is_new: false }),
+    pub async fn look(&self) -> Result<()> {
+        self.locks().await.map(drop)
+    }
+
+    /// Makes sure that something can be added: the repository is there, can be opened, and nobody takes anything away. Only
+    /// where `may_make_it` is it made: a mistyped bucket must not become a new, good and empty repository. True: it was.
+    ///
+    /// # Errors
+    /// Those of [`Self::look`] and of [`Self::wait_for_locks`].
+    pub async fn open(&self, may_make_it: bool) -> Result<bool> {
+        // One question for all: each call of restic derives the key anew, which takes half a second of a core.
+        match self.locks().await {
+            Ok(locks) => self.wait_for(locks, Wants::ToAdd).await.map(|()| false),
             Err(error) if may_make_it && error.reason == errors::MISSING => {
-                self.run(&["init"], ANSWER_WITHIN).await?;
-                Ok(Opened { id: self.id().await?, is_new: true })
+                self.run(&["init"], ANSWER_WITHIN).await.map(|_| true)
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Without a lock, so that it need not wait for a prune.
-    async fn id(&self) -> Result<String> {
-        let config = self.run(&["cat", "config", "--no-lock"], ANSWER_WITHIN).await?;
-        serde_json::from_str::<Config>(&config).map(|config| config.id).map_err(|error| {
-            TaskError::terminal("ResticFailed", format!("restic cat config gave no repository's id: {error}."))
-        })
     }
 
     /// Begins to store what will be written to [`Upload::input`], as a file of this name in a snapshot of its own.
@@ -166,8 +168,20 @@ impl Repository {
     /// # Errors
     /// restic cannot be started.
     pub fn store_stream(&self, name: &str, tags: &[String]) -> Result<Upload> {
+        self.store(name, tags, &[])
+    }
+
+    /// The same with what is compressed already: restic would try it again, and take longer than for all the rest.
+    ///
+    /// # Errors
+    /// restic cannot be started.
+    pub fn store_compressed_stream(&self, name: &str, tags: &[String]) -> Result<Upload> {
+        self.store(name, tags, &["--compression", "off"])
+    }
+
+    fn store(&self, name: &str, tags: &[String], compression: &[&str]) -> Result<Upload> {
         let mut command = self.telling_command();
-        command.args(["backup", "--json", "--retry-lock", RETRY_LOCK]);
+        command.args(["backup", "--json", "--retry-lock", RETRY_LOCK]).args(compression);
         command.args(["--stdin", "--stdin-filename", name]).stdin(Stdio::piped());
         for tag in tags {
             command.args(["--tag", tag]);

@@ -11,6 +11,8 @@ use crate::support::{Database, Program, Repository, eventually, execute};
 /// The tags of restic's snapshots.
 pub const ALL: &str = "synapse-keeper";
 pub const MANIFEST: &str = "manifest";
+/// Of one backup without media: the schema, two streams of rows and the manifest.
+pub const SNAPSHOTS: usize = 4;
 
 pub fn back_up(database: &Database, repository: &Repository) -> Program {
     database.task("backup").repository(repository)
@@ -37,11 +39,21 @@ fn restore(repository: &Repository, snapshot: &str, name: &str) -> Database {
     };
     let psql = |file: &str| program("psql", &["-X", "-q", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "-f", file]);
     program("pg_restore", &["--section=pre-data", &schema]);
-    for file in manifest["parts"].as_object().unwrap().keys().filter(|file| file.ends_with(".sql")) {
-        psql(&stored(file));
+    for file in manifest["parts"].as_object().unwrap().keys().filter(|file| file.ends_with(".sql.zst")) {
+        let sql = unpacked(&stored(file));
+        let head = fs::read_to_string(sql.path()).unwrap();
+        assert!(head.starts_with("\\restrict "), "psql takes no commands out of {file}");
+        psql(&sql.path().display().to_string());
     }
     program("pg_restore", &["--section=post-data", &schema]);
     database
+}
+
+/// As `zstd -d` writes it.
+fn unpacked(compressed: &str) -> tempfile::NamedTempFile {
+    let mut sql = tempfile::NamedTempFile::new().unwrap();
+    zstd::stream::copy_decode(fs::File::open(compressed).unwrap(), &mut sql).unwrap();
+    sql
 }
 
 /// A checksum of every table, and the value of every sequence.
@@ -79,7 +91,7 @@ async fn everything_comes_back_but_the_one_time_keys() {
          INSERT INTO \"Odd \"\"(name\" (body) VALUES (E'\\\\.'), (E'a\\nb\\tc'), (NULL), (''), (repeat('x', 3000000)); \
          CREATE UNLOGGED TABLE of_no_worth (a int); INSERT INTO of_no_worth VALUES (1)",
     );
-    let repository = Repository::new();
+    let repository = Repository::not_made();
     // A Synapse that does not answer is no reason to be without a backup.
     let finished = back_up(&database, &repository).with(&["--init", "--synapse-url", "http://127.0.0.1:1"]).run().await;
     let found = finished.backup();
@@ -87,7 +99,7 @@ async fn everything_comes_back_but_the_one_time_keys() {
     let warnings = &finished.result().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("password outside of the cluster")), "{warnings:?}");
     assert_eq!(repository.snapshots(MANIFEST), std::slice::from_ref(&found.snapshot));
-    assert_eq!(repository.snapshots(ALL).len(), 6, "the schema, four streams of rows and the manifest");
+    assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS);
 
     let restored = restore(&repository, &found.snapshot, "backup_whole_restored");
     assert_eq!(restored.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "0");
@@ -119,7 +131,7 @@ async fn the_second_night_stores_what_is_new() {
          FROM generate_series(1, 60000) i",
     );
     let repository = Repository::new();
-    let first = back_up(&database, &repository).with(&["--init"]).run().await;
+    let first = back_up(&database, &repository).run().await;
     database.as_synapse_sql("INSERT INTO filler SELECT i, md5(i::text) FROM generate_series(60001, 61000) i");
     let second = back_up(&database, &repository).run().await;
     let (first, second) = (first.backup().clone(), second.backup().clone());
@@ -135,7 +147,7 @@ async fn a_table_is_not_emptied_under_the_backup() {
     let repository = Repository::new();
     let rows = database.sql("SELECT count(*) FROM events");
     let held = repository.hold_streams();
-    let running = back_up(&database, &repository).with(&["--init"]).start();
+    let running = back_up(&database, &repository).start();
     until_dumping(&database).await;
     let refused = database.sql(
         "DO $$ BEGIN SET lock_timeout = '500ms'; TRUNCATE events CASCADE; RAISE 'truncated'; \
@@ -152,7 +164,6 @@ async fn a_table_is_not_emptied_under_the_backup() {
 async fn who_waits_for_the_backup_goes_first() {
     let database = Database::of_synapse("backup_gives_way");
     let repository = Repository::new();
-    repository.restic(&["init"]);
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
     until_dumping(&database).await;
@@ -170,7 +181,6 @@ async fn who_waits_for_the_backup_goes_first() {
 async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
     let database = Database::of_synapse("backup_killed");
     let repository = Repository::new();
-    repository.restic(&["init"]);
     let held = repository.hold_streams();
     for signal in [Signal::KILL, Signal::TERM] {
         let running = back_up(&database, &repository).start();
@@ -190,7 +200,6 @@ async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
 async fn users_do_not_wait_for_it_longer_than_they_should() {
     let database = Database::of_synapse("backup_until");
     let repository = Repository::new();
-    repository.restic(&["init"]);
     let _held = repository.hold_streams();
     let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8)).to_string();
     let finished = back_up(&database, &repository).with(&["--until", &until]).run().await;
@@ -202,7 +211,6 @@ async fn users_do_not_wait_for_it_longer_than_they_should() {
 async fn a_lost_connection_leaves_no_backup() {
     let database = Database::of_synapse("backup_lost");
     let repository = Repository::new();
-    repository.restic(&["init"]);
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
     until_dumping(&database).await;
@@ -224,8 +232,6 @@ async fn each_mistake_about_the_repository_has_an_answer_of_its_own() {
     let finished = back_up(&database, &repository).run().await;
     finished.refused("RepositoryMissing", &["RESTIC_REPOSITORY"]);
     assert!(!repository.path().exists(), "a mistyped place must not become a repository");
-
-    repository.restic(&["init"]);
     repository.mount("RESTIC_PASSWORD", "another");
     back_up(&database, &repository).run().await.refused("RepositoryPasswordRefused", &["RESTIC_PASSWORD"]);
     repository.unmount("RESTIC_PASSWORD");
@@ -238,7 +244,6 @@ async fn each_mistake_about_the_repository_has_an_answer_of_its_own() {
 async fn each_mistake_about_the_database_has_an_answer_of_its_own() {
     let database = Database::of_synapse("backup_of_another");
     let repository = Repository::new();
-    repository.restic(&["init"]);
     database.as_synapse_sql("UPDATE users SET name = replace(name, ':example.org', ':example.net')");
     back_up(&database, &repository).run().await.refused("ServerNameDiffers", &["example.net", "example.org"]);
     let empty = Database::empty("backup_of_nothing");
@@ -257,7 +262,7 @@ async fn each_mistake_about_the_database_has_an_answer_of_its_own() {
 pub async fn until_dumping(database: &Database) {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name LIKE 'synapse-keeper/%' AND query LIKE 'COPY %'";
-    eventually("pg_dump copies", Duration::from_secs(60), || async { database.sql(sql) != "0" }).await;
+    eventually("the rows are read", Duration::from_secs(60), || async { database.sql(sql) != "0" }).await;
 }
 
 /// A folder as a Job has it: a Secret and a ConfigMap.
@@ -277,7 +282,7 @@ pub fn mounted_config() -> tempfile::TempDir {
 #[tokio::test]
 async fn the_configuration_comes_back_as_manifests() {
     let database = Database::of_synapse("backup_config");
-    let repository = Repository::new();
+    let repository = Repository::not_made();
     let config = mounted_config();
     let directory = config.path().display().to_string();
     let with_config = |secret: &str| {
@@ -316,7 +321,7 @@ async fn the_configuration_comes_back_as_manifests() {
 #[tokio::test]
 async fn preflight_finds_what_a_backup_would_fail_for() {
     let database = Database::of_synapse("backup_preflight");
-    let repository = Repository::new();
+    let repository = Repository::not_made();
     let preflight = |init: bool, server_name: &str, config: Value| {
         let mut destination = repository.destination();
         destination["init"] = init.into();

@@ -23,7 +23,7 @@ const VICTIMS: [Victim; 2] = [Victim::Postmaster, Victim::Backend];
 /// A homeserver's database on a server that nobody else needs, with a backup. It is made from a backup itself.
 async fn alone(name: &str) -> (Database, Repository) {
     let (origin, repository) = (Database::of_synapse(&format!("{name}_origin")), Repository::new());
-    back_up(&origin, &repository).with(&["--init"]).run().await.backup();
+    back_up(&origin, &repository).run().await.backup();
     let database = Database { name: name.to_owned(), server: Server::of_its_own(&[]) };
     restore(&database, &repository, "of-origin-1").run().await.result();
     swap(&database, "of-origin-1").run().await.result();

@@ -199,7 +199,6 @@ async fn every_way_in_which_pg_dump_writes_a_database_comes_back() {
 async fn a_dump_comes_back_out_of_a_restic_repository() {
     let (database, dumps, repository) = (homeserver("dump_restic"), Dumps::new(), Repository::new());
     let before = content(&database);
-    repository.restic(&["init"]);
     for (name, format) in [("synapse.sql", "-Fp"), ("synapse.dump", "-Fc")] {
         let dump = dumps.dump(&database, name, &[format]);
         repository.restic(&["backup", &dump.display().to_string()]);
@@ -403,7 +402,6 @@ async fn preflight_looks_at_the_beginning_and_changes_nothing() {
     preflight(&created, json!({})).run().await.refused("DumpNotAllowed", &["CREATE DATABASE"]);
 
     let repository = Repository::new();
-    repository.restic(&["init"]);
     let snapshot = repository.store("synapse.sql", &fs::read_to_string(dumps.dump(&database, "a.sql", &[])).unwrap());
     let place = json!({"repositoryDir": repository.destination()["repositoryDir"]});
     let found = preflight(Path::new("/synapse.sql"), place).repository_programs(&repository).run().await;

@@ -128,7 +128,7 @@ async fn a_full_disk_under_the_wal_stops_postgresql() {
 #[tokio::test]
 async fn a_disk_that_fills_while_a_database_comes_back_leaves_the_old_one_serving_and_nothing_else() {
     let (origin, repository) = (Database::of_synapse("restore_full_origin"), Repository::new());
-    back_up(&origin, &repository).with(&["--init"]).run().await.backup();
+    back_up(&origin, &repository).run().await.backup();
     let server = Server::on_a_small_disk("data/base", 256, &[]);
     let database = Database::on(server, "restore_full");
     database.as_synapse_sql("CREATE TABLE old (id int); INSERT INTO old SELECT generate_series(1, 1000)");

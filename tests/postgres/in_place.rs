@@ -35,7 +35,7 @@ fn clear(database: &Database, uid: &str) -> Program {
 async fn backed_up(name: &str) -> (Database, Repository) {
     let (database, repository) = (Database::of_synapse(name), Repository::new());
     add_one_time_keys(&database);
-    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
     (database, repository)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, time::Instant};
 use serde_json::Value;
 
 use crate::{
-    backup::{ALL, MANIFEST, back_up},
+    backup::{ALL, MANIFEST, SNAPSHOTS, back_up},
     retain::retain,
     support::{Database, Repository, Running},
     verify::verify,
@@ -54,7 +54,7 @@ fn is_sound(repository: &Repository) {
 async fn a_backup_is_whole_or_it_is_not_there() {
     let database = Database::of_synapse("killed_backup");
     let repository = Repository::new();
-    let first = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let first = back_up(&database, &repository).run().await.backup().snapshot.clone();
     repository.ends_with_the_task();
     let killed = killed_all_along(
         |_| back_up(&database, &repository).start(),
@@ -68,7 +68,7 @@ async fn a_backup_is_whole_or_it_is_not_there() {
     assert!(cleared.result().summary.contains("of attempts that had failed"), "{cleared:?}");
     let whole = whole_backups(&repository);
     assert!(whole.contains(&first) && whole.contains(&newest), "{whole:?}");
-    assert_eq!(repository.snapshots(ALL).len(), 6 * whole.len(), "nothing of those that were killed is left");
+    assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS * whole.len(), "nothing of those that were killed is left");
     is_sound(&repository);
 }
 
@@ -77,7 +77,7 @@ async fn a_retention_never_tears_a_backup_apart_and_never_takes_the_newest() {
     let database = Database::of_synapse("killed_retain");
     let original = Repository::new();
     for _ in 0..2 {
-        back_up(&database, &original).with(&["--init"]).run().await.backup();
+        back_up(&database, &original).run().await.backup();
     }
     let newest = back_up(&database, &original).run().await.backup().snapshot.clone();
     let copies: Vec<Repository> = (0..=MOMENTS).map(|_| original.copy()).collect();
@@ -93,7 +93,7 @@ async fn a_retention_never_tears_a_backup_apart_and_never_takes_the_newest() {
     for (moment, repository) in copies.iter().enumerate() {
         keep_one(moment).run().await.result();
         assert_eq!(whole_backups(repository), std::slice::from_ref(&newest), "moment {moment}");
-        assert_eq!(repository.snapshots(ALL).len(), 6, "moment {moment}");
+        assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS, "moment {moment}");
         is_sound(repository);
     }
 }
@@ -102,7 +102,7 @@ async fn a_retention_never_tears_a_backup_apart_and_never_takes_the_newest() {
 async fn a_drill_takes_nothing_from_the_repository() {
     let database = Database::of_synapse("killed_drill");
     let repository = Repository::new();
-    let made = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let made = back_up(&database, &repository).run().await.backup().snapshot.clone();
     repository.ends_with_the_task();
     let drill = |moment: usize| verify(&repository, &made, &format!("killed_drill_{moment}"));
     let killed = killed_all_along(

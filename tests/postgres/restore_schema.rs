@@ -26,7 +26,7 @@ fn preflight(database: &Database, repository: &Repository, secret: &Path, told: 
 #[tokio::test]
 async fn the_synapse_that_will_run_decides_and_not_the_one_that_ran() {
     let (database, repository) = (Database::of_synapse("restore_schema"), Repository::new());
-    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
     let secret = tempfile::tempdir().unwrap();
     std::fs::write(secret.path().join("username"), "databases").unwrap();
     std::fs::write(secret.path().join("password"), PASSWORD).unwrap();

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use rustix::process::Signal;
 
 use crate::{
-    backup::{ALL, MANIFEST, back_up, until_dumping},
+    backup::{ALL, MANIFEST, SNAPSHOTS, back_up, until_dumping},
     support::{Database, Program, Repository},
 };
 
@@ -17,7 +17,7 @@ pub fn retain(repository: &Repository) -> Program {
 async fn old_backups_go_and_the_rest_is_whole() {
     let database = Database::of_synapse("retain_old");
     let repository = Repository::new();
-    let of_other = database.task("backup").repository_of(&repository, "other").with(&["--init"]);
+    let of_other = database.task("backup").repository_of(&repository, "other");
     let other = of_other.run().await.backup().snapshot.clone();
     repository.restic(&["backup", "--tag", "mine", "/etc/hostname"]);
     let mut made = Vec::new();
@@ -37,7 +37,7 @@ async fn old_backups_go_and_the_rest_is_whole() {
     manifests.sort();
     expected.sort();
     assert_eq!(manifests, expected);
-    assert_eq!(repository.snapshots(ALL).len(), 18, "each is a schema, four streams of rows and a manifest");
+    assert_eq!(repository.snapshots(ALL).len(), 3 * SNAPSHOTS);
     assert_eq!(repository.snapshots("mine").len(), 1);
     let checked = repository.restic(&["check", "--read-data"]);
     assert!(checked.contains("no errors were found"), "{checked}");
@@ -48,7 +48,7 @@ async fn old_backups_go_and_the_rest_is_whole() {
 async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
     let database = Database::of_synapse("retain_killed");
     let repository = Repository::new();
-    let whole = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let whole = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
     until_dumping(&database).await;
@@ -70,7 +70,6 @@ async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
 async fn a_prune_that_was_killed_does_not_stop_the_next_backup() {
     let database = Database::of_synapse("retain_lock");
     let repository = Repository::new();
-    repository.restic(&["init"]);
     let pruning = repository.prune_that_is_killed();
     assert!(!pruning.is_empty(), "it left a lock");
     let finished = back_up(&database, &repository).run().await;
@@ -81,7 +80,7 @@ async fn a_prune_that_was_killed_does_not_stop_the_next_backup() {
 async fn a_wrong_password_takes_nothing_away() {
     let database = Database::of_synapse("retain_wrong");
     let repository = Repository::new();
-    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
     repository.mount("RESTIC_PASSWORD", "wrong");
     let refused = retain(&repository).with(&["--keep-last=1"]).run().await;
     refused.refused("RepositoryPasswordRefused", &["not a password of this repository"]);
@@ -95,7 +94,7 @@ async fn a_wrong_password_takes_nothing_away() {
 async fn while_a_snapshot_cannot_be_read_nothing_is_taken_away() {
     let database = Database::of_synapse("retain_damaged");
     let repository = Repository::new();
-    back_up(&database, &repository).with(&["--init"]).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
     back_up(&database, &repository).run().await.backup();
     let stored = repository.snapshots(ALL);
     let path = repository.path().join("snapshots").join(&repository.snapshots(MANIFEST)[0]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use synapse_keeper::task::report::ErrorClass;
 
 use crate::{
-    backup::{ALL, MANIFEST, back_up},
+    backup::{ALL, MANIFEST, SNAPSHOTS, back_up},
     retain::retain,
     support::{Database, Program, Repository, Storage, Way, Wire, eventually},
 };
@@ -48,7 +48,7 @@ async fn the_next_succeeds(database: &Database, secret: &Repository, storage: &S
     let manifests = storage.snapshots(MANIFEST);
     assert!(manifests.len() == 2 && manifests.contains(&second) && manifests.iter().any(|id| id == first));
     retain(secret).run().await.result();
-    assert_eq!(storage.snapshots(ALL).len(), 12, "what had come to nothing is cleared away");
+    assert_eq!(storage.snapshots(ALL).len(), 2 * SNAPSHOTS, "what had come to nothing is cleared away");
     let checked = storage.restic(&["check", "--read-data"]);
     assert!(checked.contains("no errors were found"), "{checked}");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use synapse_keeper::task::report::Verdict;
 
 use crate::{
-    backup::{ALL, back_up, mounted_config},
+    backup::{ALL, SNAPSHOTS, back_up, mounted_config},
     media::{draft, media, media_store},
     retain::retain,
     support::{Database, Program, Repository, server},
@@ -48,7 +48,7 @@ async fn a_good_backup_is_found_whole_and_the_repository_remembers_it() {
     let (config, key) = (mounted_config(), key_file(&signing_key_of(&database)));
     let (config, key) = (config.path().display().to_string(), key.path().display().to_string());
     let made = back_up(&database, &repository)
-        .with(&["--init", "--config-dir", &config, "--config-secret", "signing-key", "--signing-key-file", &key])
+        .with(&["--config-dir", &config, "--config-secret", "signing-key", "--signing-key-file", &key])
         .run()
         .await;
     let first = made.backup().clone();
@@ -85,7 +85,7 @@ async fn a_good_backup_is_found_whole_and_the_repository_remembers_it() {
     let kept = retain(&repository).with(&["--keep-last=1"]).run().await;
     let listed = kept.result().backups.clone().unwrap();
     assert_eq!((listed.count, listed.newest[0].id.as_str()), (1, newest.as_str()));
-    assert_eq!(repository.snapshots(ALL).len(), 7, "six of the backup and its mark: the other's went with it");
+    assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS + 1, "the backup and its mark: the other's went with it");
 }
 
 /// Every file of a repository under these folders, one after the other.
@@ -110,14 +110,14 @@ fn change_a_byte(file: &Path) {
 async fn one_byte_that_is_not_as_it_was_is_found() {
     let database = Database::of_synapse("verify_damaged");
     let repository = Repository::new();
-    let snapshot = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let snapshot = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let whole = repository.path();
     let of = |folder: &str| {
         let found = files(&whole.join(folder)).into_iter();
         found.map(|file| file.strip_prefix(&whole).unwrap().to_owned()).collect::<Vec<_>>()
     };
     let (mut indexes, mut snapshots, mut packs) = (of("index"), of("snapshots"), of("data"));
-    assert!(packs.len() >= 12, "rows, schema and manifest, and a tree of each: {packs:?}");
+    assert!(packs.len() >= 8, "rows, schema and manifest, and a tree of each: {packs:?}");
     // They are all alike; of packs the small ones are trees and the large ones rows.
     indexes.truncate(1);
     snapshots.truncate(2);
@@ -156,7 +156,7 @@ async fn a_manifest_that_is_not_this_backup_s_is_found() {
     let repository = Repository::new();
     let key = key_file(&signing_key_of(&database));
     let key = key.path().display().to_string();
-    let made = back_up(&database, &repository).with(&["--init", "--signing-key-file", &key]).run().await;
+    let made = back_up(&database, &repository).with(&["--signing-key-file", &key]).run().await;
     let snapshot = made.backup().snapshot.clone();
     let manifest: Value =
         serde_json::from_slice(&fs::read(repository.fetch(&snapshot, "manifest.json")).unwrap()).unwrap();
@@ -174,7 +174,7 @@ async fn a_manifest_that_is_not_this_backup_s_is_found() {
         }
     });
     let schema_is_rows = changed(&|manifest| {
-        manifest["parts"]["schema.dump"]["snapshot"] = manifest["parts"]["data-1.sql"]["snapshot"].clone();
+        manifest["parts"]["schema.dump"]["snapshot"] = manifest["parts"]["data-1.sql.zst"]["snapshot"].clone();
     });
     for (number, (id, reason, words)) in [
         (set("serverName", json!("example.net")), "ServerNameDiffers", "example.net"),
@@ -221,7 +221,7 @@ async fn media_are_looked_at_and_what_is_missing_is_found() {
 async fn a_drill_that_could_not_look_gives_no_verdict() {
     let database = Database::of_synapse("verify_blind");
     let repository = Repository::new();
-    let snapshot = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let snapshot = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let manifest = fs::read_to_string(repository.fetch(&snapshot, "manifest.json")).unwrap();
     let mut newer: Value = serde_json::from_str(&manifest).unwrap();
     newer["postgresVersion"] = json!(990_001);
@@ -250,7 +250,7 @@ async fn a_database_on_which_synapse_would_not_start_is_found() {
     let database = Database::of_synapse("verify_sequence");
     database.sql("SELECT setval('events_stream_seq', 1)");
     let repository = Repository::new();
-    let snapshot = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let snapshot = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let done = verify(&repository, &snapshot, "verify_sequence_drill").run().await;
     done.refused("SequenceBehind", &["events_stream_seq is at 1"]);
     assert_eq!(verdict(done.report()).map(|found| found.is_whole), Some(false));

@@ -62,7 +62,7 @@ async fn synapse_itself_is_asked_and_nothing_leaves_it() {
     let listener = Listener::silent();
     let database = with_news_for(&listener, "drill_synapse");
     let repository = Repository::new();
-    let snapshot = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let snapshot = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let (synapse, port) = (Synapse::of_a_drill(), free_port());
     let place = synapse.place().display().to_string();
     let done = drill(&repository, &snapshot, "drill_synapse_drill", &place, port).run().await;
@@ -105,7 +105,7 @@ async fn a_synapse_that_cannot_start_on_it_is_told_in_its_own_words() {
         "UPDATE schema_version SET version = 9999; UPDATE schema_compat_version SET compat_version = 9999",
     );
     let repository = Repository::new();
-    let snapshot = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let snapshot = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let synapse = Synapse::of_a_drill();
     let place = synapse.place().display().to_string();
     let done = drill(&repository, &snapshot, "drill_too_new_drill", &place, free_port()).run().await;
@@ -117,7 +117,7 @@ async fn a_synapse_that_cannot_start_on_it_is_told_in_its_own_words() {
 async fn what_synapse_answers_is_compared_with_the_database() {
     let database = Database::of_synapse("drill_wrong");
     let repository = Repository::new();
-    let snapshot = back_up(&database, &repository).with(&["--init"]).run().await.backup().snapshot.clone();
+    let snapshot = back_up(&database, &repository).run().await.backup().snapshot.clone();
     // It knows everything but in which rooms anybody is.
     let imposter = Listener::answering(|path| {
         Some(match path.rsplit('/').next()? {

@@ -50,8 +50,8 @@ pub async fn check(
         }
     };
     let repository = destination.place.open(scratch.path())?;
-    let made = match repository.open(false).await {
-        Ok(_) => "",
+    let made = match repository.look().await {
+        Ok(()) => "",
         Err(error) if destination.init && error.reason == MISSING => ", which would be made",
         Err(error) => return Err(error),
     };

@@ -40,7 +40,7 @@ impl Arguments {
 pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let repository = place.open(scratch.path())?;
-    repository.open(false).await?;
+    repository.look().await?;
     let wanted = tags_of(&origins);
     let stored = repository.list(&wanted).await?;
     let (manifests, rest): (Vec<Listed>, Vec<Listed>) =

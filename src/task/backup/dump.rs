@@ -1,16 +1,22 @@
-//! The streams of a backup, and what `pg_dump` is told for each.
+//! The streams of a backup, and who writes each.
 
-use std::collections::BTreeSet;
+use std::{fs, path::Path};
 
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     held::Held,
     manifest::{AUTHENTICATION, SCHEMA_FILE},
     parts::{self, Part},
-    stream::Rows,
+    rows::{self, Counted, Source},
+    stopped,
+    stream::{carry_bytes_unless, carry_rows, output_of},
 };
-use crate::task::report::{Result, TaskError};
+use crate::{
+    restic::{Repository, Stored},
+    task::report::{Result, TaskError},
+};
 
 /// A stream of a database.
 pub struct Stream<'a> {
@@ -38,49 +44,61 @@ impl<'a> Stream<'a> {
         rows.chain([stream(SCHEMA_FILE, Content::Schema)]).collect()
     }
 
-    /// The program that writes it. `word` is the same each night, and the database's server does not know it.
-    pub fn command(&self, word: &str) -> Command {
+    /// Stores it, unless `stop` comes first. `scratch` is for what `psql` is told.
+    ///
+    /// # Errors
+    /// Those of [`carry_rows`] and [`output_of`].
+    pub async fn store(
+        &self,
+        repository: &Repository,
+        scratch: &Path,
+        tags: &[String],
+        stop: &CancellationToken,
+    ) -> Result<(Stored, Counted)> {
+        match &self.content {
+            Content::Schema => {
+                let schema = stop.run_until_cancelled(output_of(self.schema(), "pg_dump")).await;
+                let schema = schema.unwrap_or_else(|| Err(stopped()))?;
+                let stored = carry_bytes_unless(stop, &schema, repository.store_stream(&self.file, tags)?).await?;
+                Ok((stored, Counted::new()))
+            }
+            Content::Rows { part, with_sequences } => {
+                let Held { programs, snapshot, .. } = self.held;
+                let sequences = if *with_sequences { snapshot.sequences.as_slice() } else { &[] };
+                let psql =
+                    self.rows(&rows::script(part, sequences, &snapshot.id, snapshot.session.version), scratch)?;
+                let word = programs.takes_restrict_key.then(|| repository.word().to_owned());
+                let source = Source { part: part.clone(), next_transaction: snapshot.next_transaction, word };
+                carry_rows(psql, source, repository.store_compressed_stream(&self.file, tags)?, stop).await
+            }
+        }
+    }
+
+    fn schema(&self) -> Command {
         let Held { programs, target, snapshot, .. } = self.held;
         let mut command = programs.command("pg_dump", target);
         // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
-        command.arg("--lock-wait-timeout=10s");
-        match &self.content {
-            Content::Schema => command.args(["--format=custom", "--schema-only"]),
-            Content::Rows { part, with_sequences } => {
-                command.args(["--format=plain", "--data-only", "--strict-names", "--no-unlogged-table-data"]);
-                if programs.takes_restrict_key {
-                    // Since CVE-2025-8714 a plain dump begins with a random word, so each stream would begin anew each
-                    // night.
-                    command.arg(format!("--restrict-key={word}"));
-                }
-                command.args(part.tables.iter().map(|table| format!("--table={}", table.pattern())));
-                let sequences = snapshot.sequences.iter().filter(|_| *with_sequences);
-                command.args(sequences.map(|pattern| format!("--table={pattern}")))
-            }
-        };
+        command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
         command.arg(format!("--snapshot={}", snapshot.id));
         command
     }
 
-    /// Says of what `pg_dump` said in which database it was. What restic says is about neither.
+    fn rows(&self, script: &str, scratch: &Path) -> Result<Command> {
+        let Held { programs, target, .. } = self.held;
+        // A pipe would have to be written to beside all else.
+        let path = scratch.join(&self.file).with_extension("query");
+        fs::write(&path, script).map_err(|error| TaskError::no_scratch_space(&error))?;
+        let mut command = programs.command("psql", target);
+        command.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file"]);
+        command.arg(path);
+        Ok(command)
+    }
+
+    /// Says of what PostgreSQL's programs said in which database it was. What restic says is about neither.
     pub fn tell(&self, error: TaskError) -> TaskError {
         match error.reason.as_str() {
             "DumpFailed" | "DumpDiffers" => self.held.whose.tell(error),
             _ => error,
         }
-    }
-
-    /// What passed by is what was asked for: every table of the part and no other.
-    ///
-    /// # Errors
-    /// Terminal, `DumpDiffers`.
-    pub fn check(&self, rows: &Rows) -> Result<()> {
-        let Content::Rows { part, .. } = &self.content else { return Ok(()) };
-        let wanted: BTreeSet<&str> = part.tables.iter().map(|table| table.quoted.as_str()).collect();
-        let found: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
-        let Some(table) = wanted.symmetric_difference(&found).next() else { return Ok(()) };
-        let what = if wanted.contains(table) { "left out" } else { "wrote" };
-        let message = format!("pg_dump {what} table {table} against its orders: please report it.");
-        Err(TaskError::terminal("DumpDiffers", message))
     }
 }

@@ -183,7 +183,10 @@ pub(super) fn tag<'a>(snapshot: &'a Listed, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::manifest::format_tag, *};
+    use super::{
+        super::manifest::{FORMAT, format_tag},
+        *,
+    };
 
     fn stored(id: &str, attempt: &str, more: &[&str]) -> Listed {
         let tags =
@@ -237,7 +240,7 @@ mod tests {
             stored("d", "u.2.2", &[]),
             manifest("torn", "u.2.2", "parts=2"),
             // Of a newer release, and of somebody who has borrowed our tag.
-            Listed { tags: vec!["format=4".to_owned(), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
+            Listed { tags: vec![format!("format={}", FORMAT + 1), "attempt=u.3.1".to_owned()], ..stored("e", "", &[]) },
             Listed { tags: vec![format_tag()], ..stored("f", "", &[]) },
         ]);
         assert_eq!(inventory.leftovers.len(), 2, "{inventory:?}");

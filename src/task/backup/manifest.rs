@@ -24,8 +24,9 @@ pub const AUTHENTICATION: &str = "mas-";
 pub const CONFIG_FILE: &str = "config.yaml";
 
 /// The version of this format. A reader refuses a higher one. Since 2 there may be media, and a draft beside the manifest. Since 3
-/// there may be a second database: an older reader would bring back one of the two.
-pub const FORMAT: u32 = 3;
+/// there may be a second database: an older reader would bring back one of the two. Since 4 the rows are compressed by zstd before
+/// restic sees them.
+pub const FORMAT: u32 = 4;
 /// The oldest that is read.
 const OLDEST_FORMAT: u32 = 1;
 

@@ -2,12 +2,11 @@
 //! Authentication Service. Synapse goes on serving.
 //!
 //! [`snapshot`] holds the moment and keeps every table as it is. [`parts`] says which tables go together: each part is a
-//! stream of its own, so that several are read at once and, at the restore, written at once. [`stream`] carries the output
-//! of `pg_dump` to restic and counts the rows that pass. [`manifest`] names what belongs together, and goes in last ([`seal`]):
+//! stream of its own, so that several are read at once and, at the restore, written at once. [`rows`] says what of them is stored,
+//! and in which form; [`stream`] carries it to restic. [`manifest`] names what belongs together, and goes in last ([`seal`]):
 //! what has no manifest does not exist. Where there are [`media`] to back up, the last is their task.
 //!
-//! The rows of a part are plain SQL (`COPY … FROM stdin`), not compressed: restic finds again what it has seen on other nights, and
-//! compresses. Stock `psql` and `pg_restore` can read everything.
+//! The rows of a part are SQL (`COPY … FROM stdin`), by zstd: stock `zstd`, `psql` and `pg_restore` can read everything.
 
 mod check;
 mod config;
@@ -25,6 +24,7 @@ pub mod parts;
 mod providers;
 pub mod restore_config;
 pub mod retain;
+mod rows;
 mod run;
 mod seal;
 pub mod snapshot;
@@ -60,7 +60,7 @@ pub struct Arguments {
     #[arg(long)]
     pub until: Option<Timestamp>,
     /// In how many streams the tables go.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub streams: u16,
     /// How many of them at once.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]

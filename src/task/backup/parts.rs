@@ -1,26 +1,17 @@
 //! Which tables go together. Pure.
 
-use crate::postgres::quote;
-
 /// A table that has rows to back up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    pub schema: String,
-    pub name: String,
-    /// As SQL has it, and as `pg_dump` writes it: quoted where it must be.
+    /// With its schema, as SQL has it: quoted where it must be.
     pub quoted: String,
+    /// Those that are stored, quoted: what is generated is made again.
+    pub columns: Vec<String>,
     /// Its heap and its TOAST, in bytes: about what has to be read.
     pub bytes: i64,
 }
 
-impl Table {
-    /// The pattern by which `pg_dump --table` finds this table and no other: inside double quotes nothing is special.
-    pub fn pattern(&self) -> String {
-        format!("{}.{}", quote::ident(&self.schema), quote::ident(&self.name))
-    }
-}
-
-/// Tables that go into one stream, never none: `pg_dump` without a table writes all of them.
+/// Tables that go into one stream, never none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Its file in the snapshot.
@@ -28,14 +19,22 @@ pub struct Part {
     pub tables: Vec<Table>,
 }
 
+/// What the names of streams end with that are compressed before restic sees them: since the third format.
+const ZSTD: &str = ".zst";
+
 /// Whether a file of a backup is a stream of rows.
 pub fn is_rows(file: &str) -> bool {
-    file.ends_with(".sql")
+    file.strip_suffix(ZSTD).unwrap_or(file).ends_with(".sql")
 }
 
 /// Whether a file of a backup is a schema.
 pub fn is_schema(file: &str) -> bool {
     file.ends_with(".dump")
+}
+
+/// Whether what is in it is compressed by zstd.
+pub fn is_compressed(file: &str) -> bool {
+    file.ends_with(ZSTD)
 }
 
 /// Deals the tables out: the largest first, each to the part that has least. The parts are about equally large then, and
@@ -49,7 +48,7 @@ pub fn deal(mut tables: Vec<Table>, count: usize) -> Vec<Part> {
         least.1.push(table);
     }
     hands.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    let file = |index: usize| format!("data-{}.sql", index + 1);
+    let file = |index: usize| format!("data-{}.sql{ZSTD}", index + 1);
     hands.into_iter().enumerate().map(|(index, (_, tables))| Part { file: file(index), tables }).collect()
 }
 
@@ -58,11 +57,11 @@ mod tests {
     use super::*;
 
     fn table(name: &str, bytes: i64) -> Table {
-        Table { schema: "public".to_owned(), name: name.to_owned(), quoted: format!("public.{name}"), bytes }
+        Table { quoted: name.to_owned(), columns: Vec::new(), bytes }
     }
 
     fn names(part: &Part) -> Vec<&str> {
-        part.tables.iter().map(|table| table.name.as_str()).collect()
+        part.tables.iter().map(|table| table.quoted.as_str()).collect()
     }
 
     #[test]
@@ -70,7 +69,7 @@ mod tests {
         let tables = vec![table("a", 10), table("b", 70), table("c", 30), table("d", 25), table("e", 5)];
         let parts = deal(tables, 2);
         assert_eq!(parts.iter().map(names).collect::<Vec<_>>(), [vec!["b"], vec!["c", "d", "a", "e"]]);
-        assert_eq!((parts[0].file.as_str(), parts[1].file.as_str()), ("data-1.sql", "data-2.sql"));
+        assert_eq!((parts[0].file.as_str(), parts[1].file.as_str()), ("data-1.sql.zst", "data-2.sql.zst"));
     }
 
     #[test]
@@ -78,11 +77,5 @@ mod tests {
         let parts = deal(vec![table("a", 0), table("b", 0), table("c", 0)], 8);
         assert_eq!(parts.iter().map(|part| part.tables.len()).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(deal(Vec::new(), 4), []);
-    }
-
-    #[test]
-    fn a_pattern_means_one_table_whatever_it_is_called() {
-        let odd = Table { name: "odd.*\"name".to_owned(), ..table("x", 0) };
-        assert_eq!(odd.pattern(), "\"public\".\"odd.*\"\"name\"");
     }
 }

@@ -25,12 +25,12 @@ use super::{
     out_of_time, providers,
     seal::{Attempt, Sealed, findings},
     stopped,
-    stream::{carry, carry_bytes},
+    stream::carry_bytes,
 };
 use crate::{
     bytes,
     postgres::Application,
-    restic::{Opened, Repository, Stored, Wants},
+    restic::{Repository, Stored},
     synapse::version,
     task::{
         output::progress,
@@ -77,7 +77,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     }
     let manifest = backup.manifest(parts, began.elapsed());
     let attempt = backup.attempt();
-    let is_new = backup.opened.is_new;
+    let is_new = backup.is_new;
     if arguments.draft {
         let Stored { snapshot, added: also, .. } = attempt.leave_draft(&backup.repository, &manifest).await?;
         return Ok(Done { manifest, snapshot, added: added + also, is_new, inventory: None });
@@ -89,10 +89,10 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
 /// A backup under way.
 struct Backup<'a> {
     arguments: &'a Arguments,
-    /// restic's cache; it goes with the task.
-    _scratch: TempDir,
+    /// restic's cache and what `psql` is told; it goes with the task.
+    scratch: TempDir,
     repository: Repository,
-    opened: Opened,
+    is_new: bool,
     databases: Databases,
     synapse_version: Option<String>,
     /// The homeserver's configuration, as manifests.
@@ -111,9 +111,8 @@ impl<'a> Backup<'a> {
         let signing_key_ids = arguments.config.signing_key_ids()?;
         let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
         let repository = arguments.destination.place.open(scratch.path())?;
-        let opened = repository.open(arguments.destination.init).await?;
         // Before the snapshot: while it is held PostgreSQL keeps every row that is deleted.
-        repository.wait_for_locks(Wants::ToAdd).await?;
+        let is_new = repository.open(arguments.destination.init).await?;
         progress("the repository is open");
 
         let service = arguments.authentication_service.as_ref();
@@ -125,16 +124,7 @@ impl<'a> Backup<'a> {
         };
         progress(&format!("the database is held as it was at {}", databases.synapse.snapshot.taken_at));
         Ok((
-            Self {
-                arguments,
-                _scratch: scratch,
-                repository,
-                opened,
-                databases,
-                synapse_version,
-                config,
-                signing_key_ids,
-            },
+            Self { arguments, scratch, repository, is_new, databases, synapse_version, config, signing_key_ids },
             watches,
         ))
     }
@@ -186,10 +176,9 @@ impl<'a> Backup<'a> {
         if stop.is_cancelled() {
             return Err(stopped());
         }
-        let upload = self.repository.store_stream(&stream.file, &self.attempt().tags(&[]))?;
-        let carried = carry(stream.command(&self.opened.id), upload, stop).await;
-        let (Stored { snapshot, bytes, added }, rows) = carried.map_err(|error| stream.tell(error))?;
-        stream.check(&rows).map_err(|error| stream.tell(error))?;
+        let tags = self.attempt().tags(&[]);
+        let stored = stream.store(&self.repository, self.scratch.path(), &tags, stop).await;
+        let (Stored { snapshot, bytes, added }, rows) = stored.map_err(|error| stream.tell(error))?;
         Ok((stream.file, StoredPart { snapshot, bytes, rows }, added))
     }
 

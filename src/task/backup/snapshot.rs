@@ -30,13 +30,15 @@ pub const ONE_TIME_KEYS: &str = "e2e_one_time_keys_json";
 pub struct Snapshot {
     /// It lives as long as this does. What is read through it is of the same moment.
     pub session: Session,
-    /// What `pg_dump --snapshot` takes.
+    /// What `pg_dump --snapshot` and `SET TRANSACTION SNAPSHOT` take.
     pub id: String,
+    /// The number that the next transaction had, without its epoch.
+    pub next_transaction: u32,
     /// By PostgreSQL's clock.
     pub taken_at: Timestamp,
     /// Those with rows to back up.
     pub tables: Vec<Table>,
-    /// Patterns of all sequences, for `pg_dump --table`.
+    /// All sequences, as SQL has them.
     pub sequences: Vec<String>,
     /// Tables whose rows are left out.
     pub left_out: Vec<String>,
@@ -95,14 +97,15 @@ struct Unheld {
 /// What a session has taken.
 struct Taken {
     id: String,
+    next_transaction: u32,
     taken_at: Timestamp,
     seen: Relations,
 }
 
 impl Taken {
     fn held_by(self, session: Session) -> Snapshot {
-        let Self { id, taken_at, seen: Relations { tables, sequences, left_out } } = self;
-        Snapshot { session, id, taken_at, tables, sequences, left_out }
+        let Self { id, next_transaction, taken_at, seen: Relations { tables, sequences, left_out } } = self;
+        Snapshot { session, id, next_transaction, taken_at, tables, sequences, left_out }
     }
 }
 
@@ -134,27 +137,32 @@ async fn take_once(databases: &mut [Unheld]) -> Result<std::result::Result<(Vec<
     let exported = try_join_all(exported).await?;
     let apart = began.elapsed();
     let mut taken = Vec::new();
-    for ((Unheld { whose, session }, seen), (id, taken_at)) in databases.iter_mut().zip(locked).zip(exported) {
+    for ((Unheld { whose, session }, seen), (id, taken_at, next_transaction)) in
+        databases.iter_mut().zip(locked).zip(exported)
+    {
         let now = relations(session).await.map_err(|error| whose.tell(error))?;
-        if now.names() != seen.names() {
+        if !now.are(&seen) {
             return Ok(Err(whose.tell(TaskError::transient(
                 "TablesChange",
                 "Tables appear or go faster than they can be locked: is the schema being upgraded?",
             ))));
         }
-        taken.push(Taken { id, taken_at, seen });
+        taken.push(Taken { id, next_transaction, taken_at, seen });
     }
     Ok(Ok((taken, apart)))
 }
 
-/// The first statement of the transaction that takes a snapshot: its name, and the moment by the server's clock.
-async fn export(session: &mut Session) -> Result<(String, Timestamp)> {
-    let (id, taken_at): (String, i64) =
-        sqlx::query_as("SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
-            .fetch_one(&mut session.connection)
-            .await
-            .explain(TAKING)?;
-    Ok((id, Timestamp::from_microsecond(taken_at).unwrap_or_default()))
+/// The first statement of the transaction that takes a snapshot: its name, the moment by the server's clock, and the number of
+/// the next transaction.
+async fn export(session: &mut Session) -> Result<(String, Timestamp, u32)> {
+    let (id, taken_at, next): (String, i64, i64) = sqlx::query_as(
+        "SELECT pg_export_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
+             pg_snapshot_xmax(pg_current_snapshot())::text::int8 % (1::int8 << 32)",
+    )
+    .fetch_one(&mut session.connection)
+    .await
+    .explain(TAKING)?;
+    Ok((id, Timestamp::from_microsecond(taken_at).unwrap_or_default(), u32::try_from(next).unwrap_or_default()))
 }
 
 /// `transaction_timeout` is new in PostgreSQL 17; it would end the snapshot.
@@ -188,35 +196,43 @@ struct Relations {
 }
 
 impl Relations {
-    fn names(&self) -> (Vec<&str>, &[String], &[String]) {
-        (self.tables.iter().map(|table| table.quoted.as_str()).collect(), &self.sequences, &self.left_out)
+    /// But for the sizes.
+    fn are(&self, others: &Self) -> bool {
+        fn names(table: &Table) -> (&str, &[String]) {
+            (&table.quoted, &table.columns)
+        }
+        let Self { tables, sequences, left_out } = others;
+        self.tables.iter().map(names).eq(tables.iter().map(names))
+            && self.sequences == *sequences
+            && self.left_out == *left_out
     }
 }
 
 /// Every table and sequence that is no extension's and no session's own. Rows of unlogged tables do not survive a crash of
 /// PostgreSQL either: whoever made them counts on that.
 async fn relations(session: &mut Session) -> Result<Relations> {
-    type Row = (String, String, String, bool, bool, i64);
+    type Row = (String, String, bool, bool, i64, Vec<String>);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT n.nspname::text, c.relname::text, format('%I.%I', n.nspname, c.relname), c.relkind = 'S', \
-             c.relpersistence = 'u', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END \
+        "SELECT c.relname::text, format('%I.%I', n.nspname, c.relname), c.relkind = 'S', \
+             c.relpersistence = 'u', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END, \
+             array(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' \
              AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-         ORDER BY 3",
+         ORDER BY 2",
     )
     .fetch_all(&mut session.connection)
     .await
     .explain("listing the tables")?;
     let mut relations = Relations { tables: Vec::new(), sequences: Vec::new(), left_out: Vec::new() };
-    for (schema, name, quoted, is_sequence, is_unlogged, bytes) in rows {
+    for (name, quoted, is_sequence, is_unlogged, bytes, columns) in rows {
         let is_left_out = is_unlogged || name == ONE_TIME_KEYS;
-        let table = Table { schema, name, quoted, bytes };
         match (is_sequence, is_left_out) {
-            (true, _) => relations.sequences.push(table.pattern()),
-            (false, true) => relations.left_out.push(table.quoted),
-            (false, false) => relations.tables.push(table),
+            (true, _) => relations.sequences.push(quoted),
+            (false, true) => relations.left_out.push(quoted),
+            (false, false) => relations.tables.push(Table { quoted, columns, bytes }),
         }
     }
     Ok(relations)

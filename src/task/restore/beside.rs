@@ -72,7 +72,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         let (repository, dump, scratch) = (&chosen.repository, &chosen.manifest.database, scratch.path());
         let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once };
         let mut warnings = filling.fill().await?;
-        progress("counts the rows");
+        progress("counts the rows and reads them for the planner's statistics");
         let checked = check(target, Whose::Synapse, dump, *at_once).await?;
         let with_it = match (&mut authentication, &chosen.manifest.authentication_service) {
             (Some(half), Some(service)) => {

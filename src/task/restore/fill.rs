@@ -1,19 +1,19 @@
 //! A backup's database into an empty one: tables, rows, indexes.
 //!
 //! Several streams at once, and indexes after the rows, by PostgreSQL's own programs. The rows go from restic to `psql`
-//! through a pipe: nothing is put on a disk in between. Nobody uses the database yet, so nobody waits for its disk either
-//! (`synchronous_commit`); what it was filled with is read back and counted afterwards, see [`super::check`].
+//! through pipes, unpacked on the way: nothing is put on a disk in between. Nobody uses the database yet, so nobody waits for
+//! its disk either (`synchronous_commit`); what it was filled with is read back and counted afterwards, see [`super::check`].
 
-use std::{path::Path, process::Stdio};
+use std::{fs::File, path::Path, process::Stdio};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::process::Command;
 
 use crate::{
     postgres::{Explain, Session, Target, programs::Programs},
-    restic::{KILLED, Repository, collect},
+    restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
-        backup::{manifest::Dump, snapshot::ONE_TIME_KEYS},
+        backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
         output::progress,
         report::{Result, TaskError},
     },
@@ -48,18 +48,19 @@ impl Filling<'_> {
     /// # Errors
     /// What restic, `psql` or `pg_restore` said.
     pub async fn fill(&self) -> Result<Vec<String>> {
+        let files = self.largest_first();
+        // Each has a key to derive and an index to read before it gives anything.
+        let ahead = files.iter().take(self.at_once.into()).map(|file| self.read(file));
+        let ahead = ahead.collect::<Result<Vec<Download>>>()?;
         let schema = self.fetch_schema().await?;
         progress("makes the tables");
         self.pg_restore(&["--section=pre-data", "--no-owner", "--no-privileges"], &schema).await?;
-        self.rows().await?;
+        self.rows(files, ahead).await?;
         progress("makes the indexes");
         let jobs = format!("--jobs={}", self.at_once);
         self.pg_restore(&["--section=post-data", "--no-owner", "--no-privileges", &jobs], &schema).await?;
         forget_one_time_keys(self.target).await?;
-        let refused = self.privileges(&schema).await?;
-        progress("reads the tables for the planner's statistics");
-        analyze(self.target).await?;
-        Ok(refused)
+        self.privileges(&schema).await
     }
 
     async fn fetch_schema(&self) -> Result<std::path::PathBuf> {
@@ -79,12 +80,24 @@ impl Filling<'_> {
         Ok(path)
     }
 
-    /// All streams of rows, the largest first.
-    async fn rows(&self) -> Result<()> {
+    fn largest_first(&self) -> Vec<&String> {
         let mut files: Vec<&String> = self.dump.row_files().collect();
         files.sort_by_key(|file| std::cmp::Reverse(self.dump.parts[*file].bytes));
+        files
+    }
+
+    fn read(&self, file: &str) -> Result<Download> {
+        self.repository.read_stream(&self.dump.part(file)?.snapshot, file)
+    }
+
+    /// All streams of rows, of which the first have begun already.
+    async fn rows(&self, files: Vec<&String>, ahead: Vec<Download>) -> Result<()> {
         let count = files.len();
-        let streams = files.into_iter().map(|file| self.stream(file));
+        let mut ahead = ahead.into_iter();
+        let streams = files.into_iter().map(|file| {
+            let begun = ahead.next();
+            async move { self.stream(file, begun.map_or_else(|| self.read(file), Ok)?).await }
+        });
         let mut filling = stream::iter(streams).buffer_unordered(self.at_once.into());
         let mut done = 0;
         while filling.try_next().await?.is_some() {
@@ -96,19 +109,31 @@ impl Filling<'_> {
 
     /// restic writes, `psql` reads. A stream that is cut off looks to `psql` like one that has ended: restic's own end
     /// tells.
-    async fn stream(&self, file: &str) -> Result<()> {
-        let mut download = self.repository.read_stream(&self.dump.part(file)?.snapshot, file)?;
-        let output = download.output.take().expect("its output is a pipe");
-        let output: Stdio = output.try_into().map_err(|error: std::io::Error| failed("psql", &error.to_string()))?;
+    async fn stream(&self, file: &str, mut download: Download) -> Result<()> {
+        let output = download.output.take().expect("its output is a pipe").into_owned_fd();
+        let output = File::from(output.map_err(|error| failed("psql", &error.to_string()))?);
         let mut psql = self.psql();
-        psql.args(["--set=ON_ERROR_STOP=1", "--file=-"]).stdin(output);
-        let (read, written) = tokio::join!(download.finish(), run(psql, "psql"));
+        psql.args(["--set=ON_ERROR_STOP=1", "--file=-"]);
+        let (read, unpacked, written) = if parts::is_compressed(file) {
+            let (reader, writer) = std::io::pipe().map_err(|error| failed("psql", &error.to_string()))?;
+            psql.stdin(reader);
+            let unpacking = tokio::task::spawn_blocking(move || zstd::stream::copy_decode(output, writer));
+            let unpacked = async { unpacking.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) };
+            tokio::join!(download.finish(), unpacked, run(psql, "psql"))
+        } else {
+            psql.stdin(output);
+            let (read, written) = tokio::join!(download.finish(), run(psql, "psql"));
+            (read, Ok(()), written)
+        };
         match (read, written) {
             // restic found nobody to write to.
             (Err(read), Err(written)) if read.reason == KILLED || read.message.contains("broken pipe") => Err(written),
             // Whatever `psql` says of what restic did not give to the end.
             (Err(read), _) => Err(read),
-            (Ok(()), written) => written,
+            (Ok(()), Err(written)) => Err(written),
+            (Ok(()), Ok(())) => unpacked.map_err(|error| {
+                TaskError::terminal(DAMAGED, format!("{file} is not what zstd has written: {error}."))
+            }),
         }
     }
 

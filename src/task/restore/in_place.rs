@@ -116,7 +116,7 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
         at_once: *at_once,
     };
     let mut warnings = filling.fill().await?;
-    progress("counts the rows");
+    progress("counts the rows and reads them for the planner's statistics");
     let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
     let mut session = target.connect().await?;
     writable(&mut session).await?;

@@ -22,12 +22,7 @@ use super::{
     restore::{Source, check::Checked, check::check, fill::Filling},
     stopped,
 };
-use crate::{
-    api::verification::MediaCheck,
-    bytes,
-    postgres::programs::Programs,
-    restic::{Repository, Wants},
-};
+use crate::{api::verification::MediaCheck, bytes, postgres::programs::Programs, restic::Repository};
 
 pub use server::SILENT;
 
@@ -107,7 +102,6 @@ impl Drill {
         let source = &self.arguments.source;
         let repository = source.place.open(scratch.path())?.locking_to_read();
         repository.open(false).await?;
-        repository.wait_for_locks(Wants::ToAdd).await?;
         let restored = self.restore(&repository, scratch.path()).await;
         if restored.as_ref().map_or_else(verdict::speaks_of_the_backup, |_| true) {
             self.mark(&repository, restored.is_ok()).await.or_else(|unmarked| match &restored {
@@ -158,7 +152,7 @@ impl Drill {
         };
         // Rights of roles are not told of: this server has none.
         filling.fill().await?;
-        progress("counts the rows");
+        progress("counts the rows and reads them for the planner's statistics");
         let checked = check(&target, Whose::Synapse, &manifest.database, *at_once).await?;
         let mut seen = checks::all(&target, repository, manifest).await?;
         if let Some(media) = &manifest.media {

@@ -18,7 +18,7 @@ fn manifest(repository: &Repository, snapshot: &str) -> Value {
 
 impl Homeserver {
     pub(super) fn back_up(&self) -> Program {
-        back_up(&self.synapse, &self.repository).authentication_service(&self.mas).with(&["--init"])
+        back_up(&self.synapse, &self.repository).authentication_service(&self.mas)
     }
 }
 
@@ -63,12 +63,12 @@ async fn a_release_that_knows_nothing_of_it_sees_no_backup_rather_than_half_of_o
     let homeserver = Homeserver::on_one_server("mas_format");
     let found = homeserver.back_up().run().await.backup().clone();
     let stored = homeserver.repository.list(ALL);
-    assert_eq!(stored.len(), 11, "two schemas, four streams of rows each, and the manifest");
+    assert_eq!(stored.len(), 7, "two schemas, two streams of rows each, and the manifest");
     for snapshot in &stored {
         let tags: Vec<&str> = snapshot["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        assert!(tags.contains(&"format=3"), "it would take this for what a failed attempt left: {tags:?}");
+        assert!(tags.contains(&"format=4"), "it would take this for what a failed attempt left: {tags:?}");
     }
-    assert_eq!(manifest(&homeserver.repository, &found.snapshot)["format"], json!(3));
+    assert_eq!(manifest(&homeserver.repository, &found.snapshot)["format"], json!(4));
     assert_eq!(homeserver.repository.snapshots(MANIFEST), [found.snapshot]);
 }
 
@@ -93,7 +93,7 @@ async fn a_database_that_is_not_the_service_s_is_refused() {
     let other = Database::empty_of_authentication_service(server(), "mas_wrong_other");
     other.sql("SET ROLE mas; CREATE TABLE _sqlx_migrations (version bigint, success boolean)");
     let wrong = |of: &Database, service: &Database, role: &str| {
-        back_up(of, &repository).authentication_service_as(service, role, PASSWORD).with(&["--init"]).run()
+        back_up(of, &repository).authentication_service_as(service, role, PASSWORD).run()
     };
     let field = "spec.matrixAuthenticationService";
     let is = |finished: crate::support::Finished, words: &str| {
@@ -104,7 +104,6 @@ async fn a_database_that_is_not_the_service_s_is_refused() {
     wrong(&synapse, &empty, "mas").await.refused("NoAuthenticationSchema", &[field, "has the service ever started?"]);
     back_up(&mas, &repository)
         .credentials("mas", PASSWORD)
-        .with(&["--init"])
         .run()
         .await
         .refused("NoSynapseSchema", &["of the Matrix Authentication Service, not of Synapse"]);
@@ -115,7 +114,7 @@ async fn a_database_that_is_not_the_service_s_is_refused() {
 async fn a_wrong_password_says_of_which_database() {
     let Homeserver { synapse, mas, repository } = Homeserver::on_one_server("mas_password");
     let step = |destination: Value| format!("database={}", json!({"backup": destination}));
-    let wrong = back_up(&synapse, &repository).authentication_service_as(&mas, "mas", "wrong").with(&["--init"]);
+    let wrong = back_up(&synapse, &repository).authentication_service_as(&mas, "mas", "wrong");
     let words = ["spec.matrixAuthenticationService", "postgres.credentials", "\"mas\""];
     wrong.run().await.refused("PasswordRefused", &words);
     let told = back_up(&synapse, &repository).authentication_service(&mas).credentials("synapse", "wrong").run().await;

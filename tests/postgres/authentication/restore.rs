@@ -111,7 +111,7 @@ async fn one_of_the_two_alone_is_refused() {
     assert_eq!(homeserver.are_old(), (true, true));
 
     let without = Homeserver::on_one_server("mas_without");
-    back_up(&without.synapse, &without.repository).with(&["--init"]).run().await.backup();
+    back_up(&without.synapse, &without.repository).run().await.backup();
     without
         .restore("without-001")
         .run()
@@ -246,6 +246,9 @@ async fn killed_at_any_moment_on_two_servers_it_ends_with_both_or_with_neither()
         let mut running = swap(attempt + 1).start();
         tokio::time::sleep(later).await;
         running.child.kill().await.unwrap();
+        for database in [&homeserver.mas, &homeserver.synapse] {
+            database.server.ends_sessions_of(uid).await;
+        }
         let (synapse, mas) = homeserver.are_old();
         cut_off += i32::from(synapse != mas);
         assert!(mas != is_old || synapse == is_old, "round {round}: Synapse's names change last");

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::Program;
+use super::{Program, synapse_python};
 
 /// The repository's own password; nobody prints it.
 pub const REPOSITORY_PASSWORD: &str = "correct-horse-battery";
@@ -21,6 +21,23 @@ pub(super) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
     let output = Command::new(&script).output().expect("tests/storage/bin-dir");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("a path").trim().into()
+});
+
+/// A repository that was made once: its configuration, and its key with its name.
+static MADE: LazyLock<[(PathBuf, Vec<u8>); 2]> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a directory");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storage/quick_key.py");
+    let mut init = Command::new(PROGRAMS.join("restic"));
+    init.args(["--no-cache", "init", "--repo"]);
+    let mut quicken = Command::new(synapse_python());
+    quicken.arg("-B").arg(script);
+    for mut program in [init, quicken] {
+        let made = program.arg(folder.path()).env("RESTIC_PASSWORD", REPOSITORY_PASSWORD).output().expect("a program");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let mut keys = fs::read_dir(folder.path().join("keys")).expect("a directory");
+    let key = Path::new("keys").join(keys.next().expect("a key").expect("a key").file_name());
+    [PathBuf::from("config"), key].map(|file| (file.clone(), fs::read(folder.path().join(file)).expect("a file")))
 });
 
 /// Lets a little through, and the rest when a file is gone. The end of the other side ends it at any time, as it would end
@@ -49,8 +66,20 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Nothing is in there yet.
+    /// No backup is in there yet. Its key is derived quickly.
     pub fn new() -> Self {
+        let repository = Self::not_made();
+        for directory in ["data", "index", "keys", "locks", "snapshots"] {
+            fs::create_dir_all(repository.path().join(directory)).expect("a directory");
+        }
+        for (file, content) in &*MADE {
+            fs::write(repository.path().join(file), content).expect("a file");
+        }
+        repository
+    }
+
+    /// Nothing is in there yet.
+    pub fn not_made() -> Self {
         let repository = Self { folder: tempfile::tempdir().expect("a directory") };
         fs::create_dir(repository.secret()).expect("a directory");
         fs::create_dir(repository.programs()).expect("a directory");
@@ -62,7 +91,7 @@ impl Repository {
 
     /// The same once more, in another place.
     pub fn copy(&self) -> Self {
-        let copy = Self::new();
+        let copy = Self::not_made();
         let done = Command::new("cp").arg("-a").arg(self.path()).arg(copy.path()).status().expect("cp");
         assert!(done.success(), "a copy");
         copy
@@ -187,11 +216,16 @@ impl Repository {
 
     /// Stores a text as a file, without a tag; the snapshot's id.
     pub fn store(&self, file: &str, text: &str) -> String {
+        self.store_with_tags(file, text, &[])
+    }
+
+    /// The same with tags.
+    pub fn store_with_tags(&self, file: &str, text: &str, tags: &[&str]) -> String {
         let path = self.folder.path().join("stored");
         fs::write(&path, text).expect("a file");
-        let cat = ["backup", "--json", "--stdin-filename", file, "--stdin-from-command", "--"];
+        let backup = ["backup", "--json", "--tag", &tags.join(","), "--stdin-filename", file];
         let path = path.display().to_string();
-        let said = self.restic(&[cat.as_slice(), &["cat", &path]].concat());
+        let said = self.restic(&[backup.as_slice(), &["--stdin-from-command", "--", "cat", &path]].concat());
         let summary = said.lines().last().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         summary.and_then(|summary| Some(summary["snapshot_id"].as_str()?.to_owned())).expect("an id")
     }

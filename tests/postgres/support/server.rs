@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     authority::certificate_for,
     daemon::{self, Daemon, Volume, free_port},
+    eventually,
 };
 
 /// Password of every role. No output of ours may ever hold it.
@@ -87,6 +88,14 @@ impl Server {
             .map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
         server.psql("postgres", &format!("{ROLES}{}", passwords.concat()));
         server
+    }
+
+    /// Waits for the end of what a task that was killed has told it: who connects in the middle of a renaming is told that the
+    /// database is not there.
+    pub async fn ends_sessions_of(&self, operation: &str) {
+        let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%/{operation}%'");
+        let ended = async || self.psql("postgres", &sessions).trim() == "0";
+        eventually("its sessions have ended", Duration::from_secs(30), ended).await;
     }
 
     /// Runs SQL as the superuser.

@@ -89,7 +89,7 @@ impl Storage {
 
     /// A Secret that leads to it through a wire.
     pub fn secret(&self, wire: &Wire) -> Repository {
-        let repository = Repository::new();
+        let repository = Repository::not_made();
         repository.mount("RESTIC_REPOSITORY", &location(wire.port));
         repository.mount("AWS_ACCESS_KEY_ID", ACCESS_KEY);
         repository.mount("AWS_SECRET_ACCESS_KEY", SECRET_KEY);

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     bytes,
-    restic::{Repository, StoredFiles, Wants},
+    restic::{Repository, StoredFiles},
     task::{
         output::progress,
         report::{Report, Result, StepResult, TaskError},
@@ -90,7 +90,6 @@ struct Begun {
 impl Begun {
     async fn begin(arguments: &Arguments, repository: &Repository) -> Result<Self> {
         repository.open(false).await?;
-        repository.wait_for_locks(Wants::ToAdd).await?;
         let listing = Listing::read(repository, &arguments.destination).await?;
         let draft = Draft::find(&listing.own(&arguments.destination), arguments.of_run.as_deref())?;
         progress(&format!("completes the backup of {}", draft.taken_at.0));
