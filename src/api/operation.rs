@@ -99,12 +99,15 @@ pub struct Run {
     /// Why the run does not reach its end. Set once: the first failure is the one that counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// What it had done is being taken back, or was.
+    /// What it had done, or may have done, is being taken back, or was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,
-    /// The homeserver's database is unfinished, as far as is known: Synapse must not start with it.
+    /// The homeserver's database was found unfinished, and is so still: Synapse must not start with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfinished: bool,
+    /// A step that can be taken back has begun, or its taking back has, and nobody knows what became of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_doubt: bool,
     /// What the homeserver had when another run left its database unfinished: this one goes on, and gives it back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inherited: Vec<RecordedWorkload>,
@@ -124,7 +127,8 @@ pub struct PinnedClaim {
     pub node: Option<String>,
 }
 
-/// A run takes back what it did, because Synapse does not start with it. It is down once more meanwhile.
+/// A run takes back what it did, because Synapse does not start with it, or what it may have done, because nobody knows. The
+/// homeserver is down meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Undo {
@@ -214,19 +218,26 @@ pub struct StepStatus {
     /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,
-    /// The task and its arguments that take the step back, if no Pod of Synapse becomes Ready afterwards.
+    /// The task and its arguments that take the step back, if nobody knows what became of it, or if no Pod of Synapse becomes
+    /// Ready afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<String>,
-    /// From its beginning to its success the homeserver's database is unfinished.
+    /// As long as nobody knows what became of it, Synapse must not start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub holds: bool,
-    /// The database was unfinished before this attempt.
+    /// Before it there was nothing that could be served.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub was_unfinished: bool,
+    pub fills: bool,
+    /// What became of the attempts before this one was not known either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_in_doubt: bool,
     pub state: StepState,
     /// Counts from 1; part of the Job's name.
     #[serde(default)]
     pub attempt: i32,
+    /// What is known of this attempt's Pod. Absent: its Job was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodTrace>,
     /// UID of this attempt's Job, once it was seen. With it, a missing Job was deleted; without it, it was never made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_uid: Option<String>,
@@ -257,6 +268,17 @@ pub enum DatabaseAccess {
     Connection,
     /// Also how much disk is free: `postgres.dataVolume` is mounted, on the node that has it.
     WithDisk,
+}
+
+/// What is known of the Pod of a Job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PodTrace {
+    /// Its Job was asked for once, and it has not been seen to run.
+    Asked,
+    /// It was seen to run, or its Job was asked for again, and one may have come and gone unseen.
+    MayHaveRun,
+    /// It had not run when its Job was being deleted: no kubelet starts it any more.
+    NeverRan,
 }
 
 /// Where a step is.
@@ -486,6 +508,16 @@ impl Run {
     pub fn counts(&self) -> Option<&[RecordedWorkload]> {
         let inherited = Some(self.inherited.as_slice()).filter(|inherited| !inherited.is_empty());
         self.window.as_ref().map(|window| window.workloads.as_slice()).or(inherited)
+    }
+
+    /// The step that can be taken back, once it has begun. No run has more than one.
+    pub fn step_to_take_back(&self) -> Option<&StepStatus> {
+        self.steps.iter().find(|step| !step.undo.is_empty() && step.attempt > 0)
+    }
+
+    /// What Synapse would find is unfinished or may be out of step, as far as is known: it must not start with it.
+    pub fn must_stay_down(&self) -> bool {
+        self.unfinished || self.in_doubt && self.step_to_take_back().is_some_and(|step| step.holds)
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

@@ -172,7 +172,7 @@ fn build_job<K: Operation>(
     let step = &run.steps[index];
     let mut args = step.args.clone();
     let mut deadline_seconds = None;
-    if let (true, Some(until)) = (step.offline && !step.holds, run.work_until()) {
+    if let (true, Some(until)) = (step.offline && !step.fills, run.work_until()) {
         args.push(format!("--until={until}"));
         deadline_seconds = Some(until.duration_since(now).as_secs().max(1));
     }

@@ -53,7 +53,7 @@ fn of_waiting(before: &OperationStatus, after: &OperationStatus) -> Option<Event
     }
     let told = |reason: &str| {
         let Some(run) = &after.run else { return false };
-        let leaves_unfinished = run.unfinished && run.is_finished() && reason == "DatabaseUnfinished";
+        let leaves_unfinished = run.must_stay_down() && run.is_finished() && reason == "DatabaseUnfinished";
         leaves_unfinished || run.failure.as_ref().is_some_and(|failure| failure.reason == reason)
     };
     let event = match ready.reason.as_str() {
@@ -149,7 +149,7 @@ fn of_end(run: &Run, after: &OperationStatus) -> Event {
         (Some(Outcome::Skipped), _) => Event::warning("Skipped", "Run", message),
         (_, failure) => {
             let why = failure.as_ref().map_or("unknown", |failure| &failure.reason);
-            let replicas = match (run.unfinished, &run.window) {
+            let replicas = match (run.must_stay_down(), &run.window) {
                 (true, _) => "; the replicas stay at 0",
                 (false, Some(_)) => "; every replica is back",
                 (false, None) => "; no replica was touched",

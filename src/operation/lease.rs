@@ -107,7 +107,7 @@ fn annotations(subject: &Subject, run: &Run) -> BTreeMap<String, String> {
         .collect();
     let json = serde_json::to_string(&counts).expect("counts are plain data");
     let mut annotations = BTreeMap::from([(COUNTS.to_owned(), json), (BY_HAND.to_owned(), commands.join("\n"))]);
-    if run.unfinished {
+    if run.must_stay_down() {
         annotations.insert(UNFINISHED.to_owned(), format!("{} {}", subject.kind, subject.name));
     }
     annotations
@@ -132,8 +132,9 @@ fn kept_down_message(held: &Lease) -> String {
     let namespace = held.metadata.namespace.as_deref().unwrap_or_default();
     let name = held.metadata.name.as_deref().unwrap_or_default();
     format!(
-        "{by} has left the database unfinished, so the replicas stay at 0. Make a SynapseRestore under a new name: it goes on, and \
-         brings them back when the database is whole. To bring them back with the database as it is: kubectl -n {namespace} \
+        "{by} has left the database unfinished, or out of step with that of the Matrix Authentication Service, so the replicas \
+         stay at 0. Make a SynapseRestore under a new name: it goes on, and brings them back \
+         when all is whole. To bring them back with the database as it is: kubectl -n {namespace} \
          annotate lease {name} {UNFINISHED}-"
     )
 }

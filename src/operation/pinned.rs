@@ -40,6 +40,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
                 memory_limit: step.memory_limit.clone(),
                 undo: step.undo.clone(),
                 holds: step.holds,
+                fills: step.fills,
                 ..pending(&step.name, args)
             }
         }));
@@ -98,9 +99,11 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         memory_limit: None,
         undo: Vec::new(),
         holds: false,
-        was_unfinished: false,
+        fills: false,
+        was_in_doubt: false,
         state: StepState::Pending,
         attempt: 0,
+        pod: None,
         job_uid: None,
         started_at: None,
         finished_at: None,

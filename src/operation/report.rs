@@ -100,12 +100,17 @@ pub(super) fn quiesced(status: &OperationStatus) -> Option<String> {
 
 /// That the replicas stay at 0, and what they were.
 pub(super) fn kept_down(run: &Run) -> Option<String> {
-    let counts = run.counts().filter(|_| run.unfinished)?.iter();
+    let counts = run.counts().filter(|_| run.must_stay_down())?.iter();
     let counts: Vec<String> =
         counts.map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
     let lease = run.synapse.as_ref().map(|pinned| lease::name(&pinned.name)).unwrap_or_default();
+    let is_half = run.step_to_take_back().is_some_and(|step| step.holds && !step.fills);
+    let why = match run.in_doubt && is_half {
+        true => "the databases of Synapse and of its Matrix Authentication Service may be out of step",
+        false => "the database is unfinished",
+    };
     Some(format!(
-        "the database is unfinished, so the replicas stay at 0 ({}): make a SynapseRestore under a new name, which goes on and \
+        "{why}, so the replicas stay at 0 ({}): make a SynapseRestore under a new name, which goes on and \
          brings them back, or see kubectl describe lease {lease} for how to bring them back with the database as it is",
         counts.join(", ")
     ))

@@ -172,15 +172,19 @@ pub struct RecipeStep {
     pub mounts: Vec<Mount>,
     /// A PostgreSQL beside it in its Pod, for this step alone.
     pub server: Option<ScratchServer>,
-    /// Synapse must not start between its beginning and its success: it writes into the homeserver's own database. Where it
-    /// cannot succeed, `undo` empties that again.
+    /// As long as nobody knows what became of it, Synapse must not start: what it leaves when it is cut off is half a database,
+    /// or two that are out of step.
     pub holds: bool,
+    /// It fills the homeserver's own database, in which there was nothing to serve: it takes the time that it takes, and is not
+    /// taken back once it is whole.
+    pub fills: bool,
     /// The homeserver's own Synapse beside it in its Pod; what tells its schema is beside preflight.
     pub own_synapse: Option<OwnSynapse>,
     /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
     pub memory_limit: Option<String>,
-    /// The task and its arguments that take it back, if no Pod of the homeserver becomes Ready afterwards. Nothing: it is not
-    /// taken back.
+    /// The task and its arguments that take it back: where it was begun and nobody knows what became of it, and where no Pod of
+    /// the homeserver becomes Ready afterwards. It finds out what there is to do, and may be run when that is nothing. Nothing:
+    /// it is not taken back.
     pub undo: Vec<String>,
 }
 

@@ -181,15 +181,19 @@ impl SynapseRestore {
         RecipeStep {
             offline: true,
             holds: true,
+            fills: true,
             args: [database.args, vec![scheduled_tasks]].concat(),
             undo: [vec!["clear-database".to_owned()], administrator.to_args()].concat(),
             ..database
         }
     }
 
-    /// Users wait for this alone.
+    /// Users wait for this alone. One database has its name at every moment, whatever becomes of the task. With the service's
+    /// database there are two, and they may be on two servers, as only the task finds out: cut off in between, it leaves them out
+    /// of step.
     fn swap(&self, homeserver: &SynapseSpec, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
         let (service, service_mounts) = authentication::of(homeserver, Access::Administrator);
+        let holds = service.is_some();
         let service: Vec<String> = service.iter().flat_map(AuthenticationService::to_args).collect();
         let common = |task: &str| [vec![task.to_owned()], administrator.to_args(), service.clone()].concat();
         let mut args = common("swap-database");
@@ -202,6 +206,7 @@ impl SynapseRestore {
             offline: true,
             args,
             mounts: mount.into_iter().chain(service_mounts).collect(),
+            holds,
             undo,
             ..RecipeStep::default()
         }
@@ -258,6 +263,7 @@ mod tests {
         assert_eq!(shape, [("database", false), ("swap", true)]);
         assert_eq!(steps[1].args, ["swap-database", "--existing=refuse", "--scheduled-tasks=cancel"]);
         assert_eq!(steps[1].undo, ["swap-database", "--back"]);
+        assert!(!steps[1].holds, "at every moment there is one database by the name, and it is whole");
         assert!(steps[0].args.contains(&"--restore=matrix/after-the-fire".to_owned()));
         // Whoever made it: the cluster that did is gone.
         assert!(!steps[0].args.iter().any(|arg| arg.starts_with("--origin")), "{:?}", steps[0].args);
@@ -316,6 +322,7 @@ mod tests {
         };
         assert_eq!(paths(&steps[0]), "repository mas-postgres mas-postgres-admin mas-postgres-data");
         assert_eq!(paths(&steps[1]), "mas-postgres mas-postgres-admin");
+        assert!(steps[1].holds && !steps[1].fills, "nobody starts on two databases of which one was swapped");
         for args in [&steps[0].args, &steps[1].args, &steps[1].undo] {
             for arg in ["--mas-database=mas", "--mas-admin-credentials-dir=/var/run/synapse-keeper/mas-postgres-admin"]
             {
@@ -328,8 +335,9 @@ mod tests {
     fn in_place_nobody_is_served_until_all_of_it_is_there() {
         let store = ", mediaStore: {claimName: synapse-media, path: media}";
         let steps = steps("from: {repository: {secretName: s3}}, database: {method: InPlace}", store, None);
-        let shape: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.offline, step.holds)).collect();
-        assert_eq!(shape, [("media", false, false), ("database", true, true)]);
+        let shape: Vec<_> =
+            steps.iter().map(|step| (step.name.as_str(), step.offline, step.holds, step.fills)).collect();
+        assert_eq!(shape, [("media", false, false, false), ("database", true, true, true)]);
         for arg in ["--method=in-place", "--scheduled-tasks=cancel"] {
             assert!(steps[1].args.contains(&arg.to_owned()), "{:?}", steps[1].args);
         }

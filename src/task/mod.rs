@@ -94,7 +94,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::ClearDatabase(arguments) => restore::in_place::clear(arguments, &stop).await,
             Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
             Command::RestoreDump(arguments) => dump::run(arguments, &stop).await.into(),
-            Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await.into(),
+            Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await,
             Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
             Command::Verify(arguments) => verify::run(arguments, &stop).await,
         })

@@ -33,8 +33,8 @@ pub struct Report {
     /// What an inspection or a preflight found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<Findings>,
-    /// Beside an error of a task that fills the homeserver's own database: what is left there. Absent: nobody knows, or half of
-    /// what it should be.
+    /// Beside an error of a task that fills the homeserver's own database, or gives it to another one: what is left there.
+    /// Absent: nobody knows, or half of what it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaves: Option<Leaves>,
     /// The whole report is the last line of the log.
@@ -50,6 +50,9 @@ pub enum Leaves {
     AsItWas,
     /// Nothing, as before the first attempt: Synapse may start with it.
     Empty,
+    /// Databases that are in step, with nothing to take back or nothing that can be: Synapse may start with them if it could
+    /// before the first attempt.
+    InStep,
 }
 
 impl Report {

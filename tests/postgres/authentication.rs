@@ -2,6 +2,7 @@
 
 mod backup;
 mod restore;
+mod undo;
 
 use crate::support::{AUTHENTICATION_LOCALE, Database, Repository, Server, server};
 

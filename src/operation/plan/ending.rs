@@ -25,7 +25,7 @@ impl Planner<'_> {
             outcome,
             started_at: run.started_at.clone(),
             finished_at: now,
-            reason: run.failure.as_ref().map(|failure| match run.unfinished {
+            reason: run.failure.as_ref().map(|failure| match run.must_stay_down() {
                 true => "DatabaseUnfinished".to_owned(),
                 false => failure.reason.clone(),
             }),
@@ -134,6 +134,11 @@ fn taken_back(run: &Run) -> Option<String> {
     let undo = run.undo.as_ref()?;
     let result = run.steps.get(undo.step).and_then(|step| step.result.as_ref());
     Some(match (&undo.failure, result) {
+        (Some(failure), _) if run.in_doubt && !run.must_stay_down() => format!(
+            "nobody knows whether it was done, for it could not be taken back ({}): the homeserver has the one database or the \
+             other, and either is whole",
+            failure.message
+        ),
         (Some(failure), _) => format!("it could not be taken back: {}", failure.message),
         (None, Some(result)) => format!("it was taken back: {}", result.summary),
         (None, None) => "it was taken back".to_owned(),

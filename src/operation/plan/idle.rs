@@ -120,6 +120,7 @@ impl Planner<'_> {
             failure: None,
             undo: None,
             unfinished: false,
+            in_doubt: false,
             inherited: Vec::new(),
             finished_at: None,
             outcome: None,

@@ -7,6 +7,8 @@
 mod ending;
 mod idle;
 #[cfg(test)]
+mod in_doubt_tests;
+#[cfg(test)]
 mod simulation;
 mod steps;
 mod stop;
@@ -14,7 +16,7 @@ mod stop;
 mod taking_back_tests;
 #[cfg(test)]
 mod tests;
-mod unfinished;
+mod undo;
 #[cfg(test)]
 mod unfinished_tests;
 mod window;
@@ -145,7 +147,7 @@ impl Planner<'_> {
             return next;
         }
         self.stop_job()
-            .or_else(|| self.empty_what_is_unfinished())
+            .or_else(|| self.take_back_what_is_in_doubt())
             .or_else(|| self.keep_down())
             .or_else(|| self.resume())
             .or_else(|| self.release())

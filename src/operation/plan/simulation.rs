@@ -4,6 +4,8 @@
 //! killed between any two of its writes) falls on an operation; then the world is left in peace. Whatever came before, the
 //! run must come to its end and the invariants below must have held at every moment.
 
+mod databases;
+mod jobs;
 mod seen;
 mod world;
 
@@ -11,12 +13,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use self::world::{DECIDING, Fate, OPTIONAL, SimLease, SimWorkload};
-pub(super) use self::world::{Moment, World};
-use crate::{
-    api::operation::{Outcome, StepState},
-    operation::observed::JobState,
+use self::world::{DECIDING, OPTIONAL, SimLease, SimWorkload};
+pub(super) use self::{
+    databases::{Pair, Work},
+    jobs::Fate,
+    world::{Moment, World},
 };
+use crate::api::operation::{Outcome, Run, StepState};
 
 /// What befalls the operation.
 #[derive(Clone, Debug)]
@@ -61,13 +64,7 @@ impl World {
                 one.replicas = one.replicas.map(|_| *replicas);
             }
             Blow::Fate(fate) => self.next_fate = *fate,
-            Blow::JobDeleted => {
-                if self.jobs.values().any(|job| job.state == JobState::Active) {
-                    self.lingers = 15;
-                }
-                self.mark |= self.jobs.values().any(|job| job.holds && job.state == JobState::Active);
-                self.jobs.clear();
-            }
+            Blow::JobDeleted => self.lose_jobs(),
             Blow::LeaseDeleted => self.lease = None,
             Blow::LeaseTaken => {
                 let other = SimLease { holder: "SynapseMaintenance/other/x".to_owned(), ..SimLease::default() };
@@ -114,12 +111,12 @@ impl World {
 
     /// What keeps the workloads at 0.
     pub(super) fn is_kept_down(&self) -> bool {
-        let by_run = self.subject.status.run.as_ref().is_some_and(|run| run.unfinished);
+        let by_run = self.subject.status.run.as_ref().is_some_and(|run| run.must_stay_down());
         by_run || self.lease.as_ref().is_some_and(|lease| lease.kept_down)
     }
 
     pub(super) fn assert_all_is_back(&self) {
-        assert!(!self.mark, "the database is unfinished");
+        assert!(self.may_be_served(), "{:?}", self.pair);
         for one in self.workloads.iter().filter(|one| !one.meddled) {
             assert_eq!(one.replicas, Some(one.original), "{:?}", one.workload);
         }
@@ -157,6 +154,20 @@ impl World {
             })),
             _ => assert!(steps.all(|step| step.decides() || step.attempt == 0), "{:?}", run.steps),
         }
+        self.assert_what_is_served_is_what_is_said(run);
+    }
+
+    /// A run that has succeeded has swapped, and one that has failed has not, or says that it does not know or could not help it.
+    fn assert_what_is_served_is_what_is_said(&self, run: &Run) {
+        let swap = run.steps.iter().find(|step| !step.undo.is_empty());
+        let Some(swap) = swap.filter(|_| matches!(self.work, Work::Swap | Work::TwoSwaps)) else { return };
+        let tried_in_vain = run.undo.as_ref().is_some_and(|undo| undo.failure.is_some());
+        if run.in_doubt || tried_in_vain {
+            assert!(tried_in_vain, "{run:#?}");
+            return;
+        }
+        let is_swapped = swap.state == StepState::Succeeded && run.undo.is_none();
+        assert_eq!(self.pair, if is_swapped { Pair::RESTORED } else { Pair::OLD }, "{run:#?}");
     }
 }
 
@@ -217,9 +228,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn whatever_happens_the_replicas_come_back(afterwards: bool, undoes: bool, blows in prop::collection::vec(blow(), 1..120)) {
+    fn whatever_happens_the_replicas_come_back(afterwards: bool, swaps: bool, blows in prop::collection::vec(blow(), 1..120)) {
         let mut world = World::new(STEPS);
-        (world.afterwards, world.undoes) = (afterwards, undoes);
+        world.afterwards = afterwards;
+        world.work = if swaps { Work::Swap } else { Work::Vacuum };
         for blow in &blows {
             world.strike(blow);
         }
@@ -228,9 +240,12 @@ proptest! {
     }
 
     #[test]
-    fn whatever_happens_nobody_is_served_from_an_unfinished_database(blows in prop::collection::vec(blow(), 1..120)) {
+    fn whatever_happens_nobody_is_served_from_half_of_what_it_needs(
+        work in prop_oneof![Just(Work::InPlace), Just(Work::TwoSwaps)],
+        blows in prop::collection::vec(blow(), 1..120),
+    ) {
         let mut world = World::new(STEPS);
-        world.holds = true;
+        world.work = work;
         for blow in &blows {
             world.strike(blow);
         }

@@ -8,7 +8,7 @@ use crate::{
     api::{
         Duration,
         downtime::Downtime,
-        operation::{Cursor, PinnedSynapse, StepPlan, StepState, StepStatus, restart_reserve},
+        operation::{Cursor, PinnedSynapse, PodTrace, StepPlan, StepState, StepStatus, restart_reserve},
     },
     operation::{
         claims, job,
@@ -113,18 +113,24 @@ impl Planner<'_> {
         if !self.observed.claims.is_empty() {
             self.run_mut().claims = claims::pin(&self.observed.claims);
         }
-        let run = self.run_mut();
-        let step = &mut run.steps[index];
-        step.was_unfinished = run.unfinished;
-        run.unfinished |= step.holds;
+        let step = &mut self.run_mut().steps[index];
+        step.pod = None;
         step.state = StepState::Running;
         step.attempt += 1;
         step.job_uid = None;
         step.retry_at = None;
         step.started_at = Some(now);
         // The Lease must say it before the Job can do it.
-        let action = if step.holds { Action::PublishCounts } else { Action::CreateJob(index) };
-        Some((action, self.step_headline(index, "its Job starts")))
+        if self.put_in_doubt(index) {
+            return Some((Action::PublishCounts, self.step_headline(index, "its Job starts")));
+        }
+        Some(self.ask_for_job(index))
+    }
+
+    fn ask_for_job(&mut self, index: usize) -> Next {
+        let step = &mut self.run_mut().steps[index];
+        step.pod = Some(if step.pod.is_none() { PodTrace::Asked } else { PodTrace::MayHaveRun });
+        (Action::CreateJob(index), self.step_headline(index, "its Job starts"))
     }
 
     /// Takes the Job's result, or waits for it.
@@ -135,9 +141,7 @@ impl Planner<'_> {
         let Some(job) = self.observed.job.clone() else {
             return match self.run().steps[index].job_uid {
                 // Its UID was never seen: the one before us died before it had created it, or before it had seen it.
-                None => self
-                    .wait_for_task_pods(index)
-                    .or_else(|| Some((Action::CreateJob(index), self.step_headline(index, "its Job starts")))),
+                None => self.wait_for_task_pods(index).or_else(|| Some(self.ask_for_job(index))),
                 Some(_) => self.try_again(
                     index,
                     Transient,
@@ -152,6 +156,7 @@ impl Planner<'_> {
             return self.give_up(index, "JobNameTaken", Terminal, message);
         }
         self.run_mut().steps[index].job_uid = Some(job.uid.clone());
+        self.trace_pod(index, &job);
         match &job.state {
             JobState::Active => self.watch_start(index, &job),
             JobState::Complete => match &job.report {
@@ -314,9 +319,7 @@ impl Planner<'_> {
             step.message = None;
             step.result = Some(result.after(step.result.take()));
         }
-        // What was wanted is there, or what it was to be is taken back.
-        let run = self.run_mut();
-        run.unfinished &= run.next_step().is_some();
+        self.put_beyond_doubt(index);
         Some((Action::Continue, self.step_headline(index, "done")))
     }
 

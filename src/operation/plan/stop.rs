@@ -38,9 +38,9 @@ impl Planner<'_> {
         if let Some(message) = self.pods_do_not_stop(&window) {
             return self.fail("PodsDoNotStop", Transient, message);
         }
-        // Who ends a step that holds helps nobody: there was nothing before it that could be served.
-        let holds = self.run().next_step().is_some_and(|index| self.run().steps[index].holds);
-        if !holds && self.run().work_until().is_some_and(|until| self.now > until) {
+        // Who ends a step that fills helps nobody: there was nothing before it that could be served.
+        let fills = self.run().next_step().is_some_and(|index| self.run().steps[index].fills);
+        if !fills && self.run().work_until().is_some_and(|until| self.now > until) {
             let at_most = &self.run().downtime.at_most;
             let message = format!(
                 "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: \

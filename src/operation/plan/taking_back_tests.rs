@@ -1,6 +1,6 @@
 //! A step that Synapse does not start with is taken back: once, and only while nobody can have used it.
 
-use super::simulation::{Moment, World};
+use super::simulation::{Moment, Work, World};
 use crate::api::operation::{Outcome, RecordedWorkload, Role, Run, StepState};
 
 const FULL: &str = "[{vacuum: {mode: Full}}]";
@@ -8,7 +8,7 @@ const FULL: &str = "[{vacuum: {mode: Full}}]";
 /// A homeserver that does not start with what it finds.
 fn ill() -> World {
     let mut world = World::new(FULL);
-    world.undoes = true;
+    world.work = Work::Swap;
     // Before the downtime it served.
     while world.subject.status.run.as_ref().is_none_or(|run| run.window.is_none()) {
         world.reconcile(1, Some(Moment::AfterAct));

@@ -3,7 +3,7 @@
 
 use super::{
     Action, plan,
-    simulation::{Moment, World},
+    simulation::{Fate, Moment, Work, World},
 };
 use crate::{
     api::{
@@ -24,11 +24,11 @@ fn state(world: &World, name: &str) -> Option<StepState> {
 /// The step that holds is under way.
 fn filling() -> World {
     let mut world = World::new(FULL);
-    world.holds = true;
+    world.work = Work::InPlace;
     go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
-    world.leaves_half();
+    world.next_fate = Fate::LeavesHalf;
     go_on_until(&mut world, |world| {
-        state(world, "vacuum-1") == Some(StepState::Running) && world.observe().job.is_some()
+        state(world, "vacuum-1") == Some(StepState::Running) && world.observe().job.is_some_and(|job| job.started)
     });
     world
 }
@@ -137,6 +137,19 @@ fn one_that_fails_before_it_begins_leaves_it_as_it_was_for_the_next() {
 }
 
 #[test]
+fn it_is_unfinished_again_when_the_swap_is_taken_back_that_was_to_mend_it() {
+    let mut world = kept_down();
+    world.work = Work::Swap;
+    world.another("uid-2", true);
+    go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
+    world.next_fate = Fate::LeavesHalf;
+    world.leave_in_peace();
+    assert_eq!(state(&world, UNDO), Some(StepState::Succeeded));
+    assert_eq!(reason(&world), (Outcome::Failed, Some("DatabaseUnfinished")));
+    assert!(world.is_kept_down() && world.workloads.iter().all(|one| one.is_down()));
+}
+
+#[test]
 fn who_does_not_restore_waits_and_says_for_what() {
     let mut world = kept_down();
     world.another("uid-2", false);
@@ -161,7 +174,7 @@ fn a_deleted_object_does_not_leave_half_a_database() {
 #[test]
 fn what_a_pod_never_became_ready_with_is_not_emptied() {
     let mut world = World::new(FULL);
-    world.holds = true;
+    world.work = Work::InPlace;
     go_on_until(&mut world, |world| state(world, "vacuum-1") == Some(StepState::Running));
     world.does_not_start = true;
     world.leave_in_peace();

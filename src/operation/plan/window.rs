@@ -6,10 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
 use crate::{
-    api::operation::{RecordedWorkload, Role, Undo, Window},
+    api::operation::{RecordedWorkload, Role, Window},
     operation::{
         observed::{LeaseState, Live, ObservedJob, TASK_STOPS_WITHIN},
-        pinned,
         scale::Change,
     },
     task::report::ErrorClass::Transient,
@@ -36,7 +35,7 @@ impl Planner<'_> {
             self.record_counts();
             return Some((Action::PublishCounts, stopping("the replica counts are on record")));
         }
-        if self.observed.lease != LeaseState::mine(true, self.run().unfinished) {
+        if self.observed.lease != LeaseState::mine(true, self.run().must_stay_down()) {
             return Some((Action::PublishCounts, stopping("the replica counts are on record")));
         }
 
@@ -108,7 +107,7 @@ impl Planner<'_> {
 
     /// `None`: every count was given back and the Pods are Ready again, or nothing was ever taken. Or it must not be given back.
     pub(super) fn resume(&mut self) -> Option<Next> {
-        if self.run().unfinished {
+        if self.run().must_stay_down() {
             return None;
         }
         if let LeaseState::Mine { unfinished: true, .. } = self.observed.lease {
@@ -157,37 +156,14 @@ impl Planner<'_> {
                 self.subject.namespace
             );
             self.fail("NotReadyAgain", Transient, message);
-            return self.take_back();
+            return self.take_back_what_does_not_start();
         }
         Some((Action::Wait(POLL), self.resuming(format!("waits until Ready: {}", waiting.join("; ")))))
     }
 
-    /// Takes back what the run has done to the homeserver, once, and only if no Pod of Synapse was Ready with it: after that
-    /// clients hold tokens of it. `None`: there is nothing to take back, or it must not be.
-    fn take_back(&mut self) -> Option<Next> {
-        let now = Time(self.now);
-        let run = self.run_mut();
-        let window = run.window.as_mut()?;
-        // What was unfinished before must not come back.
-        if run.undo.is_some() || window.first_ready_at.is_some() || !run.inherited.is_empty() {
-            return None;
-        }
-        // One that has failed may have done it and not have been able to say so. A database that came back in place is whole.
-        let done = run.steps.iter().rfind(|step| !step.undo.is_empty() && step.attempt > 0 && !step.holds)?;
-        let message = format!("no Pod of Synapse became Ready: takes step {} back", done.name);
-        let undo = pinned::undo_of(done);
-        run.undo = Some(Undo { step: run.steps.len(), began_at: now, failure: None });
-        run.steps.push(undo);
-        (window.stopped_at, window.resume_began_at, window.returned_at) = (None, None, None);
-        for recorded in &mut window.workloads {
-            (recorded.stopped, recorded.returned) = (false, false);
-        }
-        Some((Action::Continue, Headline { phase: Phase::Stopping, reason: "TakingBack".to_owned(), message }))
-    }
-
     /// `None`: nothing of this run is on the homeserver any more.
     pub(super) fn release(&mut self) -> Option<Next> {
-        if matches!(self.observed.lease, LeaseState::Mine { .. }) && !self.run().unfinished {
+        if matches!(self.observed.lease, LeaseState::Mine { .. }) && !self.run().must_stay_down() {
             return Some((Action::ReleaseLease, self.resuming("frees the homeserver's Lease")));
         }
         self.subject.has_finalizer.then(|| (Action::RemoveFinalizer, self.resuming("all replicas are back")))
@@ -202,7 +178,11 @@ impl Planner<'_> {
         if self.run().steps[index].state != Running {
             return self.wait_for_task_pods(index);
         }
-        match &self.observed.job {
+        let job = self.observed.job.clone();
+        if let Some(job) = job.as_ref().filter(|job| job.ours) {
+            self.learn_from_stopped(index, job);
+        }
+        match &job {
             Some(job) if job.ours && job.deleted_at.is_none() => {
                 Some((Action::DeleteJob(index), self.step_headline(index, "its Job is stopped")))
             }
@@ -212,6 +192,9 @@ impl Planner<'_> {
             Some(_) | None => {
                 if let Some(next) = self.wait_for_task_pods(index) {
                     return Some(next);
+                }
+                if job.is_none() {
+                    self.learn_from_gone(index);
                 }
                 let at = Time(self.now);
                 let reason = self.run().failure.as_ref().map(|failure| failure.message.clone());

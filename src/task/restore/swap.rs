@@ -6,20 +6,21 @@
 //!
 //! With the database of the Matrix Authentication Service it is four names, in one transaction where both are on one server.
 //! On two, the service's change first: Synapse's mark says that all is done. What is cut off in between is finished by the next
-//! attempt, and what fails in between is taken back by the same one: see [`mend`].
+//! attempt or taken back by `--back`, and what fails in between is taken back by the same one: see [`settle`](mod@settle).
 
 mod back;
 mod names;
+mod settle;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     back::{put_back, swap_back},
-    names::{alone, rename, rename_both},
+    names::{alone, rename_both},
+    settle::settle,
 };
 use super::{
     ahead,
@@ -39,7 +40,7 @@ use crate::{
     task::{
         arguments::Connection,
         authentication::AuthenticationService,
-        report::{Result, StepResult, TaskError},
+        report::{Leaves, Report, Result, StepResult, TaskError},
     },
 };
 
@@ -69,25 +70,24 @@ pub struct Arguments {
     until: Option<Timestamp>,
 }
 
-/// Runs the task. It is short, and a signal that comes in the middle changes nothing: both names or none.
-///
-/// # Errors
-/// What is in the way, by name. Nothing is swapped then.
-pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
-    let (mut server, mut half) = connect(&arguments).await?;
-    let databases = server.databases().await?;
+/// Runs the task. It is short, and a signal that comes in the middle changes nothing: both names or none. What it has left is
+/// in its report, whatever went wrong.
+pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
+    let (mut server, mut half) = match connect(&arguments).await {
+        Ok(connected) => connected,
+        Err(error) => return Report { error: Some(error), leaves: Some(Leaves::AsItWas), ..Report::default() },
+    };
+    let mut touched = false;
     let work = async {
+        let databases = server.databases().await?;
         match arguments.back {
-            true => swap_back(&arguments, &mut server, half.as_mut(), &databases).await,
-            false => swap(&arguments, &mut server, half.as_mut(), &databases).await,
+            true => swap_back(&arguments, &mut server, half.as_mut(), &databases, &mut touched).await,
+            false => swap(&arguments, &mut server, half.as_mut(), &databases, &mut touched).await,
         }
     };
-    let done = stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(crate::task::stopped()));
-    match done {
-        Err(error) if !arguments.back && half.is_some_and(|half| !half.is_on_one_server) => {
-            Err(mend(&arguments, error).await)
-        }
-        done => done,
+    match stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(crate::task::stopped())) {
+        Ok(done) => Ok(done).into(),
+        Err(error) => settle(&arguments, error, touched).await,
     }
 }
 
@@ -104,38 +104,12 @@ async fn connect(arguments: &Arguments) -> Result<(Server, Option<Half>)> {
     Ok((server, Some(half)))
 }
 
-/// A swap on two servers has failed: where it was between the two, the service's names change back, for Synapse will start with
-/// its old database. With sessions of its own: those of the swap may be in the middle of something.
-async fn mend(arguments: &Arguments, error: TaskError) -> TaskError {
-    let mended = async {
-        let (mut server, half) = connect(arguments).await?;
-        let Some(mut half) = half else { return Ok(false) };
-        let databases = server.databases().await?;
-        let in_place = find(&databases, &arguments.connection.database)
-            .is_some_and(|found| mine(found, &arguments.connection, State::InPlace).is_some());
-        let renames = if in_place { Vec::new() } else { half.renames_back().await? };
-        if renames.is_empty() {
-            return Ok(false);
-        }
-        rename(Instant::now() + MENDED_WITHIN, &mut half.server, &renames).await.map(|()| true)
-    };
-    let told = match mended.await {
-        Ok(false) => return error,
-        Ok(true) => "The database of the Matrix Authentication Service has its old name again.".to_owned(),
-        Err(left) => format!(
-            "The database of the Matrix Authentication Service has been swapped and could not be taken back: it is newer or older \
-             than Synapse's until this restore is tried again ({}: {}).",
-            left.reason, left.message
-        ),
-    };
-    TaskError { message: format!("{} {told}", error.message), ..error }
-}
-
 async fn swap(
     arguments: &Arguments,
     server: &mut Server,
     mut half: Option<&mut Half>,
     databases: &[Found],
+    touched: &mut bool,
 ) -> Result<StepResult> {
     let connection = &arguments.connection;
     let present = find(databases, &connection.database);
@@ -178,6 +152,7 @@ async fn swap(
         renames.push((connection.database.clone(), aside, None));
     }
     renames.push((new.name.clone(), connection.database.clone(), Some(mark)));
+    *touched = true;
     rename_both(arguments, server, half.as_deref_mut(), of_service, renames).await?;
     read_back(arguments, server, half, State::InPlace, notes).await
 }

@@ -18,6 +18,7 @@ mod rights;
 mod schedule;
 mod shutdown;
 mod trouble;
+mod undo;
 mod unfinished;
 
 use std::time::Duration;
@@ -47,6 +48,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         restore::tests(),
         rights::tests(),
         trouble::tests(),
+        undo::tests(),
         unfinished::tests(),
     ]
     .concat()

@@ -33,7 +33,7 @@ tests![
     a_synapse_that_did_not_run_before_must_run_afterwards,
 ];
 
-fn restore(fields: &str) -> String {
+pub fn restore(fields: &str) -> String {
     format!(
         "
 apiVersion: synapse-keeper.dev/v1alpha1
@@ -71,7 +71,7 @@ async fn until(world: &World, what: &str, wanted: impl Fn(&OperationStatus) -> b
     status(&world.until("after-the-fire", what, wanted).await.expect("it is there"))
 }
 
-async fn until_ended(world: &World) -> OperationStatus {
+pub async fn until_ended(world: &World) -> OperationStatus {
     until(world, "has ended", |status| !status.history.is_empty()).await
 }
 

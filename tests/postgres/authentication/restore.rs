@@ -13,7 +13,7 @@ use crate::{
 
 impl Homeserver {
     /// A backup of both; since then each has got a table that is not in it.
-    async fn backed_up(self) -> Self {
+    pub(super) async fn backed_up(self) -> Self {
         self.back_up().run().await.backup();
         for database in [&self.synapse, &self.mas] {
             database.sql("CREATE TABLE only_in_the_old_one (a int)");
@@ -27,21 +27,21 @@ impl Homeserver {
         self.synapse.task("restore-database").of_server(&self.repository).administrator("databases").with(&of)
     }
 
-    fn restore(&self, uid: &str) -> Program {
+    pub(super) fn restore(&self, uid: &str) -> Program {
         self.restore_alone(uid).authentication_service(&self.mas).authentication_administrator("databases")
     }
 
-    fn swap_alone(&self, uid: &str) -> Program {
+    pub(super) fn swap_alone(&self, uid: &str) -> Program {
         let of = ["--operation", uid, "--existing", "rename"];
         self.synapse.task("swap-database").administrator("databases").with(&of)
     }
 
-    fn swap(&self, uid: &str) -> Program {
+    pub(super) fn swap(&self, uid: &str) -> Program {
         self.swap_alone(uid).authentication_service(&self.mas).authentication_administrator("databases")
     }
 
     /// Which of the two are the old ones: Synapse's, the service's.
-    fn are_old(&self) -> (bool, bool) {
+    pub(super) fn are_old(&self) -> (bool, bool) {
         let is_old = |database: &Database| {
             database.sql("SELECT count(*) FROM pg_class WHERE relname = 'only_in_the_old_one'") == "1"
         };
@@ -186,7 +186,7 @@ async fn what_does_not_fit_the_service_is_found_out_before_anything_is_made() {
 
 impl Homeserver {
     /// A session that a swap may not end.
-    async fn superuser_of(&self, database: &Database) -> sqlx::PgConnection {
+    pub(super) async fn superuser_of(&self, database: &Database) -> sqlx::PgConnection {
         database.server.psql("postgres", &format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'"));
         database.session("postgres", "exporter").await
     }

@@ -1,6 +1,9 @@
 //! What the operator sees of the world.
 
-use super::world::{Fate, SimJob, SimLease, World};
+use super::{
+    jobs::{Fate, SimJob},
+    world::{SimLease, World},
+};
 use crate::{
     api::operation::{Role, StepState},
     operation::observed::{JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedPod},
@@ -71,7 +74,7 @@ impl World {
             ours: true,
             deleted_at: job.deleted_at,
             state: job.state.clone(),
-            started: job.fate != Fate::NeverStarts && job.age > 1,
+            started: job.has_started(),
             report: match (&job.state, job.fate) {
                 (JobState::Active, _) | (_, Fate::DiesWithoutAWord | Fate::NeverStarts) => None,
                 (_, Fate::Succeeds) => Some(report(None)),

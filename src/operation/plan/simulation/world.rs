@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::{Action, Plan, plan};
+use super::{
+    super::{Action, Plan, plan},
+    databases::{Pair, Work},
+    jobs::{Fate, SimJob},
+};
 use crate::{
     api::{
         SynapseMaintenance, SynapseMaintenanceSpec, SynapseSpec,
-        operation::{OperationStatus, RecordedWorkload, Role, StepState},
+        operation::{OperationStatus, RecordedWorkload, Role, Run},
         synapse::{WorkloadKind, WorkloadRef},
     },
     operation::{
-        observed::{JobState, ObservedSynapse, Subject},
+        observed::{ObservedSynapse, Subject},
         scale::Change,
     },
     recipes::{Operation, RecipeStep, Sight},
-    task::report::Leaves,
 };
 
 /// A step that comes afterwards and decides the run, and one that does not.
@@ -30,36 +33,12 @@ pub(in crate::operation::plan) enum Moment {
     AfterAct,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Fate {
-    Succeeds,
-    Transient,
-    Terminal,
-    /// It has begun, and cannot tidy up.
-    LeavesHalf,
-    DiesWithoutAWord,
-    NeverStarts,
-}
-
 #[derive(Clone, Debug, Default)]
 pub(in crate::operation::plan) struct SimLease {
     pub(super) holder: String,
     pub(super) counts: Option<Vec<RecordedWorkload>>,
     pub(super) unfinished: bool,
     pub(in crate::operation::plan) kept_down: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct SimJob {
-    pub(super) offline: bool,
-    pub(super) holds: bool,
-    /// The database was unfinished when it began, and what it was then.
-    pub(super) leaves: Option<Leaves>,
-    pub(super) fate: Fate,
-    pub(super) age: i64,
-    pub(super) deleted_at: Option<Timestamp>,
-    pub(super) state: JobState,
-    pub(super) uid: String,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +57,15 @@ impl SimWorkload {
     pub(in crate::operation::plan) fn role(&self) -> Role {
         self.role
     }
+
+    pub(in crate::operation::plan) fn is_down(&self) -> bool {
+        self.replicas == Some(0)
+    }
+
+    /// Somebody gives it what it had.
+    pub(in crate::operation::plan) fn start(&mut self) {
+        self.replicas = Some(self.original);
+    }
 }
 
 pub(in crate::operation::plan) struct World {
@@ -85,8 +73,8 @@ pub(in crate::operation::plan) struct World {
     pub(super) maintenance: SynapseMaintenance,
     /// There are also steps that come afterwards: one that decides, and one that does not.
     pub(super) afterwards: bool,
-    /// Offline steps can be taken back.
-    pub(in crate::operation::plan) undoes: bool,
+    /// What offline steps do.
+    pub(in crate::operation::plan) work: Work,
     /// No Pod of Synapse becomes Ready, until a step is taken back.
     pub(in crate::operation::plan) does_not_start: bool,
     pub(super) exists: bool,
@@ -94,13 +82,13 @@ pub(in crate::operation::plan) struct World {
     pub(in crate::operation::plan) lease: Option<SimLease>,
     /// The database is marked as unfinished.
     pub(in crate::operation::plan) mark: bool,
-    /// Offline steps write into the homeserver's own database.
-    pub(in crate::operation::plan) holds: bool,
+    /// What has been swapped.
+    pub(in crate::operation::plan) pair: Pair,
     pub(in crate::operation::plan) workloads: Vec<SimWorkload>,
     pub(super) jobs: BTreeMap<(String, i32), SimJob>,
     /// Seconds that the Pod of a Job that somebody deleted still runs.
     pub(super) lingers: i64,
-    pub(super) next_fate: Fate,
+    pub(in crate::operation::plan) next_fate: Fate,
     pub(super) volume_wanted: bool,
     pub(super) uninstalling: bool,
     pub(in crate::operation::plan) now: Timestamp,
@@ -148,7 +136,7 @@ impl World {
             },
             maintenance,
             afterwards: false,
-            undoes: false,
+            work: Work::Vacuum,
             does_not_start: false,
             exists: true,
             synapse: Some(ObservedSynapse {
@@ -159,7 +147,7 @@ impl World {
             }),
             lease: None,
             mark: false,
-            holds: false,
+            pair: Pair::default(),
             workloads: vec![
                 workload(WorkloadKind::StatefulSet, "main", Role::Main, 1),
                 workload(WorkloadKind::Deployment, "worker", Role::Worker, 3),
@@ -175,21 +163,6 @@ impl World {
             successes: BTreeMap::new(),
             all_fail: false,
         }
-    }
-
-    pub(in crate::operation::plan) fn all_jobs_fail(&mut self) {
-        self.all_fail = true;
-        self.jobs.values_mut().filter(|job| job.state == JobState::Active).for_each(|job| job.fate = Fate::Terminal);
-    }
-
-    /// As long as this holds, Jobs end like that.
-    pub(in crate::operation::plan) fn jobs_do_well(&mut self) {
-        self.all_fail = false;
-    }
-
-    /// The next Job writes half of what it should, and cannot take it away.
-    pub(in crate::operation::plan) fn leaves_half(&mut self) {
-        self.next_fate = Fate::LeavesHalf;
     }
 
     /// Another object for the same homeserver.
@@ -212,8 +185,9 @@ impl World {
     pub(super) fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
         let mut steps = self.maintenance.steps(Sight::of(homeserver));
         for step in steps.iter_mut().filter(|step| step.offline) {
-            step.holds = self.holds;
-            if self.undoes || self.holds {
+            step.holds = matches!(self.work, Work::InPlace | Work::TwoSwaps);
+            step.fills = self.work == Work::InPlace;
+            if self.work != Work::Vacuum {
                 step.undo = vec!["undo".to_owned()];
             }
         }
@@ -223,6 +197,9 @@ impl World {
                 offline: false,
                 afterwards: true,
                 decides,
+                undo: Vec::new(),
+                holds: false,
+                fills: false,
                 ..steps[0].clone()
             };
             // The first in the list: they come last all the same.
@@ -238,12 +215,8 @@ impl World {
 
     /// The annotations that the run wants on its Lease.
     fn as_recorded(&self) -> SimLease {
-        let unfinished = self.subject.status.active_run().is_some_and(|run| run.unfinished);
+        let unfinished = self.subject.status.active_run().is_some_and(Run::must_stay_down);
         SimLease { counts: self.recorded().map(<[_]>::to_vec), unfinished, ..SimLease::default() }
-    }
-
-    pub(super) fn offline_job_runs(&self) -> bool {
-        self.jobs.values().any(|job| job.offline && job.state == JobState::Active)
     }
 
     /// A reconcile of at most `turns` turns. True: it came to a wait.
@@ -299,7 +272,7 @@ impl World {
             }
             Action::AddFinalizer => self.subject.has_finalizer = true,
             Action::RemoveFinalizer => {
-                if !self.subject.status.run.as_ref().is_some_and(|run| run.unfinished) {
+                if !self.subject.status.run.as_ref().is_some_and(|run| run.must_stay_down()) {
                     self.assert_nothing_is_out();
                 }
                 self.subject.has_finalizer = false;
@@ -326,7 +299,7 @@ impl World {
         let on_record = recorded.iter().find(|recorded| recorded.workload == *workload).expect("it is on record");
         assert!(self.subject.has_finalizer, "the finalizer is there while counts are out");
         let on_lease = self.lease.as_ref().is_some_and(|lease| lease.counts.is_some());
-        assert!(to == 0 || !self.mark, "{workload:?} comes back to an unfinished database");
+        assert!(to == 0 || self.may_be_served(), "{workload:?} comes back to {:?}", self.pair);
         let offline_job_runs = self.offline_job_runs() || self.lingers > 0;
         let one = self.workloads.iter_mut().find(|one| one.workload == *workload).unwrap();
         if to == 0 {
@@ -342,40 +315,7 @@ impl World {
         }
     }
 
-    fn create_job(&mut self, index: usize) {
-        let run = self.subject.status.run.as_ref().unwrap();
-        let step = &run.steps[index];
-        assert_eq!(step.state, StepState::Running, "there may be a Job only when the status says so");
-        let mine = self.lease.as_ref().filter(|lease| lease.holder == self.subject.identity());
-        let holds_lease = mine.is_some();
-        assert!(!step.holds || mine.is_some_and(|lease| lease.unfinished), "its Lease tells of it before it begins");
-        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for those that nobody waits for");
-        if step.afterwards {
-            self.assert_nothing_is_out();
-            assert!(run.failure.is_none() && run.next_step().is_none(), "it comes when all else has succeeded");
-            assert!(step.decides() || run.next_deciding_step().is_none(), "it comes when the run has succeeded");
-        }
-        let (offline, holds) = (step.offline, step.holds);
-        let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
-        assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
-        assert!(self.lingers <= 0, "a Job beside the Pod of another");
-        let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
-        let fate = if self.all_fail { Fate::Terminal } else { fate };
-        let key = (step.name.clone(), step.attempt);
-        let uid = format!("{key:?}/{}", self.now);
-        self.jobs.entry(key).or_insert(SimJob {
-            offline,
-            holds,
-            leaves: None,
-            fate,
-            age: 0,
-            deleted_at: None,
-            state: JobState::Active,
-            uid,
-        });
-    }
-
-    fn assert_nothing_is_out(&self) {
+    pub(super) fn assert_nothing_is_out(&self) {
         for recorded in self.recorded().into_iter().flatten().filter(|recorded| recorded.replicas > 0) {
             let one = self.workloads.iter().find(|one| one.workload == recorded.workload).unwrap();
             assert!(one.replicas != Some(0) || one.meddled, "let go while {:?} is at 0", one.workload);
@@ -388,37 +328,7 @@ impl World {
         for one in self.workloads.iter_mut().filter(|one| !one.hangs) {
             one.pods = one.replicas.unwrap_or(0);
         }
-        for ((step, _), job) in &mut self.jobs {
-            job.age += seconds;
-            if job.state == JobState::Active && job.age > 2 && job.fate != Fate::NeverStarts && job.deleted_at.is_none()
-            {
-                job.state = match job.fate {
-                    Fate::Succeeds => JobState::Complete,
-                    _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
-                };
-                // What it reports agrees with what it has left.
-                if job.holds && matches!(job.fate, Fate::Transient | Fate::Terminal) {
-                    let before = self.mark;
-                    (self.mark, job.leaves) = match job.age % 2 {
-                        0 => (before, Some(Leaves::AsItWas)),
-                        _ => (false, Some(Leaves::Empty)),
-                    };
-                } else if job.holds {
-                    self.mark = job.fate != Fate::Succeeds;
-                } else if job.fate == Fate::Succeeds && step.starts_with("undo-") && self.holds {
-                    self.mark = false;
-                }
-                if job.fate == Fate::Succeeds {
-                    self.does_not_start &= !step.starts_with("undo-");
-                    *self.successes.entry(step.clone()).or_default() += 1;
-                }
-            }
-        }
-        // Who is stopped in the middle leaves half of it.
-        self.mark |= self.jobs.values().any(|job| {
-            job.holds && job.deleted_at.is_some() && job.state == JobState::Active && job.fate != Fate::NeverStarts
-        });
-        self.jobs.retain(|_, job| job.deleted_at.is_none());
+        self.jobs_go_on(seconds);
         // The loop over Leases, which needs no object: see `crate::operation::orphans`.
         let is_orphan = |lease: &&mut SimLease| !self.exists && lease.holder == self.subject.identity();
         let Some(lease) = self.lease.as_mut().filter(is_orphan) else { return };
@@ -427,9 +337,10 @@ impl World {
             lease.kept_down = true;
             return;
         }
-        for count in lease.counts.take().iter().flatten() {
+        let counts = lease.counts.take();
+        assert!(counts.is_none() || self.may_be_served(), "all comes back to {:?}", self.pair);
+        for count in counts.iter().flatten() {
             let one = self.workloads.iter_mut().find(|one| one.workload == count.workload).unwrap();
-            assert!(!self.mark, "{:?} comes back to an unfinished database", one.workload);
             one.replicas = one.replicas.map(|replicas| if replicas == 0 { count.replicas } else { replicas });
         }
         self.lease = None;

@@ -16,7 +16,8 @@ use crate::task::{
     report::{Result, StepResult, TaskError},
 };
 
-/// Takes a swap back: of the one database, or of both.
+/// Takes a swap back: of the one database, of both, or of the service's alone where it was cut off between the two. Where
+/// nothing was swapped there is nothing to do, and it says so: who asks may not know.
 ///
 /// # Errors
 /// Terminal: `NothingToTakeBack`, `RestoredDatabaseUsed`. What is in the way, by name.
@@ -25,6 +26,7 @@ pub async fn swap_back(
     server: &mut Server,
     mut half: Option<&mut Half>,
     databases: &[Found],
+    touched: &mut bool,
 ) -> Result<StepResult> {
     let connection = &arguments.connection;
     let of_service = match &mut half {
@@ -34,10 +36,14 @@ pub async fn swap_back(
     let in_place =
         find(databases, &connection.database).and_then(|found| Some((found, mine(found, connection, State::InPlace)?)));
     let Some((_, mark)) = in_place else {
-        let taken_back = databases.iter().find(|found| mine(found, connection, State::TakenBack).is_some());
+        let in_state = |state| databases.iter().find(|found| mine(found, connection, state).is_some());
+        let taken_back = in_state(State::TakenBack);
         if !of_service.is_empty() {
             // It was cut off between the two servers.
+            *touched = true;
             rename_both(arguments, server, half, of_service, Vec::new()).await?;
+        } else if taken_back.is_none() && in_state(State::Whole).is_some() {
+            return Ok(not_swapped(connection));
         } else if taken_back.is_none() {
             return Err(TaskError::terminal(
                 "NothingToTakeBack",
@@ -77,8 +83,16 @@ pub async fn swap_back(
         (connection.database.clone(), away, Some(mark.now(State::TakenBack))),
         (old.name.clone(), connection.database.clone(), None),
     ];
+    *touched = true;
     rename_both(arguments, server, half.as_deref_mut(), of_service, renames).await?;
     read_back(arguments, server, half, State::TakenBack, vec![]).await
+}
+
+fn not_swapped(connection: &Connection) -> StepResult {
+    StepResult {
+        summary: format!("{} was not swapped: there was nothing to take back", connection.database),
+        ..StepResult::default()
+    }
 }
 
 /// `restored`: where it is now. None: Synapse's had not been replaced yet.
