@@ -1,0 +1,182 @@
+//! A step of a run: what it is told, and what has become of it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::any_object;
+use crate::{
+    api::{
+        mounts::Mount,
+        verification::{OwnSynapse, ScratchServer},
+    },
+    task::report::{StepResult, TablePlan},
+};
+
+/// A PersistentVolumeClaim, as it was when a Job was to mount it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedClaim {
+    pub name: String,
+    /// The node of the Pod that had it. Absent: nobody had it, or nobody whose node is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// The same in a list.
+fn any_objects(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "array", "items": any_object(generator)})
+}
+
+/// One step of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// `preflight`, or the name of what is done with its place in the spec, such as `vacuum-1`.
+    pub name: String,
+    /// Whether the homeserver is down meanwhile.
+    #[serde(default)]
+    pub offline: bool,
+    /// The task and its arguments, as the recipe made them when the run began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// It runs when the homeserver's Lease has been given back.
+    #[serde(default)]
+    pub afterwards: bool,
+    /// The run has not succeeded without it, although it comes afterwards. That another one fails is told, and changes nothing
+    /// else.
+    #[serde(default)]
+    pub decides: bool,
+    /// What its Pod is told of the database.
+    #[serde(default)]
+    pub database: DatabaseAccess,
+    /// What its Pod has mounted besides the credentials of PostgreSQL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub mounts: Vec<Mount>,
+    /// A PostgreSQL beside it in its Pod, for this step alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub server: Option<ScratchServer>,
+    /// The homeserver's own Synapse beside it in its Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub own_synapse: Option<OwnSynapse>,
+    /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
+    /// The task and its arguments that take the step back, if nobody knows what became of it, or if no Pod of Synapse becomes
+    /// Ready afterwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<String>,
+    /// As long as nobody knows what became of it, Synapse must not start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds: bool,
+    /// Before it there was nothing that could be served.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fills: bool,
+    /// What became of the attempts before this one was not known either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_in_doubt: bool,
+    pub state: StepState,
+    /// Counts from 1; part of the Job's name.
+    #[serde(default)]
+    pub attempt: i32,
+    /// What is known of this attempt's Pod. Absent: its Job was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodTrace>,
+    /// UID of this attempt's Job, once it was seen. With it, a missing Job was deleted; without it, it was never made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// No new attempt before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+    /// The Pod that waits for a claim that this attempt's Job has: the Job is stopped for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_way_to: Option<String>,
+    /// What went wrong in the last attempt, or what there is to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the task reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<StepResult>,
+}
+
+/// What a step needs of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DatabaseAccess {
+    /// Nothing: not even its password is mounted.
+    None,
+    #[default]
+    Connection,
+    /// Also how much disk is free: `postgres.dataVolume` is mounted, on the node that has it.
+    WithDisk,
+}
+
+/// What is known of the Pod of a Job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PodTrace {
+    /// Its Job was asked for once, and it has not been seen to run.
+    Asked,
+    /// It was seen to run, or its Job was asked for again, and one may have come and gone unseen.
+    MayHaveRun,
+    /// It had not run when its Job was being deleted: no kubelet starts it any more.
+    NeverRan,
+}
+
+/// Where a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StepState {
+    Pending,
+    /// Written before the Job is created: there may be one from now on.
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// What a run of a step would do and cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StepPlan {
+    /// The step's name.
+    pub step: String,
+    /// What it would do, for people.
+    pub summary: String,
+    /// Whether the homeserver would be down.
+    pub offline: bool,
+    /// Bytes that would be given back to the disk, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_gain_bytes: Option<i64>,
+    /// How long the step would take, in seconds, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<i64>,
+    /// Free disk that the step needs at its peak, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed_bytes: Option<i64>,
+    /// Free disk, in bytes, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<i64>,
+    /// The tables, in the order in which they would be done; the rest is left out behind the first fifty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TablePlan>,
+}
+
+/// Where a step of a scheduled operation goes on in its next run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cursor {
+    pub step: String,
+    /// The task's own mark, such as a table's name.
+    pub position: String,
+}
+
+impl StepStatus {
+    /// Whether the run fails with it.
+    pub fn decides(&self) -> bool {
+        self.decides || !self.afterwards
+    }
+}
