@@ -299,12 +299,13 @@ mod tests {
         }
         let named = format!("{MAS}, postgres: {{host: db, database: mas, credentials: {{secretName: mas}}}}}}");
         assert_eq!(object.refusal(&homeserver(&named)), None, "its manifest says whether the backup has it");
+        let refused = |object: &SynapseRestore| object.refusal(&homeserver(&named)).map(|refusal| refusal.reason);
         let mut in_place = object.clone();
         in_place.spec.database.method = Method::InPlace;
-        assert_eq!(
-            in_place.refusal(&homeserver(&named)).map(|refusal| refusal.reason),
-            Some("AuthenticationNotInPlace")
-        );
+        assert_eq!(refused(&in_place), Some("AuthenticationNotInPlace"));
+        let mut of_dump = object.clone();
+        of_dump.spec.from = serde_yaml_ng::from_str("{dump: {claim: {claimName: dumps, path: synapse.dump}}}").unwrap();
+        assert_eq!(refused(&of_dump), Some("AuthenticationNotInBackup"), "a dump has Synapse's alone");
     }
 
     #[test]
