@@ -191,6 +191,9 @@ async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
             finished.refused("Stopped", &[]);
         }
         assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new(), "{signal:?}");
+        // What the next one is seen to do is not this one's.
+        let ended = async || database.our_sessions().is_empty();
+        eventually("its sessions have ended", Duration::from_secs(60), ended).await;
     }
     fs::remove_file(held).unwrap();
     assert!(back_up(&database, &repository).run().await.backup().rows > 0);
