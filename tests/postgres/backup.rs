@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::support::{Database, Program, Repository, eventually, execute};
+use crate::support::{Database, Program, Repository, execute, until_reached};
 
 /// The tags of restic's snapshots.
 pub const ALL: &str = "synapse-keeper";
@@ -148,7 +148,7 @@ async fn a_table_is_not_emptied_under_the_backup() {
     let rows = database.sql("SELECT count(*) FROM events");
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
-    until_dumping(&database).await;
+    until_reached(&held).await;
     let refused = database.sql(
         "DO $$ BEGIN SET lock_timeout = '500ms'; TRUNCATE events CASCADE; RAISE 'truncated'; \
          EXCEPTION WHEN lock_not_available THEN NULL; END $$; SELECT 'waited'",
@@ -166,7 +166,7 @@ async fn who_waits_for_the_backup_goes_first() {
     let repository = Repository::new();
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
-    until_dumping(&database).await;
+    until_reached(&held).await;
     let mut synapse = database.session("synapse", "synapse-main").await;
     // Synapse upgrades its schema.
     let upgrade = execute(&mut synapse, "ALTER TABLE events ADD COLUMN new_in_this_version int");
@@ -181,21 +181,18 @@ async fn who_waits_for_the_backup_goes_first() {
 async fn what_is_killed_leaves_no_backup_and_the_next_one_works() {
     let database = Database::of_synapse("backup_killed");
     let repository = Repository::new();
-    let held = repository.hold_streams();
     for signal in [Signal::KILL, Signal::TERM] {
+        let held = repository.hold_streams();
         let running = back_up(&database, &repository).start();
-        until_dumping(&database).await;
+        until_reached(&held).await;
         running.signal(signal);
         let finished = running.finish().await;
         if signal == Signal::TERM {
             finished.refused("Stopped", &[]);
         }
         assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new(), "{signal:?}");
-        // What the next one is seen to do is not this one's.
-        let ended = async || database.our_sessions().is_empty();
-        eventually("its sessions have ended", Duration::from_secs(60), ended).await;
+        fs::remove_file(held).unwrap();
     }
-    fs::remove_file(held).unwrap();
     assert!(back_up(&database, &repository).run().await.backup().rows > 0);
 }
 
@@ -216,7 +213,7 @@ async fn a_lost_connection_leaves_no_backup() {
     let repository = Repository::new();
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
-    until_dumping(&database).await;
+    until_reached(&held).await;
     database.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name LIKE 'synapse-keeper/%'",
@@ -261,13 +258,6 @@ async fn each_mistake_about_the_database_has_an_answer_of_its_own() {
     let without = back_up(&database, &repository).programs(std::path::Path::new("/nowhere"));
     without.run().await.refused("ResticMissing", &[]);
     assert_eq!(repository.snapshots(ALL), Vec::<String>::new());
-}
-
-/// Waits until the streams are read.
-pub async fn until_dumping(database: &Database) {
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name LIKE 'synapse-keeper/%' AND query LIKE 'COPY %'";
-    eventually("the rows are read", Duration::from_secs(60), || async { database.sql(sql) != "0" }).await;
 }
 
 /// A folder as a Job has it: a Secret and a ConfigMap.

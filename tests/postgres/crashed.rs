@@ -6,9 +6,9 @@ use std::{fs, time::Duration};
 use synapse_keeper::task::report::ErrorClass;
 
 use crate::{
-    backup::{MANIFEST, back_up, content, until_dumping},
+    backup::{MANIFEST, back_up, content},
     restore::{restore, swap},
-    support::{Database, Program, Repository, Running, Server, eventually},
+    support::{Database, Program, Repository, Running, Server, eventually, until_reached},
 };
 
 /// Who is killed.
@@ -72,8 +72,8 @@ async fn a_server_that_is_killed_while_it_is_backed_up_leaves_no_half_backup() {
         let manifests = repository.snapshots(MANIFEST);
         let held = repository.hold_streams();
         let running = back_up(&database, &repository).start();
-        until_dumping(&database).await;
-        kill(&database, victim, &format!("datname = '{}' AND query LIKE 'COPY %'", database.name));
+        until_reached(&held).await;
+        kill(&database, victim, &format!("datname = '{}' AND application_name LIKE 'synapse-keeper/%'", database.name));
         fs::remove_file(held).unwrap();
         gives_up(running, &format!("{victim:?}")).await;
         assert_eq!(repository.snapshots(MANIFEST), manifests, "{victim:?}: nothing that could be selected");

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::{
     backup::{ALL, MANIFEST, SNAPSHOTS, back_up},
     retain::retain,
-    support::{Database, Moment, Program, Repository, eventually},
+    support::{Database, Moment, Program, Repository, until_reached},
 };
 
 const OWN: &str = "origin=6e7a";
@@ -61,8 +61,7 @@ async fn killed_at_any_of_its_steps_it_is_ended_by_the_next() {
         let repository = whole.copy();
         let held = repository.hold(moment, words);
         let task = delete(&repository).start();
-        let reached = held.with_extension("reached");
-        eventually(words, std::time::Duration::from_secs(60), async || reached.exists()).await;
+        until_reached(&held).await;
         task.signal(Signal::KILL);
         task.finish().await;
         let at = format!("killed {moment:?} {words}");

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     backup::{ALL, MANIFEST, back_up},
-    support::{Database, Moment, Program, Repository, eventually},
+    support::{Database, Moment, Program, Repository, eventually, until_reached},
 };
 
 const MEDIA: &str = "media";
@@ -146,8 +146,7 @@ async fn killed_at_any_moment_there_is_one_whole_backup_or_none() {
     ] {
         let held = repository.hold(moment, words);
         let running = media(store.path(), &repository).start();
-        let reached = held.with_extension("reached");
-        eventually("it has come so far", Duration::from_secs(60), async || reached.exists()).await;
+        until_reached(&held).await;
         running.signal(Signal::KILL);
         running.finish().await;
         fs::remove_file(held).unwrap();

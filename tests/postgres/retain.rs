@@ -5,8 +5,8 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use rustix::process::Signal;
 
 use crate::{
-    backup::{ALL, MANIFEST, SNAPSHOTS, back_up, until_dumping},
-    support::{Database, Program, Repository},
+    backup::{ALL, MANIFEST, SNAPSHOTS, back_up},
+    support::{Database, Program, Repository, until_reached},
 };
 
 pub fn retain(repository: &Repository) -> Program {
@@ -51,7 +51,7 @@ async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
     let whole = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let held = repository.hold_streams();
     let running = back_up(&database, &repository).start();
-    until_dumping(&database).await;
+    until_reached(&held).await;
     running.signal(Signal::KILL);
     running.finish().await;
     fs::remove_file(held).unwrap();

@@ -16,7 +16,7 @@ pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
 pub use database::{Database, execute, synapse_python};
 pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};
-pub use repository::{Moment, REPOSITORY_PASSWORD, Repository};
+pub use repository::{Moment, REPOSITORY_PASSWORD, Repository, until_reached};
 pub use server::{PASSWORD, Server, server};
 pub use storage::{SECRET_KEY, Storage, Way, Wire};
 pub use synapse::{Listener, Synapse, get};

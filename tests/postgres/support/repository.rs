@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
+    time::Duration,
 };
 
 use tempfile::TempDir;
 
-use super::{Program, synapse_python};
+use super::{Program, eventually, synapse_python};
 
 /// The repository's own password; nobody prints it.
 pub const REPOSITORY_PASSWORD: &str = "correct-horse-battery";
@@ -40,11 +41,12 @@ static MADE: LazyLock<[(PathBuf, Vec<u8>); 2]> = LazyLock::new(|| {
     [PathBuf::from("config"), key].map(|file| (file.clone(), fs::read(folder.path().join(file)).expect("a file")))
 });
 
-/// Lets a little through, and the rest when a file is gone. The end of the other side ends it at any time, as it would end
-/// the pipe.
+/// Lets a little through, says so by a file with the ending `reached`, and the rest when a file is gone. The end of the other side
+/// ends it at any time, as it would end the pipe.
 const VALVE: &str = "\
 import os, select, shutil, sys
 os.write(1, os.read(0, 1000))
+open(sys.argv[1] + '.reached', 'w').close()
 end = select.poll()
 end.register(0, 0)
 while os.path.exists(sys.argv[1]):
@@ -58,6 +60,12 @@ shutil.copyfileobj(open(0, 'rb', 0), open(1, 'wb', 0))
 pub enum Moment {
     Before,
     After,
+}
+
+/// Waits until a restic has come to where it is held by this file.
+pub async fn until_reached(held: &Path) {
+    let reached = held.with_extension("reached");
+    eventually("restic is held", Duration::from_secs(60), async || reached.exists()).await;
 }
 
 /// A folder for a repository, and the Secret that names it.
@@ -123,10 +131,12 @@ impl Repository {
         fs::remove_file(self.secret().join(key)).expect("a mounted key");
     }
 
-    /// From now on restic gets the beginning of a stream at once and the rest when the returned file is gone.
+    /// From now on restic gets the beginning of a stream at once and the rest when the returned file is gone. See
+    /// [`until_reached`].
     pub fn hold_streams(&self) -> PathBuf {
         let held = self.folder.path().join("held");
         fs::write(&held, "").expect("a file");
+        let _ = fs::remove_file(held.with_extension("reached"));
         let (path, valve) = (self.programs().join("restic"), self.programs().join("valve"));
         fs::write(&valve, VALVE).expect("a script");
         let script = format!(
