@@ -1,23 +1,87 @@
 //! Free disk, and how much of it VACUUM FULL needs.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::{Explain, Result, Session};
-use crate::task::report::TaskError;
+use crate::{bytes, task::report::TaskError};
 
 /// Bytes that PostgreSQL can still write to the volume of its data, mounted here.
 ///
 /// # Errors
 /// Terminal, `DataVolumeUnreadable`.
 pub fn free_bytes(data_volume: &Path) -> Result<i64> {
-    let stat = rustix::fs::statvfs(data_volume).map_err(|error| {
-        TaskError::terminal(
-            "DataVolumeUnreadable",
-            format!("The volume of postgres.dataVolume at {} cannot be looked at: {error}.", data_volume.display()),
-        )
-    })?;
-    // What is left for others than root, in units of the fragment size.
-    Ok(i64::try_from(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX))
+    Ok(Volume::look(data_volume)?.free)
+}
+
+/// Bytes that stay free on the volume of PostgreSQL's data whatever we write: PostgreSQL stops where it cannot write its WAL
+/// or a checkpoint, with every database on it.
+///
+/// # Errors
+/// As [`free_bytes`].
+pub fn kept_free(data_volume: &Path) -> Result<i64> {
+    Ok(Volume::look(data_volume)?.kept_free())
+}
+
+/// How often a volume is looked at while a database is filled.
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
+
+/// Does some work that fills the volume, as long as [`kept_free`] is left there. `None`: the volume cannot be seen.
+///
+/// # Errors
+/// Terminal, `DiskFull`; then the work was dropped. Those of the work.
+pub async fn watched<T>(data_volume: Option<&Path>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(volume) = data_volume else { return work.await };
+    tokio::select! {
+        done = work => done,
+        full = until_nearly_full(volume) => Err(full),
+    }
+}
+
+/// A look that fails says nothing of the disk.
+async fn until_nearly_full(data_volume: &Path) -> TaskError {
+    loop {
+        if let Ok(volume) = Volume::look(data_volume)
+            && volume.free < volume.kept_free()
+        {
+            return TaskError::terminal(
+                "DiskFull",
+                format!(
+                    "The volume of postgres.dataVolume is nearly full: {} is free, and PostgreSQL needs {} for its WAL and its \
+                     checkpoints. So the restore stopped. Nothing was replaced. Make the volume larger.",
+                    bytes::human(volume.free),
+                    bytes::human(volume.kept_free())
+                ),
+            );
+        }
+        tokio::time::sleep(LOOKS_EVERY).await;
+    }
+}
+
+/// A file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Volume {
+    size: i64,
+    free: i64,
+}
+
+impl Volume {
+    fn look(path: &Path) -> Result<Self> {
+        let stat = rustix::fs::statvfs(path).map_err(|error| {
+            TaskError::terminal(
+                "DataVolumeUnreadable",
+                format!("The volume of postgres.dataVolume at {} cannot be looked at: {error}.", path.display()),
+            )
+        })?;
+        // What is left for others than root, in units of the fragment size.
+        let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+        Ok(Self { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    }
+
+    /// A part of a small volume. Of a large one as much as WAL has by default (`max_wal_size`).
+    fn kept_free(self) -> i64 {
+        const MIB: i64 = 1 << 20;
+        (self.size / 16).clamp(8 * MIB, 1024 * MIB)
+    }
 }
 
 /// How the server writes its log of changes.
@@ -99,6 +163,12 @@ mod tests {
         assert_eq!(needed_for_new(50, WAL), 100);
         assert_eq!(needed_for_new(500, Wal { kept: true, ..WAL }), 1000);
         assert_eq!(needed_for_new(500, Wal { minimal: true, ..WAL }), 500);
+    }
+
+    #[test]
+    fn a_part_of_a_small_volume_and_of_a_large_one_enough_for_wal_is_kept_free() {
+        let kept = |mib: i64| Volume { size: mib << 20, free: 0 }.kept_free() >> 20;
+        assert_eq!([kept(64), kept(1600), kept(1 << 20)], [8, 100, 1024]);
     }
 
     #[test]

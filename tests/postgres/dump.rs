@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// Where somebody keeps dumps.
-struct Dumps(TempDir);
+pub struct Dumps(TempDir);
 
 impl Dumps {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a directory"))
     }
 
@@ -30,7 +30,7 @@ impl Dumps {
     }
 
     /// What the real `pg_dump` writes of a database.
-    fn dump(&self, database: &Database, name: &str, arguments: &[&str]) -> PathBuf {
+    pub fn dump(&self, database: &Database, name: &str, arguments: &[&str]) -> PathBuf {
         let path = self.path(name);
         run(database, "pg_dump", &[&["--file", &path.display().to_string()], arguments, &[&database.name]].concat());
         path
@@ -55,7 +55,7 @@ fn run(database: &Database, program: &str, arguments: &[&str]) {
 }
 
 /// A restore with all that its Job has.
-fn restore(database: &Database, dump: &Path, uid: &str) -> Program {
+pub fn restore(database: &Database, dump: &Path, uid: &str) -> Program {
     let dump = dump.display().to_string();
     let what = ["--dump", &dump, "--server-name", "example.org", "--operation", uid, "--restore", uid];
     let terms = ["--free-space", "10Gi", "--existing", "rename"];

@@ -8,11 +8,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use synapse_keeper::{bytes, postgres::disk, task::report::ErrorClass};
 
-use crate::{
-    backup::back_up,
-    restore::{restore, swap},
-    support::{Database, Repository, Server, execute},
-};
+use crate::support::{Database, Server, execute};
 
 const MIB: i64 = 1 << 20;
 /// Somebody is wrong about the disk.
@@ -20,10 +16,10 @@ const BELIEVED: [&str; 6] = ["--mode", "Full", "--minimum-gain", "1Mi", "--free-
 const STEP: &str = r#"vacuum-1={"vacuum":{"mode":"Full","minimumGain":"1Mi","freeSpace":"100Gi"}}"#;
 
 /// Other files on a disk, up to where so much is free.
-struct Ballast(PathBuf);
+pub struct Ballast(PathBuf);
 
 impl Ballast {
-    fn leaving(free: i64, disk: &Path) -> Self {
+    pub fn leaving(free: i64, disk: &Path) -> Self {
         let file = disk.join("ballast");
         let length = disk::free_bytes(disk).unwrap() - free;
         fs::write(&file, vec![0; length.try_into().expect("a disk with room")]).unwrap();
@@ -122,41 +118,4 @@ async fn a_full_disk_under_the_wal_stops_postgresql() {
     server.wait();
     assert_eq!(database.checksum("bloated"), rows);
     assert_eq!(database.task("vacuum").with(&BELIEVED).run().await.result().tables.len(), 1);
-}
-
-/// Nobody knew how much is free, or somebody took it meanwhile.
-#[tokio::test]
-async fn a_disk_that_fills_while_a_database_comes_back_leaves_the_old_one_serving_and_nothing_else() {
-    let (origin, repository) = (Database::of_synapse("restore_full_origin"), Repository::new());
-    back_up(&origin, &repository).run().await.backup();
-    let server = Server::on_a_small_disk("data/base", 256, &[]);
-    let database = Database::on(server, "restore_full");
-    database.as_synapse_sql("CREATE TABLE old (id int); INSERT INTO old SELECT generate_series(1, 1000)");
-    database.sql("CHECKPOINT");
-    let disk = server.small_disk();
-    let rows = database.checksum("old");
-    let attempt = |number: usize| {
-        let number = number.to_string();
-        restore(&database, &repository, "full-000001").with(&["--existing", "rename", "--attempt", &number])
-    };
-    // Not even an empty database fits; some rows do; more of them do.
-    let rooms = [3 * MIB, 8 * MIB, 10 * MIB];
-    for (number, room) in rooms.into_iter().enumerate() {
-        let ballast = Ballast::leaving(room, &disk);
-        let before = disk::free_bytes(&disk).unwrap();
-        let at = format!("{} are free", bytes::human(room));
-        let finished = attempt(number + 1).run().await;
-        let error = finished.refused("DiskFull", &["he volume larger"]);
-        assert_eq!(error.class, ErrorClass::Terminal, "{at}");
-        let left = server.psql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'synapse_keeper_%'");
-        assert_eq!(left.trim(), "", "{at}");
-        let lost = before - disk::free_bytes(&disk).unwrap();
-        assert!(lost < MIB, "{at}: {} stay on the disk", bytes::human(lost));
-        assert_eq!(database.checksum("old"), rows, "{at}");
-        database.as_synapse_sql("INSERT INTO old VALUES (-1); DELETE FROM old WHERE id = -1");
-        drop(ballast);
-    }
-    attempt(rooms.len() + 1).run().await.result();
-    swap(&database, "full-000001").with(&["--existing", "rename"]).run().await.result();
-    assert_eq!(database.sql("SELECT count(*) FROM users"), origin.sql("SELECT count(*) FROM users"));
 }

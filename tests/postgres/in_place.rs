@@ -14,7 +14,7 @@ const FILLING: &str = "\"filling\"";
 const DONE: &str = "\"inPlace\"";
 
 /// As Synapse's own role, which may make no database.
-fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
+pub fn restore(database: &Database, repository: &Repository, uid: &str) -> Program {
     let name = uid.strip_prefix("again-").unwrap_or(uid);
     database.task("restore-database").of_server(repository).with(&[
         "--operation",
@@ -50,7 +50,7 @@ fn fresh(source: &Database, name: &str) -> Database {
     fresh
 }
 
-fn comment(database: &Database) -> String {
+pub fn comment(database: &Database) -> String {
     database.sql("SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = current_database()")
 }
 

@@ -9,6 +9,7 @@ mod connect;
 mod crashed;
 mod delete;
 mod dump;
+mod full_data_folder;
 mod full_disk;
 mod in_place;
 mod inspect;

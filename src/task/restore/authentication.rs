@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::restore::{Existing, RestoredAuthentication},
     bytes,
-    postgres::{programs::Programs, relations},
+    postgres::{disk, programs::Programs, relations},
     synapse::{authentication, database::Tables},
     task::{
         arguments::Connection,
@@ -182,8 +182,12 @@ impl Half {
         let programs = Programs::of(self.server.version()).await?;
         let filling =
             Filling { repository: &chosen.repository, dump, target: &target, programs: &programs, scratch, at_once };
-        let warnings = filling.fill().await?;
-        let Checked { rows, tables, bytes } = check(&target, OF_SERVICE, dump, at_once).await?;
+        let filled = async {
+            let warnings = filling.fill().await?;
+            Ok((warnings, check(&target, OF_SERVICE, dump, at_once).await?))
+        };
+        let (warnings, checked) = disk::watched(self.connection.data_volume.as_deref(), filled).await?;
+        let Checked { rows, tables, bytes } = checked;
         self.server.mark(&name, &mark.now(State::Whole)).await?;
         let summary = format!(
             " and {rows} rows of {tables} tables of the Matrix Authentication Service into {name} ({}), beside {},",
@@ -207,7 +211,7 @@ impl Half {
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn drop_attempts(&mut self) -> Result<()> {
-        let dropped = self.server.drop_attempts(&self.connection.operation).await;
+        let dropped = self.server.drop_attempts(&self.connection).await;
         dropped.map(drop).map_err(|error| self.tell(error))
     }
 

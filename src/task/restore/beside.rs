@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     bytes,
-    postgres::Target,
+    postgres::{Target, disk},
     synapse::database,
     task::{
         arguments::Connection,
@@ -135,7 +135,7 @@ pub async fn make<T>(
 ) -> Result<(String, T)> {
     // Not before everything else has been found well: an attempt that is whole is dropped only for another one.
     server.mark_unmarked(connection, mark).await?;
-    server.drop_attempts(&connection.operation).await?;
+    server.drop_attempts(connection).await?;
     let name = name_beside(&connection.operation, connection.attempt);
     let target = server.as_owner(connection, &name)?;
     let filled = async {
@@ -145,10 +145,11 @@ pub async fn make<T>(
         server.mark(&name, &mark.now(State::Whole)).await?;
         Ok(told)
     };
+    let filled = disk::watched(connection.data_volume.as_deref(), filled);
     match stop.run_until_cancelled(filled).await.unwrap_or_else(|| Err(stopped())) {
         Ok(told) => Ok((name, told)),
         Err(error) => Err(match Server::connect(connection, administrator).await {
-            Ok(mut server) => match server.drop_attempts(&connection.operation).await {
+            Ok(mut server) => match server.drop_attempts(connection).await {
                 Ok(_) => error,
                 Err(left) => with(error, &format!("Database {name} could not be dropped: {left}")),
             },

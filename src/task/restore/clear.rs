@@ -104,7 +104,7 @@ pub async fn statements(session: &mut Session, schemas: bool) -> Result<Vec<Stri
 }
 
 /// An extension's objects go with it, and it was somebody else's wish.
-fn of_no_extension(catalog: &str, alias: &str) -> String {
+pub(super) fn of_no_extension(catalog: &str, alias: &str) -> String {
     format!(
         "NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '{catalog}'::regclass AND e.objid = {alias}.oid AND e.deptype = 'e')"
     )

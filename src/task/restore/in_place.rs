@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::restore::Restored,
     bytes,
-    postgres::{Session, lock, quote, relations, sessions},
+    postgres::{Session, disk, lock, quote, relations, sessions},
     synapse::database,
     task::{
         arguments::Connection,
@@ -41,7 +41,8 @@ const TIME_TO_DROP: &str = "SET statement_timeout = '10min'";
 /// Runs the task.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
     let mut touched = false;
-    let work = stop.run_until_cancelled(restore(&arguments, &mut touched)).await;
+    let work = disk::watched(arguments.connection.data_volume.as_deref(), restore(&arguments, &mut touched));
+    let work = stop.run_until_cancelled(work).await;
     let error = match work.unwrap_or_else(|| Err(stopped())) {
         Ok(done) => return Ok(done).into(),
         Err(error) => error,
@@ -246,18 +247,20 @@ pub async fn clear(arguments: ClearArguments, stop: &CancellationToken) -> Repor
         .into()
 }
 
-/// Empties a database whose mark says that it is unfinished, and takes the mark away; false: there is none. One transaction.
+/// Empties a database whose mark says that it is unfinished, and takes the mark away; false: there is none.
+///
+/// Two transactions: the first one frees room on a disk that is full, and the second one may need some.
 async fn empty(connection: &Connection, administrator: &Administrator) -> Result<bool> {
     let mut server = Server::connect_in_place(connection, administrator).await?;
     take(&mut server, connection).await?;
     let found = server.databases().await?;
     let found = here(&found, connection)?;
     let Some(mark) = found.mark.as_ref().filter(|mark| mark.is_filling()) else { return Ok(false) };
-    let mut statements = clear::statements(server.session(), true).await?;
-    let before = mark.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote::literal);
-    statements.push(format!("COMMENT ON DATABASE {} IS {before}", quote::ident(&found.name)));
-    statements.push(writable_again(&found.name));
+    let statements = clear::statements(server.session(), true).await?;
     server.at_once(&statements, "emptying the unfinished database").await?;
+    let before = mark.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote::literal);
+    let comment = format!("COMMENT ON DATABASE {} IS {before}", quote::ident(&found.name));
+    server.at_once(&[comment, writable_again(&found.name)], "taking the mark of the empty database away").await?;
     Ok(true)
 }
 

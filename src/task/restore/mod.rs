@@ -15,6 +15,7 @@ mod authentication;
 pub mod beside;
 pub mod check;
 mod clear;
+mod drop;
 mod existing;
 pub mod fill;
 pub mod in_place;

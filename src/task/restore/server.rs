@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::mark::{Mark, State};
+use super::mark::Mark;
 use crate::{
     postgres::{Credentials, Explain, Locale, Session, Target, quote, sessions},
     synapse::database,
@@ -220,26 +220,6 @@ impl Server {
     /// Those of PostgreSQL.
     pub async fn mark(&mut self, name: &str, mark: &Mark) -> Result<()> {
         self.run(&comment(name, mark), "writing the mark of a database").await
-    }
-
-    /// Drops what attempts of this operation have left, with whatever sessions they have left in it. Nothing else is ever
-    /// dropped: neither a database without a mark nor one that had the homeserver's name.
-    ///
-    /// # Errors
-    /// Those of PostgreSQL.
-    pub async fn drop_attempts(&mut self, operation: &str) -> Result<usize> {
-        let mine = |found: &Found| {
-            found.mark.as_ref().is_some_and(|mark| {
-                mark.operation == operation && matches!(mark.state, State::Unfinished | State::Whole)
-            })
-        };
-        let attempts: Vec<Found> = self.databases().await?.into_iter().filter(mine).collect();
-        self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        for attempt in &attempts {
-            let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote::ident(&attempt.name));
-            self.run(&statement, "dropping what an earlier attempt left").await?;
-        }
-        Ok(attempts.len())
     }
 
     /// Renames databases and writes marks, in this order, all of it or nothing.

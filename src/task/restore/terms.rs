@@ -126,12 +126,15 @@ impl Terms {
     /// # Errors
     /// Terminal: `FreeSpaceUnknown`, `DiskTooSmall`.
     pub fn free_space(&self, connection: &Connection, needed: i64) -> Result<i64> {
-        let (free, told) = match (&connection.data_volume, &self.free_space) {
-            (Some(volume), _) => (disk::free_bytes(volume)?, "on the volume of postgres.dataVolume"),
+        let (free, told, needed) = match (&connection.data_volume, &self.free_space) {
+            (Some(volume), _) => {
+                let needed = needed.saturating_add(disk::kept_free(volume)?);
+                (disk::free_bytes(volume)?, "on the volume of postgres.dataVolume", needed)
+            }
             (None, Some(stated)) => {
                 let stated = bytes::parse(stated)
                     .map_err(|error| TaskError::terminal("InvalidStep", format!("database.freeSpace: {error}.")))?;
-                (stated, "by spec.database.freeSpace")
+                (stated, "by spec.database.freeSpace", needed)
             }
             (None, None) => {
                 return Err(TaskError::terminal(

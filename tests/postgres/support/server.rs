@@ -33,6 +33,9 @@ host  all         unwelcome 127.0.0.1/32  reject
 host  all         all       127.0.0.1/32  scram-sha-256
 ";
 
+/// The file with the number of its first process.
+const PROCESS: &str = "process";
+
 /// A running PostgreSQL.
 pub struct Server {
     daemon: Daemon,
@@ -56,7 +59,8 @@ impl Server {
         Box::leak(Box::new(Self::make(settings, None)))
     }
 
-    /// One with a small disk in the place of this directory: `data/pg_wal`, or a new one for a tablespace.
+    /// One with a small disk in the place of this directory: `data/pg_wal`, a new one for a tablespace, or `data`. Then the WAL is
+    /// elsewhere.
     pub fn on_a_small_disk(directory: &str, megabytes: u32, settings: &[&str]) -> &'static Self {
         Box::leak(Box::new(Self::make(settings, Some((directory, megabytes)))))
     }
@@ -72,7 +76,10 @@ impl Server {
         let locale = ["--encoding=UTF8", "--locale=C", "--username=postgres", "--auth=trust", "--no-sync"];
         // Small segments of WAL fit onto a small disk.
         let segments = small_disk.map(|_| "--wal-segsize=1");
-        daemon::run(&[&[initdb.as_str(), "-D", &data], locale.as_slice(), segments.as_slice()].concat());
+        let wal = path("wal");
+        let elsewhere = small_disk.filter(|(name, _)| *name == "data").map(|_| ["--waldir", wal.as_str()]);
+        let elsewhere = elsewhere.as_ref().map_or(&[] as &[&str], |arguments| arguments);
+        daemon::run(&[&[initdb.as_str(), "-D", &data], locale.as_slice(), segments.as_slice(), elsewhere].concat());
         if let Some(Volume { directory, .. }) = &volume {
             fs::create_dir_all(directory).expect("a directory");
         }
@@ -129,7 +136,13 @@ impl Server {
         ];
         // No autovacuum: a test decides itself when something is vacuumed.
         let common = ["listen_addresses=127.0.0.1", "fsync=off", "autovacuum=off", "max_connections=200"];
-        let own = [format!("port={port}"), format!("unix_socket_directories={}", directory.display())];
+        // Its own file with its process is on its small disk, which nobody else sees.
+        let process = directory.join(PROCESS).display().to_string();
+        let own = [
+            format!("port={port}"),
+            format!("unix_socket_directories={}", directory.display()),
+            format!("external_pid_file={process}"),
+        ];
         for setting in common.map(str::to_owned).iter().chain(&own).chain(settings) {
             command.extend(["-c".to_owned(), setting.clone()]);
         }
@@ -190,7 +203,7 @@ impl Server {
 
     /// Its first process, the one that starts all others.
     pub fn pid(&self) -> i32 {
-        let file = fs::read_to_string(self.daemon.directory.join("data/postmaster.pid")).expect("its process");
+        let file = fs::read_to_string(self.daemon.directory.join(PROCESS)).expect("its process");
         file.lines().next().and_then(|line| line.parse().ok()).expect("a process")
     }
 

@@ -1,0 +1,84 @@
+//! Dropping a database of ours, also on a disk that is full.
+//!
+//! `DROP DATABASE` asks for a checkpoint before it frees a byte. A checkpoint that finds no room stops PostgreSQL, with every
+//! database on it, and PostgreSQL does not start again before somebody makes room. `DROP TABLE` frees its files when it
+//! commits, without a checkpoint. So the tables go first.
+
+use sqlx::AssertSqlSafe;
+
+use super::{clear::of_no_extension, mark::State, server::Server};
+use crate::{
+    postgres::{Explain, quote},
+    task::{
+        arguments::Connection,
+        report::{Result, TaskError},
+    },
+};
+
+/// Nobody waits for these commits: the database is dropped next.
+const SETTINGS: &str =
+    "SET statement_timeout = '10min'; SET synchronous_commit = off; SET default_transaction_read_only = off";
+
+/// What holds rows, largest first: so most of the room is free soon.
+const TABLES: &str = "SELECT format('DROP %s IF EXISTS %I.%I CASCADE', \
+         CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, n.nspname, c.relname) \
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND pg_has_role(c.relowner, 'USAGE') \
+         AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND";
+
+impl Server {
+    /// Drops what attempts of this operation have left, with whatever sessions they have left in it. Nothing else is ever
+    /// dropped: neither a database without a mark nor one that had the homeserver's name.
+    ///
+    /// # Errors
+    /// As [`Self::drop_database`].
+    pub async fn drop_attempts(&mut self, connection: &Connection) -> Result<usize> {
+        let attempts = self.databases().await?.into_iter().filter(|found| {
+            found.mark.as_ref().is_some_and(|mark| {
+                mark.operation == connection.operation && matches!(mark.state, State::Unfinished | State::Whole)
+            })
+        });
+        let attempts: Vec<String> = attempts.map(|found| found.name).collect();
+        for name in &attempts {
+            self.drop_database(connection, name).await?;
+        }
+        Ok(attempts.len())
+    }
+
+    /// Drops a database of ours: first its tables, then the database. Whoever calls this has read our mark on it.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL. A database that cannot be emptied is not dropped.
+    pub async fn drop_database(&mut self, connection: &Connection, name: &str) -> Result<()> {
+        self.end_sessions(name).await?;
+        match self.drop_tables(connection, name).await {
+            Err(error) if error.reason == "DatabaseMissing" => return Ok(()),
+            emptied => emptied.map_err(|error| {
+                let (database, owner) = (quote::ident(name), &self.owner);
+                let message = format!(
+                    "{} Database {name} was not dropped, because DROP DATABASE stops PostgreSQL where the disk is full. As role \
+                     {owner}: drop the tables in it, then DROP DATABASE {database};",
+                    error.message
+                );
+                TaskError { message, ..error }
+            })?,
+        }
+        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote::ident(name));
+        self.session.execute("SET statement_timeout = '10min'").await.explain("setting the statement's time")?;
+        self.session.execute(&statement).await.explain("dropping what an earlier attempt left")
+    }
+
+    /// Each table in a transaction of its own: one for all takes more locks than a small server has.
+    async fn drop_tables(&self, connection: &Connection, name: &str) -> Result<()> {
+        const DOING: &str = "emptying what an earlier attempt left";
+        let mut session = self.as_owner(connection, name)?.connect().await?;
+        session.execute(SETTINGS).await.explain(DOING)?;
+        let sql = format!("{TABLES} {} ORDER BY pg_total_relation_size(c.oid) DESC", of_no_extension("pg_class", "c"));
+        let statements: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session.connection).await.explain(DOING)?;
+        for statement in statements {
+            session.execute(&statement).await.explain(DOING)?;
+        }
+        Ok(())
+    }
+}
