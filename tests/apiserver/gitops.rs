@@ -3,16 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::process::Command;
 
-use crate::stage::{Stage, install_crds, tests, world::World};
+use crate::stage::{Stage, install_crds, setup, tests, world::World};
 
 tests![every_example_is_taken_and_a_misspelt_field_is_not];
 
@@ -64,11 +62,8 @@ fn fields(value: &Value, path: &str) -> Vec<(String, String)> {
 
 /// The CRDs of the kinds that the examples have.
 async fn crds() -> Vec<CustomResourceDefinition> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gitops/crds");
-    let output = Command::new(&script).stderr(Stdio::inherit()).output().await;
-    let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-    assert!(output.status.success(), "{} failed", script.display());
-    documents(&String::from_utf8(output.stdout).expect("text"))
+    let printed = tokio::task::spawn_blocking(|| setup::output("tests/gitops/crds", &[]));
+    documents(&printed.await.expect("the CRDs"))
 }
 
 fn examples(tool: &str) -> Vec<PathBuf> {

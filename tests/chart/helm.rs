@@ -5,6 +5,8 @@ use std::{path::Path, process::Command, sync::LazyLock};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 
+use crate::setup;
+
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/synapse-keeper");
 /// The release `keeper` in the namespace `home`: neither name is the chart's, so that a mix-up shows.
 const RELEASE: [&str; 4] = ["keeper", "--namespace", "home", "--kube-version=1.34.0"];
@@ -19,12 +21,8 @@ fn helm(arguments: &[&str]) -> (bool, String, String) {
 
 /// `HELM`, or the one that belongs to the tests' cluster, which need not be up.
 static BINARY: LazyLock<String> = LazyLock::new(|| {
-    std::env::var("HELM").unwrap_or_else(|_| {
-        let programs = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/bin-dir")).output();
-        let programs = programs.expect("tests/cluster/bin-dir builds the cluster's programs; or set HELM");
-        assert!(programs.status.success(), "{}", String::from_utf8_lossy(&programs.stderr));
-        format!("{}/helm", String::from_utf8(programs.stdout).unwrap().trim())
-    })
+    std::env::var("HELM")
+        .unwrap_or_else(|_| setup::path("tests/cluster/bin-dir", &[]).join("helm").display().to_string())
 });
 
 fn template(chart: &str, values: &[&str], more: &[&str]) -> (bool, String, String) {

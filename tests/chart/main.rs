@@ -1,6 +1,8 @@
 //! The chart, rendered by the real Helm. No cluster need be up; `HELM` names another binary.
 
 mod helm;
+#[path = "../support/setup.rs"]
+mod setup;
 
 use helm::{CHART, Manifests, kind, lint, names, refusal, render, text};
 use serde::Deserialize;

@@ -10,6 +10,6 @@ cluster-down: ## remove it and all its traces
 # The cargo profile of the operator that goes in; with BINARY= set, that file goes in as it is. For this target alone: the
 # demo has a default of its own.
 cluster-load: export PROFILE ?= dev
-cluster-load: ## build the operator and put its two images into it
+cluster-load: compiler ## build the operator and put its two images into it
 	@[ -n "$$BINARY" ] || cargo build --profile $$PROFILE
 	@tests/cluster/run load

@@ -1,14 +1,15 @@
 //! The API server's audit log: what an operator has asked for.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use serde_json::Value;
+
+use crate::setup;
 
 /// Of what the operator with this ServiceAccount (`namespace:name`) has asked for nothing was denied, and no Secret was
 /// among it.
 pub fn assert_nothing_was_denied(account: &str) {
-    let path = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/audit-log")).output().unwrap();
-    let log = fs::read_to_string(String::from_utf8(path.stdout).unwrap().trim()).unwrap();
+    let log = fs::read_to_string(setup::path("tests/cluster/audit-log", &[])).unwrap();
     let user = format!("system:serviceaccount:{account}");
     let lines = log.lines().filter(|line| line.contains(&user));
     // The last line may be half written.

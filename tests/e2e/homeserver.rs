@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::{kubectl::run, world::World};
+use crate::{kubectl::run, setup, world::World};
 
 /// Three workloads: a main process, two workers, and one that is off and must stay off.
 const WORKLOADS: [(&str, u32); 3] = [("synapse-main", 1), ("synapse-worker", 2), ("synapse-off", 0)];
@@ -78,9 +78,7 @@ spec:
 /// A real Synapse's database, as its dump has it.
 fn restore_fixture(world: &World) {
     let root = env!("CARGO_MANIFEST_DIR");
-    let output = Command::new(format!("{root}/tests/homeserver/fixture")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let path = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
+    let path = setup::path("tests/homeserver/fixture", &[]).display().to_string();
     let restore = "pg_restore --no-owner --role=synapse -U postgres -d synapse";
     let kubectl =
         format!("{root}/tests/cluster/kubectl -n {} exec -i postgres-0 -- {restore} < {path}", world.namespace);

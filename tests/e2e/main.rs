@@ -8,6 +8,8 @@
 mod authority;
 #[path = "../support/kubectl.rs"]
 mod kubectl;
+#[path = "../support/setup.rs"]
+mod setup;
 
 mod alone;
 mod audit;

@@ -1,7 +1,7 @@
 //! Reading objects, and waiting for them, by the API itself. Six tests that asked kubectl three times a second had both
 //! processors busy with that.
 
-use std::{path::Path, process::Command, sync::LazyLock, time::Duration};
+use std::{sync::LazyLock, time::Duration};
 
 use kube::{
     Api, Client, Config,
@@ -12,14 +12,14 @@ use kube::{
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use crate::setup;
+
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 
 static CLIENT: LazyLock<Client> = LazyLock::new(|| {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/kubeconfig");
-    let output = Command::new(script).output().expect("the path of the kubeconfig");
-    let path = String::from_utf8(output.stdout).expect("a path");
+    let path = setup::path("tests/cluster/kubeconfig", &[]);
     RUNTIME.block_on(async {
-        let kubeconfig = Kubeconfig::read_from(path.trim()).expect("a kubeconfig: make cluster-up");
+        let kubeconfig = Kubeconfig::read_from(path).expect("a kubeconfig: make cluster-up");
         let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a configuration");
         Client::try_from(config).expect("a client")
     })

@@ -632,7 +632,7 @@ class Seeder:
                 return
             print(f"waiting for background updates: {', '.join(u['name'] for u in left.values())}", file=sys.stderr)
             time.sleep(2)
-        print("background updates are still running", file=sys.stderr)
+        sys.exit("background updates are still running")
 
     def summary(self):
         admin = self.tokens[self.admin]

@@ -62,7 +62,7 @@ pub fn restore(database: &Database, dump: &Path, uid: &str) -> Program {
     database.task("restore-dump").administrator("databases").with(&what).with(&terms)
 }
 
-fn swap(database: &Database, uid: &str) -> Program {
+pub fn swap(database: &Database, uid: &str) -> Program {
     let task = database.task("swap-database").administrator("databases");
     task.with(&["--operation", uid, "--existing", "rename"])
 }

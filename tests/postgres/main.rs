@@ -7,6 +7,7 @@ mod authentication;
 mod backup;
 mod connect;
 mod crashed;
+mod cycle;
 mod delete;
 mod dump;
 mod full_data_folder;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use jiff::Timestamp;
+use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
 use super::parts::Table;
@@ -25,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Synapse's table whose rows must never come back: a one-time key that is handed out twice cannot be used
 /// (element-hq/element-meta#2155; `docs/usage/administration/backups.md` of Synapse leaves it out as well).
 pub const ONE_TIME_KEYS: &str = "e2e_one_time_keys_json";
+
+/// Whether the rows of a table (`pg_class c`) are left out, in SQL. Those of unlogged tables do not survive a crash of PostgreSQL
+/// either: whoever made them counts on that.
+pub const ROWS_ARE_LEFT_OUT: &str = "(c.relpersistence = 'u' OR c.relname = 'e2e_one_time_keys_json')";
 
 /// An open transaction that keeps the database as it was at one moment.
 pub struct Snapshot {
@@ -208,27 +213,25 @@ impl Relations {
     }
 }
 
-/// Every table and sequence that is no extension's and no session's own. Rows of unlogged tables do not survive a crash of
-/// PostgreSQL either: whoever made them counts on that.
+/// Every table and sequence that is no extension's and no session's own.
 async fn relations(session: &mut Session) -> Result<Relations> {
-    type Row = (String, String, bool, bool, i64, Vec<String>);
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT c.relname::text, format('%I.%I', n.nspname, c.relname), c.relkind = 'S', \
-             c.relpersistence = 'u', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END, \
+    type Row = (String, bool, bool, i64, Vec<String>);
+    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT format('%I.%I', n.nspname, c.relname), c.relkind = 'S', {ROWS_ARE_LEFT_OUT}, \
+             CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END, \
              array(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
                  AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' \
              AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-         ORDER BY 2",
-    )
+         ORDER BY 1",
+    )))
     .fetch_all(&mut session.connection)
     .await
     .explain("listing the tables")?;
     let mut relations = Relations { tables: Vec::new(), sequences: Vec::new(), left_out: Vec::new() };
-    for (name, quoted, is_sequence, is_unlogged, bytes, columns) in rows {
-        let is_left_out = is_unlogged || name == ONE_TIME_KEYS;
+    for (quoted, is_sequence, is_left_out, bytes, columns) in rows {
         match (is_sequence, is_left_out) {
             (true, _) => relations.sequences.push(quoted),
             (false, true) => relations.left_out.push(quoted),

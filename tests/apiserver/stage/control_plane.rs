@@ -16,6 +16,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use super::setup;
+
 /// The token of the tests' own client, which may do everything.
 const ADMIN_TOKEN: &str = "admin";
 /// The controllers that make Pods of workloads and Jobs, and clean up. What watches nodes would find ours dead.
@@ -240,11 +242,7 @@ fn programs() -> PathBuf {
     if let Some(dir) = env::var_os("KUBE_BIN_DIR") {
         return dir.into();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/bin-dir");
-    let output = Command::new(&script).stderr(Stdio::inherit()).output();
-    let output = output.unwrap_or_else(|error| panic!("{}: {error}; or set KUBE_BIN_DIR", script.display()));
-    assert!(output.status.success(), "{} failed", script.display());
-    String::from_utf8(output.stdout).expect("a path").trim().into()
+    setup::path("tests/cluster/bin-dir", &[])
 }
 
 /// An empty folder; what runs that were killed have left behind goes.

@@ -6,6 +6,8 @@ pub mod ledger;
 pub mod logs;
 pub mod operator;
 pub mod script;
+#[path = "../../support/setup.rs"]
+pub mod setup;
 pub mod world;
 
 use std::{

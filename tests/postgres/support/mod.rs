@@ -9,6 +9,8 @@ mod pooler;
 mod program;
 mod repository;
 mod server;
+#[path = "../../support/setup.rs"]
+mod setup;
 mod storage;
 mod synapse;
 

@@ -10,10 +10,10 @@ use std::{
 use super::{
     PASSWORD,
     daemon::{self, Daemon, free_port},
-    server,
+    server, setup,
 };
 
-/// A running PgBouncer (Debian package `pgbouncer`) in front of the server.
+/// A running PgBouncer in front of the server.
 pub struct Pooler {
     daemon: Daemon,
     pub port: u16,
@@ -35,7 +35,8 @@ impl Pooler {
         );
         let ini = directory.join("pgbouncer.ini");
         fs::write(&ini, settings).expect("pgbouncer.ini");
-        let daemon = Daemon::start(directory, "KILL", &["/usr/sbin/pgbouncer", &ini.display().to_string()]);
+        let pgbouncer = setup::installed("/usr/sbin/pgbouncer", "pgbouncer");
+        let daemon = Daemon::start(directory, "KILL", &[pgbouncer, &ini.display().to_string()]);
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "pgbouncer did not start:\n{}", daemon.log());

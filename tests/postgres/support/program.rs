@@ -17,7 +17,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{Database, PASSWORD, REPOSITORY_PASSWORD};
+use super::{
+    Database, PASSWORD, REPOSITORY_PASSWORD,
+    server::{self, programs},
+};
 
 /// A call of `synapse-keeper task …` with its mounts.
 pub struct Program {
@@ -126,8 +129,8 @@ impl Program {
                 command
             }
         };
-        if let Some(folder) = self.path {
-            command.env("PATH", folder);
+        if let Some(path) = search_path(self.path) {
+            command.env("PATH", path);
         }
         // Not every task is told of a database.
         if self.arguments.iter().any(|argument| argument == "--host") {
@@ -149,6 +152,17 @@ impl Program {
     pub async fn run(self) -> Finished {
         self.start().finish().await
     }
+}
+
+/// Where programs are looked for; `None`: where the tests look. A task finds PostgreSQL's of another major than the machine's on
+/// the PATH alone.
+fn search_path(folder: Option<std::ffi::OsString>) -> Option<std::ffi::OsString> {
+    if server::major().is_none() {
+        return folder;
+    }
+    let others = folder.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    let folders = [programs().to_owned()].into_iter().chain(std::env::split_paths(&others));
+    Some(std::env::join_paths(folders).expect("paths without a colon"))
 }
 
 fn termination_log(mounts: &TempDir) -> PathBuf {

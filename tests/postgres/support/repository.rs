@@ -11,18 +11,13 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Program, eventually, synapse_python};
+use super::{Program, eventually, setup, synapse_python};
 
 /// The repository's own password; nobody prints it.
 pub const REPOSITORY_PASSWORD: &str = "correct-horse-battery";
 
 /// Where restic is, built once by a script.
-pub(super) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storage/bin-dir");
-    let output = Command::new(&script).output().expect("tests/storage/bin-dir");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("a path").trim().into()
-});
+pub(super) static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| setup::path("tests/storage/bin-dir", &[]));
 
 /// A repository that was made once: its configuration, and its key with its name.
 static MADE: LazyLock<[(PathBuf, Vec<u8>); 2]> = LazyLock::new(|| {
@@ -142,9 +137,10 @@ impl Repository {
         let script = format!(
             "#!/bin/sh\ncase \"$*\" in *--stdin*) ;; *) exec '{restic}' \"$@\" ;; esac\n\
              pipe=$0.$$\n/usr/bin/mkfifo \"$pipe\"\nexec 3<&0\n\
-             /usr/bin/python3 '{valve}' '{held}' <&3 >\"$pipe\" &\n\
+             '{python}' '{valve}' '{held}' <&3 >\"$pipe\" &\n\
              exec '{restic}' \"$@\" <\"$pipe\" 3<&-\n",
             restic = PROGRAMS.join("restic").display(),
+            python = synapse_python().display(),
             valve = valve.display(),
             held = held.display(),
         );

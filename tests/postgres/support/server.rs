@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     authority::certificate_for,
     daemon::{self, Daemon, Volume, free_port},
-    eventually,
+    eventually, setup,
 };
 
 /// Password of every role. No output of ours may ever hold it.
@@ -66,7 +66,7 @@ impl Server {
     }
 
     fn make(settings: &[&str], small_disk: Option<(&str, u32)>) -> Self {
-        let programs = programs();
+        let programs = programs().to_owned();
         let directory = daemon::new_directory();
         let volume = small_disk.map(|(name, megabytes)| Volume { directory: directory.join(name), megabytes });
         let path = |name: &str| directory.join(name).display().to_string();
@@ -245,11 +245,18 @@ impl Server {
     }
 }
 
-/// The newest PostgreSQL of this machine.
-fn programs() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's programs (Debian package postgresql)");
-    let newest = versions.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).max();
-    PathBuf::from(format!("/usr/lib/postgresql/{}/bin", newest.expect("a version of PostgreSQL")))
+/// The major that all servers of these tests have: `POSTGRES_MAJOR`, or what this machine has.
+pub fn major() -> Option<String> {
+    std::env::var("POSTGRES_MAJOR").ok().filter(|major| !major.is_empty())
+}
+
+/// The folder with the programs of that major.
+pub fn programs() -> &'static Path {
+    static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+        let major = major();
+        setup::path("tests/postgres/programs", &major.as_deref().into_iter().collect::<Vec<_>>())
+    });
+    &PROGRAMS
 }
 
 fn write_certificates(directory: &Path) {
