@@ -11,7 +11,7 @@ use super::{
     downtime::Downtime,
     jobs::JobSettings,
     operation::{OperationStatus, Run, any_object},
-    origins::{self, OtherOrigin},
+    origins::{self, Adopter, OtherOrigin},
     references::SynapseRef,
     repository::Repository,
     retention::Retention,
@@ -176,14 +176,14 @@ pub struct BackupSnapshot {
 
 impl BackupStatus {
     /// Takes the engine's memory, and from a step that listed the repository what it saw.
-    pub fn absorb(&mut self, mut operation: OperationStatus) {
+    pub fn absorb(&mut self, mut operation: OperationStatus, adopter: &Adopter) {
         let OperationStatus { run, conditions, .. } = &mut operation;
         if let Some(run) = run {
             self.jobs = run.synapse.as_ref().map(|pinned| pinned.spec.jobs.clone()).or(self.jobs.take());
             for step in &mut run.steps {
                 let Some(listed) = step.result.as_mut().and_then(|result| result.backups.take()) else { continue };
                 let seen_at = step.finished_at.as_ref().unwrap_or(&run.started_at);
-                origins::tell(conditions, &listed.others, run.generation, seen_at.0);
+                origins::tell(conditions, &listed.others, adopter, run.generation, seen_at.0);
                 self.last_success_at = listed.newest.first().and_then(|newest| newest.taken_at.clone());
                 self.snapshot_count = Some(listed.count);
                 self.last_verified_at = listed.verified;
@@ -200,7 +200,36 @@ impl BackupStatus {
         if let Some(run) = drill.run.as_deref().filter(|_| was_under_way) {
             self.conclude(run);
         }
+        self.say_what_keeps(&drill);
         self.verification = Some(Box::new(drill));
+    }
+
+    /// A drill that cannot run proves nothing, so what was proved before is not said any more. What was found damaged still is.
+    /// When drills can run again, the last one has its say again.
+    fn say_what_keeps(&mut self, drill: &OperationStatus) {
+        let conditions = &mut self.operation.conditions;
+        let Some(ready) = conditions::find(&drill.conditions, Type::Ready) else { return };
+        let cannot_be_followed = conditions::is_true(&drill.conditions, Type::Stalled);
+        let does_not_start = drill.active_run().is_some() && ready.reason == "PodDoesNotStart";
+        if cannot_be_followed || does_not_start {
+            if !conditions::is_false(conditions, Type::Verified) {
+                let since = ready.last_transition_time.0;
+                let generation = ready.observed_generation.unwrap_or_default();
+                Conditions::new(conditions, generation, since).set_unknown(
+                    Type::Verified,
+                    &ready.reason,
+                    &format!("no drill can run: {}", ready.message),
+                );
+            }
+            return;
+        }
+        let verified = conditions::find(conditions, Type::Verified);
+        if verified.is_some_and(|verified| matches!(verified.reason.as_str(), "InvalidCron" | "UnknownTimeZone")) {
+            conditions.retain(|condition| condition.type_ != Type::Verified.as_str());
+            if let Some(last) = &drill.run {
+                self.conclude(last);
+            }
+        }
     }
 
     /// What a drill that has ended says of the backups. One that came to no verdict says nothing good: and nothing good is

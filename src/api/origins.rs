@@ -49,6 +49,15 @@ impl SynapseBackup {
         adopted
     }
 
+    /// Itself, as one that may adopt.
+    pub fn adopter(&self) -> Adopter {
+        Adopter {
+            namespace: self.namespace().unwrap_or_default(),
+            name: self.name_any(),
+            adopted: self.adopted_origins(),
+        }
+    }
+
     /// Its own UID and those that it adopts.
     pub fn origins(&self) -> Vec<String> {
         self.uid().into_iter().chain(self.adopted_origins()).collect()
@@ -60,18 +69,36 @@ pub fn is_origin(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|character| character.is_ascii_alphanumeric() || character == '-')
 }
 
-/// Tells of backups that are left alone.
-pub(super) fn tell(conditions: &mut Vec<Condition>, others: &[OtherOrigin], generation: i64, now: Timestamp) {
+/// The object whose repository it is, for the command that adopts others.
+#[derive(Clone, Debug, Default)]
+pub struct Adopter {
+    pub namespace: String,
+    pub name: String,
+    /// Whom it has adopted already: the annotation has all of them.
+    pub adopted: Vec<String>,
+}
+
+/// Tells of backups of others, which are not touched.
+pub(super) fn tell(
+    conditions: &mut Vec<Condition>,
+    others: &[OtherOrigin],
+    adopter: &Adopter,
+    generation: i64,
+    now: Timestamp,
+) {
     let mut conditions = Conditions::new(conditions, generation, now);
     if others.is_empty() {
         conditions.clear(Type::OtherOrigins);
         return;
     }
     let listed: Vec<String> = others.iter().map(ToString::to_string).collect();
-    let uids: Vec<&str> = others.iter().map(|other| other.uid.as_str()).collect();
+    let adopted = adopter.adopted.iter().map(String::as_str);
+    let uids: Vec<&str> = adopted.chain(others.iter().map(|other| other.uid.as_str())).collect();
+    let Adopter { namespace, name, .. } = adopter;
     let message = format!(
-        "the repository has backups of this homeserver that other objects made: {}. They are left alone. Where those objects \
-         are gone for good, make the backups this one's: kubectl annotate synapsebackup … {ADOPT_ORIGINS}={}",
+        "the repository has backups of this homeserver that other objects made: {}. Nothing is done to them. Where those objects \
+         are gone for good, make the backups this object's own: kubectl -n {namespace} annotate synapsebackup {name} --overwrite \
+         {ADOPT_ORIGINS}={}",
         listed.join(", "),
         uids.join(",")
     );
@@ -98,12 +125,17 @@ mod tests {
     fn others_are_told_until_there_are_none() {
         let other = OtherOrigin { uid: "u-1".to_owned(), count: 3, newest: Some(Time(Timestamp::UNIX_EPOCH)) };
         let mut told = Vec::new();
-        tell(&mut told, &[other], 1, Timestamp::UNIX_EPOCH);
+        let adopter =
+            Adopter { namespace: "matrix".to_owned(), name: "nightly".to_owned(), adopted: vec!["u-0".to_owned()] };
+        tell(&mut told, &[other], &adopter, 1, Timestamp::UNIX_EPOCH);
         let condition = conditions::find(&told, Type::OtherOrigins).expect("it is told");
-        for words in ["3 of u-1 (the newest of 1970-01-01T00:00:00Z)", "synapse-keeper.dev/adopt-origins=u-1"] {
+        for words in [
+            "3 of u-1 (the newest of 1970-01-01T00:00:00Z)",
+            "kubectl -n matrix annotate synapsebackup nightly --overwrite synapse-keeper.dev/adopt-origins=u-0,u-1",
+        ] {
             assert!(condition.message.contains(words), "{condition:?}");
         }
-        tell(&mut told, &[], 1, Timestamp::UNIX_EPOCH);
+        tell(&mut told, &[], &adopter, 1, Timestamp::UNIX_EPOCH);
         assert_eq!(told, []);
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod act;
 pub mod claims;
+mod cron;
 pub mod events;
 pub mod image;
 pub mod job;

@@ -5,9 +5,10 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use croner::{Cron, parser::CronParser};
+use croner::Cron;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+use super::cron;
 use crate::api::schedule::Schedule;
 
 /// What a schedule says at a moment.
@@ -30,6 +31,8 @@ pub enum InvalidSchedule {
     TimeZone(String),
     #[error("cron {cron:?} cannot be read: {why}. Write five fields: minute, hour, day of month, month, day of week")]
     Cron { cron: String, why: String },
+    #[error("cron {0:?} never comes due: no date is on such a day of such a month")]
+    Never(String),
 }
 
 impl InvalidSchedule {
@@ -37,7 +40,7 @@ impl InvalidSchedule {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TimeZone(_) => "UnknownTimeZone",
-            Self::Cron { .. } => "InvalidCron",
+            Self::Cron { .. } | Self::Never(_) => "InvalidCron",
         }
     }
 }
@@ -58,9 +61,12 @@ impl Calendar {
             None => TimeZone::UTC,
             Some(name) => TimeZone::get(name).map_err(|_| InvalidSchedule::TimeZone(name.clone()))?,
         };
-        let cron = CronParser::new()
-            .parse(&schedule.cron)
-            .map_err(|error| InvalidSchedule::Cron { cron: schedule.cron.clone(), why: error.to_string() })?;
+        let cron =
+            cron::read(&schedule.cron).map_err(|why| InvalidSchedule::Cron { cron: schedule.cron.clone(), why })?;
+        // The calendar repeats itself: what is never due from one moment on is never due from any.
+        if cron.find_next_occurrence(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), false).is_err() {
+            return Err(InvalidSchedule::Never(schedule.cron.clone()));
+        }
         let delay = schedule.jitter.as_ref().map_or(SignedDuration::ZERO, |jitter| {
             // DefaultHasher::new() has fixed keys: the same object has the same delay in every run and every operator.
             let mut hasher = DefaultHasher::new();
@@ -197,6 +203,20 @@ mod tests {
         assert_eq!(zone.reason(), "UnknownTimeZone");
         assert!(zone.to_string().starts_with("timeZone \"Europe/Berlln\""));
         let cron = Calendar::new(&schedule("99 3 * * *", None), "").unwrap_err();
-        assert!(cron.to_string().starts_with("cron \"99 3 * * *\""));
+        assert!(
+            cron.to_string().starts_with("cron \"99 3 * * *\" cannot be read: minute 99 is not between 0 and 59. ")
+        );
+    }
+
+    #[test]
+    fn what_never_comes_due_is_refused_and_what_is_rare_is_not() {
+        for never in ["0 2 31 2 *", "0 2 30 FEB *", "0 2 31 4,6,9,11 *", "0 2 * * ,"] {
+            let why = Calendar::new(&schedule(never, Some("Europe/Berlin")), "").unwrap_err();
+            assert_eq!(why.reason(), "InvalidCron");
+            assert!(why.to_string().starts_with(&format!("cron {never:?} never comes due")), "{why}");
+        }
+        for rare in ["0 2 29 2 *", "0 2 31 2 1", "30 2 31 3 *", "0 0 29 2 */7"] {
+            Calendar::new(&schedule(rare, Some("Europe/Berlin")), "").expect(rare);
+        }
     }
 }

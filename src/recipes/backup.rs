@@ -105,7 +105,8 @@ impl Operation for SynapseBackup {
     }
 
     fn set_status(&mut self, status: OperationStatus) {
-        self.status.get_or_insert_default().absorb(status);
+        let adopter = self.adopter();
+        self.status.get_or_insert_default().absorb(status, &adopter);
     }
 
     fn memories(&mut self) -> Vec<&mut OperationStatus> {

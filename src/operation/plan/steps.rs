@@ -30,6 +30,9 @@ const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 const START_WITHIN: SignedDuration = SignedDuration::from_mins(5);
 /// The same while users are locked out: preflight has just run the same image on the same cluster.
 const START_WITHIN_OFFLINE: SignedDuration = SignedDuration::from_mins(1);
+/// A Pod that has not started by then is in trouble: an image comes from a registry in less time, or the kubelet says that it
+/// pulls it.
+const TROUBLE_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// A Job whose Pod has not started is looked at this often: the kubelet's reasons are not in the Job.
 const LOOK_AT_POD: SignedDuration = SignedDuration::from_secs(3);
 
@@ -216,7 +219,11 @@ impl Planner<'_> {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.give_up(index, "PodDoesNotStart", Terminal, message);
         }
-        Some((Action::Wait(LOOK_AT_POD), self.step_headline(index, &why)))
+        let mut headline = self.step_headline(index, &why);
+        if elapsed(&since, self.now) >= TROUBLE_AFTER && job.pod.is_some() {
+            headline.reason = "PodDoesNotStart".to_owned();
+        }
+        Some((Action::Wait(LOOK_AT_POD), headline))
     }
 
     fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {

@@ -216,3 +216,58 @@ fn what_it_remembers_is_no_business_of_the_backup_s_own_runs() {
     assert!(backup.has_run(), "the cache may not have all of it");
     assert_eq!(backup.memories().len(), 2);
 }
+
+/// The same backup with another schedule of its drills, after one turn.
+fn with_verify(mut drill: Drill, verify: Value) -> Drill {
+    drill.0.spec.verify = Some(serde_json::from_value(verify).unwrap());
+    let observed = observed(&drill);
+    turn(&mut drill, &observed);
+    drill
+}
+
+#[test]
+fn a_schedule_that_cannot_be_followed_is_told_of_the_backup_and_the_last_verdict_comes_back() {
+    for (verify, reason, named) in [
+        (json!({"cron": "0 25 * * *"}), "InvalidCron", "hour 25"),
+        (json!({"cron": "0 2 31 2 *"}), "InvalidCron", "never comes due"),
+        (json!({"cron": "@daily", "timeZone": "Europe/Berln"}), "UnknownTimeZone", "Europe/Berln"),
+    ] {
+        let new = with_verify(due(), verify.clone());
+        let (status, said, message) = verified(&new);
+        assert_eq!((status.as_str(), said.as_str()), ("Unknown", reason));
+        assert!(message.contains("spec.verify") && message.contains(named), "{message}");
+        let mended = with_verify(new, json!({"cron": "0 4 1 1 *"}));
+        assert_eq!(conditions::find(&mended.0.status.unwrap().operation.conditions, Type::Verified), None);
+
+        let good = with_verify(ended(Report { result: Some(found(true)), ..Report::default() }), verify.clone());
+        assert_eq!(verified(&good).0, "Unknown", "what it proves from now on is nothing");
+        let good = with_verify(good, json!({"cron": "0 4 1 1 *"}));
+        assert_eq!(verified(&good), told("True", "Verified", "restored all"));
+
+        let error = Some(TaskError::terminal("RowsDiffer", "events has 1 row of 2"));
+        let bad = ended(Report { error, result: Some(found(false)), ..Report::default() });
+        assert_eq!(verified(&with_verify(bad, verify)).0, "False", "damaged is damaged");
+    }
+}
+
+#[test]
+fn a_drill_whose_pod_does_not_start_is_told_before_it_is_given_up() {
+    let mut drill = due();
+    let mut observed = observed(&drill);
+    for _ in 0..3 {
+        turn(&mut drill, &observed);
+    }
+    let pod = Some("container postgres: ErrImagePull: not found".to_owned());
+    observed.job = Some(ObservedJob { started: false, pod, ..ObservedJob::of(JobState::Active, None) });
+    let turn_at = |drill: &mut Drill, seconds: i64| {
+        let now = NOW.parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(seconds);
+        let planned = plan(&subject(drill), &observed, now);
+        drill.set_status(planned.status);
+        conditions::find(&drill.0.status.as_ref().unwrap().operation.conditions, Type::Verified).cloned()
+    };
+    assert_eq!(turn_at(&mut drill, 3), None, "an image has to come first");
+    let told = turn_at(&mut drill, 10).expect("it is told");
+    assert_eq!((told.status.as_str(), told.reason.as_str()), ("Unknown", "PodDoesNotStart"));
+    assert!(told.message.contains("ErrImagePull: not found"), "{told:?}");
+    assert!(drill.status().unwrap().active_run().is_some_and(|run| run.failure.is_none()), "it is not given up yet");
+}

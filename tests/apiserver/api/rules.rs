@@ -22,9 +22,14 @@ async fn a_wrong_maintenance_is_refused_and_the_field_named(stage: Arc<Stage>, t
     let full = "steps: [{vacuum: {mode: Full}}]";
     let with = |field: &str| format!("{full}\n{field}");
     let wrong: &[(&str, String, &[&str])] = &[
-        ("m", with("schedule: {cron: every sunday}"), &["spec.schedule.cron"]),
-        ("m", with("schedule: {cron: '0 3 * *'}"), &["spec.schedule.cron"]),
-        ("m", with("schedule: {cron: '@daily', timeZone: 'Europe/ Berlin'}"), &["spec.schedule.timeZone"]),
+        ("m", with("schedule: {cron: every sunday}"), &["spec.schedule.cron", "five fields"]),
+        ("m", with("schedule: {cron: '0 3 * *'}"), &["spec.schedule.cron", "five fields"]),
+        ("m", with("schedule: {cron: '@nightly'}"), &["spec.schedule.cron", "@daily"]),
+        (
+            "m",
+            with("schedule: {cron: '@daily', timeZone: 'Europe/ Berlin'}"),
+            &["spec.schedule.timeZone", "such as Europe/Berlin"],
+        ),
         ("m", with("schedule: {cron: '@daily', startWithin: 90 minutes}"), &["spec.schedule.startWithin"]),
         ("m", with("schedule: {cron: '@daily', jitter: 5}"), &["spec.schedule.jitter"]),
         ("m", with("downtime: {atMost: 1.5h}"), &["spec.downtime.atMost"]),

@@ -42,6 +42,7 @@ tests![
     a_drill_runs_while_the_homeserver_is_down_for_another,
     a_damaged_backup_is_told_and_the_next_backup_is_made,
     a_drill_that_cannot_start_is_no_verdict,
+    a_drill_that_cannot_run_is_told_at_once,
     a_backup_that_was_verified_costs_nothing,
     a_drill_with_synapse_runs_the_image_of_the_main_process,
     killed_at_every_request_of_a_drill,
@@ -228,6 +229,28 @@ async fn a_drill_that_cannot_start_is_no_verdict(stage: Arc<Stage>, test: &'stat
     assert_eq!(verified(&status), ("Unknown", "PodDoesNotStart"));
     assert_eq!(jobs_of_drills(&world).await, []);
     assert_eq!(status.last_verified_at, None);
+}
+
+async fn a_drill_that_cannot_run_is_told_at_once(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    let until = |reason: &'static str| {
+        until_backup(&world, reason, move |object| {
+            let status = object.status.as_ref();
+            let told = status.and_then(|status| conditions::find(&status.operation.conditions, Type::Verified));
+            told.is_some_and(|told| (told.status.as_str(), told.reason.as_str()) == ("Unknown", reason))
+        })
+    };
+    world.apply(&backup("verify: {cron: '0 25 * * *'}")).await;
+    until("InvalidCron").await;
+    world.apply(&backup("verify: {cron: '@daily', timeZone: Europe/Berln}")).await;
+    until("UnknownTimeZone").await;
+    backed_up(&world).await;
+    // It would be waited for for five minutes.
+    world.play(only("verify", |_| Fate::NoImage));
+    verify_now(&world, "1").await;
+    let object = until("PodDoesNotStart").await;
+    assert!(drills(&object).and_then(OperationStatus::active_run).is_some(), "it is not given up yet");
 }
 
 async fn a_backup_that_was_verified_costs_nothing(stage: Arc<Stage>, test: &'static str) {
