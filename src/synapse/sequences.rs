@@ -3,12 +3,16 @@
 //! Synapse refuses to start when a stream's position is ahead of its sequence, which happens after a failover of
 //! PostgreSQL or a restore; a sequence behind its tables would hand out numbers twice.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use crate::{
     postgres::{Explain, Result, Session},
-    task::report::TaskError,
+    task::{output::progress, report::TaskError},
 };
+
+/// What lies behind is looked at again after this time: whoever writes rows with numbers of his own, as Synapse does when it
+/// starts and a person who mends, moves the sequence afterwards.
+const AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// A sequence of Synapse's schema and what is numbered with it.
 struct Sequence {
@@ -120,12 +124,22 @@ pub struct Checked {
     pub errors: Vec<TaskError>,
 }
 
-/// Compares every sequence that is there with its tables and its stream's position.
+/// What is in the database: tables with a column, and sequences without one.
+type Known<'a> = HashSet<(&'a str, &'a str)>;
+
+/// A sequence that lies behind.
+struct Behind<'a> {
+    sequence: &'a Sequence,
+    /// What it is behind, for people.
+    what: String,
+}
+
+/// Compares every sequence that is there with its tables and its stream's position. Synapse may be at work meanwhile: what lies
+/// behind is looked at twice.
 ///
 /// # Errors
 /// Those of PostgreSQL, where they are not about one sequence alone.
 pub async fn check(session: &mut Session) -> Result<Checked> {
-    // Sequences are rows here without a column.
     let known: Vec<(String, String)> = sqlx::query_as(
         "SELECT c.relname::text, coalesce(a.attname, '')::text FROM pg_class c LEFT JOIN pg_attribute a \
              ON a.attrelid = c.oid AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped \
@@ -134,23 +148,67 @@ pub async fn check(session: &mut Session) -> Result<Checked> {
     .fetch_all(&mut session.connection)
     .await
     .explain("reading which sequences there are")?;
-    let known: HashSet<(&str, &str)> = known.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
+    let known: Known<'_> = known.iter().map(|(table, column)| (table.as_str(), column.as_str())).collect();
+    let there: Vec<&Sequence> = SEQUENCES.iter().filter(|sequence| known.contains(&(sequence.name, ""))).collect();
 
-    let mut checked = Checked::default();
-    for sequence in SEQUENCES.iter().filter(|sequence| known.contains(&(sequence.name, ""))) {
-        checked.sequences += 1;
-        match compare(session, sequence, &known).await {
-            Ok(None) => {}
-            Ok(Some(inconsistent)) => checked.inconsistent.push(inconsistent),
-            Err(error) if error.reason == "ConnectionLost" => return Err(error),
-            Err(error) => checked.errors.push(error),
-        }
+    let mut checked = Checked { sequences: there.len(), ..Checked::default() };
+    let mut behind = look(session, &there, &known, &mut checked.errors).await?;
+    if !behind.is_empty() {
+        let suspects: Vec<&Sequence> = behind.iter().map(|behind| behind.sequence).collect();
+        progress(&format!("looks again at {}", names(&suspects)));
+        tokio::time::sleep(AGAIN_AFTER).await;
+        behind = look(session, &suspects, &known, &mut checked.errors).await?;
     }
+    checked.inconsistent = behind.into_iter().map(|behind| behind.what).collect();
     Ok(checked)
 }
 
-async fn compare(session: &mut Session, sequence: &Sequence, known: &HashSet<(&str, &str)>) -> Result<Option<String>> {
-    let doing = format!("comparing sequence {} with its tables", sequence.name);
+fn names(sequences: &[&Sequence]) -> String {
+    sequences.iter().map(|sequence| sequence.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Which of these lie behind. All tables are read first and all sequences last: a sequence only moves forward, so one that is
+/// behind what was read before it is behind.
+async fn look<'a>(
+    session: &mut Session,
+    sequences: &[&'a Sequence],
+    known: &Known<'_>,
+    errors: &mut Vec<TaskError>,
+) -> Result<Vec<Behind<'a>>> {
+    let mut furthest = Vec::new();
+    for sequence in sequences {
+        let read = of_sequence(furthest_of(session, sequence, known).await, errors)?;
+        furthest.extend(read.flatten().map(|(name, position)| (*sequence, name, position)));
+    }
+    let mut behind = Vec::new();
+    for (sequence, name, position) in furthest {
+        let Some(value) = of_sequence(value_of(session, sequence).await, errors)? else { continue };
+        if position > value {
+            let what = format!("{} is at {value}, {name} is at {position}", sequence.name);
+            behind.push(Behind { sequence, what });
+        }
+    }
+    Ok(behind)
+}
+
+/// What is about one sequence alone does not end the check.
+fn of_sequence<T>(read: Result<T>, errors: &mut Vec<TaskError>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.reason == "ConnectionLost" => Err(error),
+        Err(error) => {
+            errors.push(error);
+            Ok(None)
+        }
+    }
+}
+
+fn doing(sequence: &Sequence) -> String {
+    format!("comparing sequence {} with its tables", sequence.name)
+}
+
+/// The highest number that was made with a sequence, and where it is.
+async fn furthest_of(session: &mut Session, sequence: &Sequence, known: &Known<'_>) -> Result<Option<(String, i64)>> {
     let (highest, sign) = if sequence.backwards { ("-min", "-") } else { ("max", "") };
     let mut names = Vec::new();
     let mut reads = Vec::new();
@@ -163,15 +221,16 @@ async fn compare(session: &mut Session, sequence: &Sequence, known: &HashSet<(&s
         reads.push(format!("(SELECT max({sign}stream_id)::int8 FROM stream_positions WHERE stream_name = '{stream}')"));
     }
     let sql = format!("SELECT ARRAY[{}]::int8[]", reads.join(", "));
-    let positions: Vec<Option<i64>> =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut session.connection).await.explain(&doing)?;
+    let positions: Vec<Option<i64>> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .fetch_one(&mut session.connection)
+        .await
+        .explain(&doing(sequence))?;
+    let made = names.into_iter().zip(positions).filter_map(|(name, position)| Some((name, position?)));
+    Ok(made.max_by_key(|(_, position)| *position))
+}
 
-    // After the tables, not before: Synapse may be at work, and a sequence only moves forward.
+/// The last number that a sequence has handed out.
+async fn value_of(session: &mut Session, sequence: &Sequence) -> Result<i64> {
     let sql = format!("SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {}", sequence.name);
-    let value: i64 =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut session.connection).await.explain(&doing)?;
-
-    let ahead = names.iter().zip(positions).filter_map(|(name, position)| Some((name, position?)));
-    let furthest = ahead.filter(|(_, position)| *position > value).max_by_key(|(_, position)| *position);
-    Ok(furthest.map(|(name, position)| format!("{} is at {value}, {name} is at {position}", sequence.name)))
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut session.connection).await.explain(&doing(sequence))
 }

@@ -70,6 +70,61 @@ async fn sequences_behind_their_tables_or_positions() {
 }
 
 #[tokio::test]
+async fn a_sequence_that_a_writer_moves_afterwards_is_no_finding() {
+    let database = Database::of_synapse("sequences_mended");
+    let ahead = "INSERT INTO state_groups (id, room_id, event_id) SELECT last_value + 1000, '!room:example.org', '$event' \
+                 FROM state_group_id_seq; \
+                 UPDATE stream_positions SET stream_id = stream_id + 1000 WHERE stream_name = 'events'";
+    let mend = "SELECT setval('state_group_id_seq', (SELECT max(id) FROM state_groups)), \
+                setval('events_stream_seq', (SELECT max(stream_id) FROM stream_positions WHERE stream_name = 'events'))";
+    database.sql(ahead);
+    let looks = database.task("inspect").start().until_told("looks again at ").await;
+    database.sql(mend);
+    assert_eq!(looks.finish().await.inspection().inconsistent_sequences, Vec::<String>::new());
+
+    // One of two is left.
+    database.sql(ahead);
+    let looks = database.task("inspect").start().until_told("looks again at ").await;
+    database.sql("SELECT setval('state_group_id_seq', (SELECT max(id) FROM state_groups))");
+    let found = looks.finish().await;
+    let behind = &found.inspection().inconsistent_sequences;
+    assert!(matches!(&behind[..], [one] if one.starts_with("events_stream_seq is at ")), "{behind:?}");
+}
+
+#[tokio::test]
+async fn a_homeserver_that_writes_meanwhile_is_healthy() {
+    let database = Database::of_synapse("sequences_busy");
+    // As Synapse numbers: first the sequence, then the rows and the position, each transaction for itself.
+    let name = database.name.clone();
+    let server = database.server;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let mut rounds = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            server.psql(
+                &name,
+                "DO $$ DECLARE n bigint; BEGIN FOR i IN 1..200 LOOP \
+                     n := nextval('state_group_id_seq'); \
+                     INSERT INTO state_groups (id, room_id, event_id) VALUES (n, '!room:example.org', '$event'); \
+                     n := nextval('receipts_sequence'); \
+                     UPDATE stream_positions SET stream_id = n WHERE stream_name = 'receipts'; COMMIT; \
+                 END LOOP; END $$",
+            );
+            rounds += 1;
+        }
+        rounds
+    });
+    for _ in 0..5 {
+        let found = database.task("inspect").run().await;
+        assert_eq!(found.inspection().inconsistent_sequences, Vec::<String>::new());
+        assert!(!found.printed.contains("looks again at "), "{}", found.printed);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(writer.join().expect("the writer") > 0);
+}
+
+#[tokio::test]
 async fn an_empty_database_and_an_older_schema() {
     let empty = Database::empty("inspect_empty").task("inspect").run().await;
     let found = empty.inspection();

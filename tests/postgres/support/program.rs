@@ -186,6 +186,23 @@ impl Running {
         self
     }
 
+    /// Waits until the task tells of progress with these words. What it has printed until then is not in its end.
+    ///
+    /// # Panics
+    /// If it ends before.
+    pub async fn until_told(mut self, words: &str) -> Self {
+        let mut told = BufReader::new(self.child.stdout.take().expect("its output is a pipe"));
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert!(told.read_line(&mut line).await.expect("text") > 0, "it ends without {words:?}");
+        }
+        // What the reader holds already is lost with it.
+        assert!(told.buffer().is_empty(), "it went on too soon");
+        self.child.stdout = Some(told.into_inner());
+        self
+    }
+
     /// As the kubelet, or the kernel, sends it.
     pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("it runs");
