@@ -126,6 +126,31 @@ follow() {
 	fi
 }
 
+# Restores the newest backup of a SynapseBackup into a PostgreSQL that is thrown away, and waits for the verdict.
+drill() {
+	local image=localhost/postgres:15 phase='' before='' outcome='' began=$SECONDS
+	if [[ $context ]]; then
+		image=$POSTGRES_IMAGE
+	fi
+	kn patch "synbk/$1" --type=merge --patch "{\"spec\": {\"verify\": {\"cron\": \"@yearly\", \"image\": \"$image\", \"synapse\": true}}}"
+	kn annotate "synbk/$1" --overwrite "synapse-keeper.dev/verify-now=$(date +%s)"
+	while ((SECONDS - began < 600)); do
+		IFS='|' read -r phase outcome < <(kn get "synbk/$1" \
+			-o jsonpath='{.status.verification.phase} {.status.verification.step}|{.status.verification.run.outcome}{"\n"}')
+		if [[ $phase != "$before" ]]; then
+			before=$phase
+			printf '  %4d s  %s\n' $((SECONDS - began)) "$phase"
+		fi
+		case $outcome in
+		Succeeded) return ;;
+		Failed) break ;;
+		esac
+		sleep 1
+	done
+	kn describe "synbk/$1" >&2
+	return 1
+}
+
 # A client asks for /_matrix/client/versions, ten times a second, from now on.
 begin_to_ask() {
 	kn create configmap demo-client --from-file="$here/client.py" --dry-run=client -o yaml | kn apply -f -

@@ -106,6 +106,11 @@ BEGIN
         RAISE 'no user in this database: seed it first';
     END IF;
     PERFORM set_config('inflate.server', server, false);
+    -- The homeserver goes on signing with the key that it has: a drill compares the newest event's with its signing key.
+    PERFORM set_config('inflate.key', coalesce((
+        SELECT json_object_keys(json::json -> 'signatures' -> server) FROM events JOIN event_json USING (event_id)
+        WHERE stream_ordering > 0 AND substr(sender, strpos(sender, ':') + 1) = server
+        ORDER BY stream_ordering DESC LIMIT 1), 'ed25519:a_key'), false);
 
     -- Local people: the seeded ones, and as many new ones (without a password) as such a server has.
     SELECT count(*) INTO have FROM users WHERE deactivated = 0 AND admin = 0 AND is_guest = 0;
@@ -441,7 +446,9 @@ FROM ev JOIN plan_rooms USING (no);
 INSERT INTO event_json (event_id, room_id, internal_metadata, json, format_version)
 SELECT event_id, room_id, '{}',
        -- concat, not ||: each of those would copy what there is so far.
-       concat('{"signatures":{"', split_part(sender, ':', 2), '":{"ed25519:a_key":"', pg_temp.b64(sha512(int8send(so))), '"}}',
+       concat('{"signatures":{"', split_part(sender, ':', 2), '":{"',
+              CASE WHEN substr(sender, strpos(sender, ':') + 1) = current_setting('inflate.server') THEN current_setting('inflate.key') ELSE 'ed25519:a_key' END,
+              '":"', pg_temp.b64(sha512(int8send(so))), '"}}',
            ',"unsigned":{"age_ts":', ts, '}',
            CASE WHEN version = 10 OR depth > 1 THEN concat(',"room_id":"', room_id, '"') END,
            ',"auth_events":', coalesce(array_to_json(auth), '[]'),

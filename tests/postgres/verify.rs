@@ -257,3 +257,34 @@ async fn a_database_on_which_synapse_would_not_start_is_found() {
     let listed = retain(&repository).run().await.result().backups.clone().unwrap();
     assert_eq!(listed.verified, None, "its mark says that it is not whole");
 }
+
+/// The demo's homeserver is seeded through its API and grows by SQL. A drill compares the newest event's key with the Secret's.
+#[tokio::test]
+async fn a_homeserver_that_was_inflated_signs_with_its_own_key() {
+    let database = Database::of_synapse("verify_inflated");
+    let signed = || {
+        database.sql(
+            "SELECT stream_ordering, json_object_keys(json::json -> 'signatures' -> 'example.org') FROM events JOIN event_json USING (event_id) \
+             WHERE stream_ordering > 0 AND sender LIKE '@%:example.org' ORDER BY stream_ordering DESC LIMIT 1",
+        )
+    };
+    let newest_of_server = || {
+        let (ordering, key) =
+            signed().split_once('|').map(|(one, other)| (one.to_owned(), other.to_owned())).expect("two");
+        (ordering.parse::<i64>().expect("a number"), key)
+    };
+    let (before, key) = newest_of_server();
+    let rooms: i64 = database.sql("SELECT count(*) FROM rooms").parse().unwrap();
+    let events: i64 = database.sql("SELECT count(*) FROM events").parse().unwrap();
+    let (socket, port) = (database.server.socket(), database.server.port.to_string());
+    let inflated = std::process::Command::new(database.server.program("psql"))
+        .args(["-Xq", "-U", "postgres", "-h", &socket, "-p", &port, "-d", &database.name])
+        .args(["-v", &format!("rooms={}", rooms + 10), "-v", &format!("events={}", events + 400)])
+        .args(["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/homeserver/inflate.sql")])
+        .output()
+        .expect("psql");
+    assert!(inflated.status.success(), "{}", String::from_utf8_lossy(&inflated.stderr));
+    let (after, still) = newest_of_server();
+    assert!(after > before, "it has grown");
+    assert_eq!((key.as_str(), still.as_str()), ("ed25519:a_demo", "ed25519:a_demo"));
+}
