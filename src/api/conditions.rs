@@ -30,6 +30,10 @@ pub enum Type {
     OtherOrigins,
     /// A backup that is being deleted with its data: they are gone.
     DataDeleted,
+    /// Synapse: restores have left databases that nobody uses.
+    DatabasesLeft,
+    /// Synapse: the workloads that it names are there and may be taken down.
+    WorkloadsFound,
     /// Synapse: PostgreSQL can be reached and read.
     DatabaseReachable,
     /// Synapse: the database is UTF8, C, C.
@@ -49,7 +53,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -60,6 +64,8 @@ impl Type {
         Self::Verified,
         Self::OtherOrigins,
         Self::DataDeleted,
+        Self::DatabasesLeft,
+        Self::WorkloadsFound,
         Self::DatabaseReachable,
         Self::LocaleSafe,
         Self::SequencesConsistent,
@@ -83,6 +89,8 @@ impl Type {
             Self::Verified => "Verified",
             Self::OtherOrigins => "OtherOrigins",
             Self::DataDeleted => "DataDeleted",
+            Self::DatabasesLeft => "DatabasesLeft",
+            Self::WorkloadsFound => "WorkloadsFound",
             Self::DatabaseReachable => "DatabaseReachable",
             Self::LocaleSafe => "LocaleSafe",
             Self::SequencesConsistent => "SequencesConsistent",

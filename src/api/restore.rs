@@ -15,6 +15,7 @@ use super::{
     references::SynapseRef,
     repository::Repository,
 };
+use crate::{bytes, postgres::quote};
 
 /// A backup brought back, once. The same name restores nothing a second time.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -200,6 +201,40 @@ pub struct RestoreStatus {
     /// What the homeserver has now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
+    /// The database that a restore that failed had made beside the homeserver's. Nobody uses it, and nobody drops it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<DatabaseLeft>,
+}
+
+/// A database that a restore has made and that is not the homeserver's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseLeft {
+    pub name: String,
+    /// In bytes.
+    pub bytes: i64,
+    /// For people, such as `1.2 GiB`.
+    pub size: String,
+    /// Namespace and name of the SynapseRestore that made it, where the database says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
+}
+
+impl DatabaseLeft {
+    pub fn new(name: &str, bytes: i64, restore: Option<&str>) -> Self {
+        Self { name: name.to_owned(), bytes, size: bytes::human(bytes), restore: restore.map(str::to_owned) }
+    }
+
+    /// What to type to be rid of it.
+    pub fn drop_statement(&self) -> String {
+        format!("DROP DATABASE {}", quote::ident(&self.name))
+    }
+}
+
+impl std::fmt::Display for DatabaseLeft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "database {} ({})", self.name, self.size)
+    }
 }
 
 /// A restored database in its place.
@@ -250,6 +285,7 @@ impl RestoreStatus {
         } else if let Some(restored) = steps.filter_map(|step| step.result.as_ref()?.restored.clone()).next_back() {
             self.restored = Some(restored);
         }
+        self.left = run.filter(|run| run.is_finished()).and_then(Run::database_left).cloned();
         self.operation = operation;
     }
 }

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{jobs::JobSettings, postgres::Postgres, references::KeyOfSecret};
+use super::{jobs::JobSettings, postgres::Postgres, references::KeyOfSecret, restore::DatabaseLeft};
 use crate::task::report::ErrorClass;
 
 /// A Matrix Synapse homeserver that is already running on this cluster.
@@ -250,6 +250,10 @@ pub struct SynapseStatus {
     /// Sequences behind their tables or their stream positions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inconsistent_sequences: Vec<String>,
+    /// Databases that restores have made and not swapped in: they failed, were deleted or were killed. Nobody uses these, and
+    /// nobody drops them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_databases: Vec<DatabaseLeft>,
     /// Rooms in which no local user is, is invited or has knocked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unused_rooms: Option<i64>,

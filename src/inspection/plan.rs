@@ -5,10 +5,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::project;
 use crate::{
-    api::synapse::{Inspection, SynapseStatus},
-    operation::observed::{JobState, ObservedJob},
+    api::{
+        restore::DatabaseLeft,
+        synapse::{Inspection, SynapseStatus, WorkloadRef},
+    },
+    operation::observed::{JobState, ObservedJob, Refusal},
     pause::doubling,
-    task::report::{Findings, InspectionFindings, Report, TaskError},
+    task::{
+        report::{Findings, InspectionFindings, Report, TaskError},
+        restore::prefix_beside,
+    },
 };
 
 /// An inspection is that old when the next one is due.
@@ -29,6 +35,7 @@ const SAFETY: SignedDuration = SignedDuration::from_secs(60);
 /// What was seen around the object.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
+    pub namespace: String,
     pub generation: i64,
     pub suspended: bool,
     /// `adminApi` is given: Synapse is asked for its version.
@@ -47,6 +54,19 @@ pub struct Seen {
     pub last_verified: Option<Time>,
     /// The Job of the inspection under way.
     pub job: Option<ObservedJob>,
+    /// UIDs of the homeserver's operations that are under way.
+    pub at_work: Vec<String>,
+    /// The workloads that it names, or why they must not be taken down. `None`: nobody looked.
+    pub workloads: Option<Result<Vec<WorkloadRef>, Refusal>>,
+}
+
+impl Seen {
+    /// Others use the same server of PostgreSQL.
+    fn may_have_left(&self, left: &DatabaseLeft) -> bool {
+        let namespace =
+            left.restore.as_ref().and_then(|restore| restore.split_once('/')).map(|(namespace, _)| namespace);
+        namespace.is_none_or(|namespace| namespace == self.namespace)
+    }
 }
 
 /// One thing to do once the status is written.
@@ -70,10 +90,18 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
         Some(inspection) => follow(&mut status, inspection, seen, now),
         None => begin(&mut status, seen, now),
     };
+    if let Some(found) = &seen.workloads {
+        project::workloads(&mut status, seen.generation, found, now);
+    }
     if !seen.asks_synapse {
         project::forget_synapse(&mut status);
     }
     project::ready(&mut status, seen, now);
+    let action = match action {
+        // Nobody tells when a workload comes, or changes.
+        Action::Wait(time) if project::looks_for_workloads(&status, seen.generation) => Action::Wait(time.min(SAFETY)),
+        action => action,
+    };
     (status, action)
 }
 
@@ -106,7 +134,8 @@ fn due_at(status: &SynapseStatus, last: &Inspection, seen: &Seen) -> Timestamp {
     }
     if last.failures == 0 {
         let wrong_for = project::wrong_since(status).map(|since| finished.duration_since(since));
-        return finished + wrong_for.map_or(EVERY, |wrong_for| wrong_for.clamp(WRONG_PAUSE, LONGEST_PAUSE));
+        let well = if status.left_databases.is_empty() { EVERY } else { LONGEST_PAUSE };
+        return finished + wrong_for.map_or(well, |wrong_for| wrong_for.clamp(WRONG_PAUSE, LONGEST_PAUSE));
     }
     finished + doubling(FIRST_PAUSE, last.failures).min(LONGEST_PAUSE)
 }
@@ -171,6 +200,9 @@ fn end(
             if seen.is_down {
                 findings.synapse_version_error = None;
             }
+            // A restore that is under way will swap its own in, or drop it.
+            let is_wanted = |name: &str| seen.at_work.iter().any(|uid| name.starts_with(&prefix_beside(uid)));
+            findings.left_databases.retain(|left| !is_wanted(&left.name) && seen.may_have_left(left));
             project::found(status, generation, findings, now);
         }
         Err(error) => project::failed(status, generation, &error, now),

@@ -7,9 +7,11 @@ use super::plan::Seen;
 use crate::{
     api::{
         conditions::{self, Conditions, Type},
-        synapse::{Locale, SynapseStatus},
+        restore::DatabaseLeft,
+        synapse::{Locale, SynapseStatus, WorkloadRef},
     },
     bytes,
+    operation::observed::Refusal,
     postgres::connect::OLDEST_POSTGRES,
     synapse::database,
     task::report::{ErrorClass, InspectionFindings, TaskError},
@@ -34,6 +36,7 @@ pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFi
     status.largest_tables = facts.largest_tables;
     status.pending_background_updates = facts.pending_background_updates;
     status.inconsistent_sequences = facts.inconsistent_sequences;
+    status.left_databases = facts.left_databases;
     status.unused_rooms = facts.unused_rooms;
     status.uncensored_redactions = facts.uncensored_redactions;
     status.inspected_at = facts.inspected_at.or(Some(Time(now)));
@@ -47,6 +50,24 @@ pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFi
     matches(&mut conditions, &findings);
     owned(&mut conditions, &findings);
     synapse_answers(&mut conditions, &findings);
+    left_databases(&mut conditions, &findings.left_databases);
+}
+
+/// They take disk, and nothing else is wrong with them: the homeserver is as well as without.
+fn left_databases(conditions: &mut Conditions<'_>, left: &[DatabaseLeft]) {
+    if left.is_empty() {
+        conditions.clear(Type::DatabasesLeft);
+        return;
+    }
+    let each = left.iter().map(|left| {
+        let by = left.restore.as_ref().map_or_else(|| "a restore".to_owned(), |restore| format!("restore {restore}"));
+        format!("{left} was made by {by}, which did not succeed. Nobody uses it: {};", left.drop_statement())
+    });
+    let message = format!(
+        "{} On a disk that is full, drop what is in it first (docs/restore.md)",
+        each.collect::<Vec<_>>().join(" ")
+    );
+    conditions.set(Type::DatabasesLeft, true, "LeftByRestore", &message);
 }
 
 /// `adminApi` is not given: nobody asks Synapse for its version, so what it once told is not known any more.
@@ -66,6 +87,36 @@ pub fn failed(status: &mut SynapseStatus, generation: i64, error: &TaskError, no
         &error.reason,
         &error.message,
     );
+}
+
+/// As many workloads are named in a message.
+const NAMED: usize = 10;
+
+/// Takes over which workloads there are. What is wrong with them shows before the night of the first run.
+pub fn workloads(
+    status: &mut SynapseStatus,
+    generation: i64,
+    found: &Result<Vec<WorkloadRef>, Refusal>,
+    now: Timestamp,
+) {
+    let mut conditions = Conditions::new(&mut status.conditions, generation, now);
+    match found {
+        Ok(found) => {
+            let mut named: Vec<String> = found.iter().take(NAMED).map(ToString::to_string).collect();
+            if found.len() > NAMED {
+                named.push(format!("{} more", found.len() - NAMED));
+            }
+            conditions.set(Type::WorkloadsFound, true, "Found", &named.join(", "));
+        }
+        Err(Refusal { reason, message }) => drop(conditions.set(Type::WorkloadsFound, false, reason, message)),
+    }
+}
+
+/// Whether the workloads want to be looked at: not yet seen since the last change of the object, or something is wrong with
+/// them, which changes without it.
+pub fn looks_for_workloads(status: &SynapseStatus, generation: i64) -> bool {
+    let found = conditions::find(&status.conditions, Type::WorkloadsFound);
+    found.is_none_or(|found| found.status != "True" || found.observed_generation != Some(generation))
 }
 
 fn reachable(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
@@ -181,7 +232,8 @@ fn synapse_answers(conditions: &mut Conditions<'_>, findings: &InspectionFinding
 }
 
 /// What has to be true for `Ready`, in the order in which it gives its reason.
-const GOOD: [Type; 8] = [
+const GOOD: [Type; 9] = [
+    Type::WorkloadsFound,
     Type::DatabaseReachable,
     Type::PostgresSupported,
     Type::DatabaseMatches,
@@ -198,9 +250,11 @@ fn wrong(status: &SynapseStatus) -> impl Iterator<Item = (Type, &Condition)> {
     found.filter(|(_, condition)| condition.status == "False")
 }
 
-/// Since when what is wrong is as it is; `None`: all is well.
+/// Since when what an inspection found wrong is as it is; `None`: all is well.
 pub fn wrong_since(status: &SynapseStatus) -> Option<Timestamp> {
-    wrong(status).map(|(_, condition)| condition.last_transition_time.0).max()
+    // The workloads are looked at without an inspection.
+    let inspected = wrong(status).filter(|(type_, _)| *type_ != Type::WorkloadsFound);
+    inspected.map(|(_, condition)| condition.last_transition_time.0).max()
 }
 
 /// Whether it can get well without a person.
@@ -211,6 +265,11 @@ fn may_pass(status: &SynapseStatus, type_: Type) -> bool {
             class == Some(ErrorClass::Transient)
         }
         Type::SynapseAnswers | Type::BackgroundUpdatesDone => true,
+        Type::WorkloadsFound => {
+            let reason = conditions::find(&status.conditions, type_).map(|found| found.reason.as_str());
+            // Whoever applies all at once has the homeserver itself a moment later.
+            matches!(reason, Some("WorkloadsNotFound" | "WorkloadNotFound"))
+        }
         _ => false,
     }
 }
@@ -222,6 +281,11 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
     let first = status.inspected_at.is_none();
     let bad = wrong(status).next().map(|(_, condition)| condition.clone());
     let stalled = wrong(status).find(|(type_, _)| !may_pass(status, *type_)).map(|(_, condition)| condition.clone());
+    let mut healthy = "all that was looked at is well".to_owned();
+    if !status.left_databases.is_empty() {
+        let left: Vec<String> = status.left_databases.iter().map(ToString::to_string).collect();
+        healthy.push_str(&format!("; left by a restore: {}", left.join(", ")));
+    }
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, now);
     if let Some(message) = &seen.kept_down {
         conditions
@@ -267,10 +331,7 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
                 .clear(Type::Stalled);
         }
         None => {
-            conditions
-                .set(Type::Ready, true, "Healthy", "all that was looked at is well")
-                .clear(Type::Reconciling)
-                .clear(Type::Stalled);
+            conditions.set(Type::Ready, true, "Healthy", &healthy).clear(Type::Reconciling).clear(Type::Stalled);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     },
     context::{Context, in_our_name},
     error::{Error, Refused},
-    operation::{act::sweep_jobs, job, kinds, lease, observe, pinned::PREFLIGHT},
+    operation::{act::sweep_jobs, job, kinds, lease, observe, observed::JobState, pinned::PREFLIGHT, resolve},
     recipes::lane,
     requests::{create_once, find, in_time},
     task::report::TaskError,
@@ -107,6 +107,7 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
     let leases: Api<Lease> = Api::namespaced(context.client.clone(), &namespace);
     let held = leases.get_opt(&lease::name(&name)).await?;
     let mut seen = Seen {
+        namespace: namespace.clone(),
         generation: object.metadata.generation.unwrap_or_default(),
         suspended: object.spec.suspend || context.is_uninstalling(),
         asks_synapse: object.spec.admin_api.is_some(),
@@ -120,6 +121,7 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
             return;
         }
         let status = operation.status;
+        seen.at_work.extend(status.active_run().map(|_| operation.uid.clone()));
         seen.is_down |= status.active_run().is_some_and(Run::holds_counts);
         // Only what changed the database makes the old facts old. Preflight's result is what it found.
         let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
@@ -135,6 +137,17 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         seen.job =
             observe::job(context, &namespace, &job_name(object, inspection.number), &object.uid().unwrap_or_default())
                 .await?;
+    }
+    let has_ended = seen.job.as_ref().is_some_and(|job| job.state != JobState::Active);
+    if has_ended || project::looks_for_workloads(status, seen.generation) {
+        let spec = &object.spec;
+        let found = resolve::find(&context.client, &namespace, spec).await?;
+        let own_pod = context.config.own_pod.as_ref().map(|(namespace, pod)| (namespace.as_str(), pod.as_str()));
+        let around = resolve::surroundings(&context.client, &namespace, &name, spec, &found, own_pod).await?;
+        seen.workloads = Some(match resolve::refuse(&found, spec, &around) {
+            Some(refusal) => Err(refusal),
+            None => Ok(found.into_iter().map(|one| one.workload).collect()),
+        });
     }
     Ok(seen)
 }

@@ -13,7 +13,7 @@ use crate::{
         database::{self, Tables},
         sequences, version,
     },
-    task::{arguments::Connection, output::progress, report::InspectionFindings},
+    task::{arguments::Connection, output::progress, report::InspectionFindings, restore::left::left},
 };
 
 /// As many tables are named.
@@ -43,6 +43,8 @@ pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
     findings.dead_rows = tables.iter().map(|table| table.dead_rows).sum();
     findings.largest_tables = tables.iter().take(LARGEST).map(facts).collect();
     findings.foreign_tables = foreign_tables(&tables, &arguments.connection);
+
+    findings.left_databases = or_warn(left(&mut session).await, &mut findings.warnings)?.unwrap_or_default();
 
     let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
     match database::schema_version(&mut session, &names).await? {

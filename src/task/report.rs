@@ -13,7 +13,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{backup::ListedBackups, restore::Restored};
+use crate::api::{
+    backup::ListedBackups,
+    restore::{DatabaseLeft, Restored},
+};
 
 /// Another try cannot help until a person has changed something.
 pub const EXIT_TERMINAL: u8 = 10;
@@ -159,6 +162,9 @@ pub struct StepResult {
     /// The database that came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
+    /// The database that was made, or is kept, beside the homeserver's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<DatabaseLeft>,
     /// Where to go on, where the budget ended before the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
@@ -295,6 +301,8 @@ pub struct InspectionFindings {
     pub foreign_tables: Option<String>,
     /// The database is a standby.
     pub in_recovery: bool,
+    /// Databases of the same owner that restores have made and not swapped in.
+    pub left_databases: Vec<DatabaseLeft>,
     /// What PostgreSQL's role lacks to see everything, for people.
     pub warnings: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use synapse_keeper::{api::restore::DatabaseLeft, task::restore::prefix_beside};
 
 use crate::{
     backup::{MANIFEST, add_one_time_keys, back_up, content},
@@ -114,6 +115,56 @@ async fn a_backup_comes_back_beside_and_takes_the_place() {
         .await
         .refused("AlreadyRestored", &["restore_whole", "take a new name"]);
     old.server.psql("postgres", &format!("DROP DATABASE \"{kept}\""));
+}
+
+/// What an inspection of this homeserver finds of a restore: tests share a server.
+async fn left(database: &Database, uid: &str) -> Vec<DatabaseLeft> {
+    let found = database.task("inspect").run().await;
+    let prefix = prefix_beside(uid);
+    found.inspection().left_databases.iter().filter(|left| left.name.starts_with(&prefix)).cloned().collect()
+}
+
+#[tokio::test]
+async fn what_a_restore_leaves_is_found_by_an_inspection() {
+    let (database, repository) = backed_up("restore_left").await;
+    let (uid, other) = ("left-0000001", "left-0000002");
+    assert_eq!(left(&database, uid).await, []);
+    // It is whole, and the run failed before the swap: somebody scaled the homeserver up, or deleted the object.
+    let restored = restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await;
+    let made = restored.result().beside.clone().expect("it is told");
+    assert_eq!((made.restore.as_deref(), made.bytes > 1 << 20), (Some(uid), true), "{made:?}");
+    let found = left(&database, uid).await;
+    assert!(matches!(&found[..], [one] if one.name == made.name && one.restore == made.restore), "{found:?}");
+    assert_eq!(
+        found[0].bytes.to_string(),
+        another(&database, &made.name).sql("SELECT pg_database_size(current_database())")
+    );
+
+    // In its place it is none, and neither is the old one, which is kept on purpose.
+    let swapped = swap(&database, uid).with(&["--existing", "rename"]).run().await;
+    assert_eq!(swapped.result().beside, None);
+    assert_eq!(left(&database, uid).await, []);
+    let back = swap(&database, uid).with(&["--back"]).run().await;
+    let kept = back.result().beside.clone().expect("it is told");
+    let found = left(&database, uid).await;
+    assert!(matches!(&found[..], [one] if one.name == kept.name), "{found:?}");
+    database.server.psql("postgres", &kept.drop_statement());
+    assert_eq!(left(&database, uid).await, []);
+
+    // A task was killed in the middle, or before it could mark what it had made; what is somebody else's is not ours to tell.
+    let make = |attempt: i32, owner: &str, comment: &str| {
+        let name = format!("{}{attempt}", prefix_beside(other));
+        database.server.psql("postgres", &format!("CREATE DATABASE {name} OWNER {owner}"));
+        database.server.psql("postgres", &format!("COMMENT ON DATABASE {name} IS {comment}"));
+        name
+    };
+    let unmarked = make(1, "synapse", "NULL");
+    let others = [make(2, "synapse", "'a copy for the auditors'"), make(3, "stranger", "NULL")];
+    let found = left(&database, other).await;
+    assert!(matches!(&found[..], [one] if one.name == unmarked && one.restore.is_none()), "{found:?}");
+    for name in others.iter().chain([&unmarked]) {
+        database.server.psql("postgres", &format!("DROP DATABASE {name}"));
+    }
 }
 
 #[tokio::test]

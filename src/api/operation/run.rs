@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{
         downtime::Downtime,
+        restore::DatabaseLeft,
         synapse::{SynapseSpec, WorkloadRef},
     },
     task::report::ErrorClass,
@@ -239,6 +240,16 @@ impl Run {
     pub fn next_step_afterwards(&self) -> Option<usize> {
         let has_ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
         self.steps.iter().position(|step| step.afterwards && !has_ended(step.state))
+    }
+
+    /// The database that a failed run has made beside the homeserver's, and that is there still, as far as is known.
+    pub fn database_left(&self) -> Option<&DatabaseLeft> {
+        self.failure.as_ref().filter(|_| !self.in_doubt)?;
+        let results = self.steps.iter().filter_map(|step| step.result.as_ref());
+        results.fold(None, |left, result| match &result.restored {
+            Some(_) => None,
+            None => result.beside.as_ref().or(left),
+        })
     }
 
     /// What it had done was taken back.

@@ -11,7 +11,7 @@ fn at(text: &str) -> Timestamp {
 const NOON: &str = "2026-11-22T12:00:00Z";
 
 fn seen() -> Seen {
-    Seen { generation: 1, asks_synapse: true, ..Seen::default() }
+    Seen { generation: 1, asks_synapse: true, workloads: Some(Ok(Vec::new())), ..Seen::default() }
 }
 
 fn healthy() -> InspectionFindings {
@@ -257,4 +257,64 @@ fn a_job_that_was_never_made_is_made_and_one_that_was_deleted_counts_as_failed()
     let (running, _) = plan(&begun, &Seen { job: Some(active), ..seen() }, at(NOON));
     let (ended, action) = plan(&running, &seen(), at(NOON));
     assert_eq!((action, ended.inspection.unwrap().failures), (Action::DeleteJob, 1));
+}
+
+#[test]
+fn workloads_that_an_operation_would_refuse_show_at_once() {
+    let refusal = |reason| Refusal { reason, message: "correct it".to_owned() };
+    let wrong = |reason| Seen { workloads: Some(Err(refusal(reason))), ..seen() };
+    for (reason, reads) in [
+        ("WorkloadsNotFound", "InProgress"),
+        ("WorkloadNotFound", "InProgress"),
+        ("InvalidSelector", "Failed"),
+        ("DataOnEmptyDir", "Failed"),
+    ] {
+        let (begun, action) = plan(&SynapseStatus::default(), &wrong(reason), at(NOON));
+        assert_eq!(action, Action::CreateJob, "the database is looked at all the same");
+        assert_eq!((ready(&begun), kstatus(&begun)), (("False", reason), reads));
+        let (status, _) = plan(&begun, &Seen { job: Some(found(healthy())), ..wrong(reason) }, at(NOON));
+        assert_eq!(ready(&status), ("False", reason), "a healthy database does not make it well");
+        let (_, action) = plan(&status, &wrong(reason), at(NOON));
+        assert_eq!(action, Action::Wait(SAFETY), "they may come by themselves, and no Job is needed to see it");
+
+        let main = WorkloadRef { kind: crate::api::synapse::WorkloadKind::StatefulSet, name: "main".to_owned() };
+        let there = Seen { workloads: Some(Ok(vec![main])), ..seen() };
+        let (mended, action) = plan(&status, &there, at(NOON));
+        assert_eq!((ready(&mended), action), (("True", "Healthy"), Action::Wait(EVERY)));
+        let condition = conditions::find(&mended.conditions, Type::WorkloadsFound).unwrap();
+        assert_eq!((condition.reason.as_str(), condition.message.as_str()), ("Found", "StatefulSet/main"));
+        assert!(!project::looks_for_workloads(&mended, 1), "at rest it costs no request");
+        assert!(project::looks_for_workloads(&mended, 2), "the object was changed");
+    }
+}
+
+#[test]
+fn databases_that_restores_have_left_are_told_and_one_that_is_being_filled_is_none() {
+    let one =
+        |uid: &str, restore: Option<&str>| DatabaseLeft::new(&format!("{}1", prefix_beside(uid)), 390 << 20, restore);
+    let left = vec![
+        one("dead-00000001", Some("matrix/fire")),
+        one("alive-0000002", Some("matrix/flood")),
+        one("other-0000003", Some("elsewhere/storm")),
+        one("killed-000004", None),
+    ];
+    let findings = InspectionFindings { left_databases: left, ..healthy() };
+    let around = Seen { namespace: "matrix".to_owned(), at_work: vec!["alive-0000002".to_owned()], ..seen() };
+    let (begun, _) = plan(&SynapseStatus::default(), &around, at(NOON));
+    let (status, _) = plan(&begun, &Seen { job: Some(found(findings)), ..around.clone() }, at(NOON));
+    let names: Vec<&str> = status.left_databases.iter().map(|left| left.name.as_str()).collect();
+    assert_eq!(names, ["synapse_keeper_00000001_1", "synapse_keeper_ed000004_1"]);
+    let condition = conditions::find(&status.conditions, Type::DatabasesLeft).expect("it is told");
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "LeftByRestore"));
+    for words in ["(390.0 MiB)", "matrix/fire", "DROP DATABASE \"synapse_keeper_00000001_1\""] {
+        assert!(condition.message.contains(words), "{words}: {}", condition.message);
+    }
+    assert_eq!(ready(&status), ("True", "Healthy"), "the homeserver is as well as without");
+    let healthy_still = conditions::find(&status.conditions, Type::Ready).unwrap();
+    assert!(healthy_still.message.contains("synapse_keeper_00000001_1 (390.0 MiB)"), "{}", healthy_still.message);
+
+    let (_, action) = plan(&status, &around, at(NOON));
+    assert_eq!(action, Action::Wait(LONGEST_PAUSE), "who drops it sees that today");
+    let again = inspected(&status, found(healthy()), at("2026-11-22T13:00:00Z"));
+    assert_eq!(conditions::find(&again.conditions, Type::DatabasesLeft), None);
 }

@@ -122,7 +122,13 @@ fn figures(run: &Run) -> Figures {
 /// Why it failed or what it did, and whether users waited for longer than they should.
 fn message(run: &Run) -> String {
     let said = run.failure.as_ref().map_or_else(|| summary(run), |failure| failure.message.clone());
-    [Some(said), taken_back(run), report::kept_down(run), report::overrun(run)]
+    let left = run.database_left().map(|left| {
+        format!(
+            "{left} is left beside it, and nobody uses it: drop it when you do not want it ({})",
+            left.drop_statement()
+        )
+    });
+    [Some(said), taken_back(run), left, report::kept_down(run), report::overrun(run)]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
@@ -155,5 +161,51 @@ fn summary(run: &Run) -> String {
     match said.is_empty() {
         true => "nothing was changed: status.plan says what a run would do".to_owned(),
         false => said.join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn failed(steps: &Value, more: &Value) -> Run {
+        let mut run = json!({
+            "number": 1, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T03:00:00Z", "downtime": {"atMost": "10m"},
+            "failure": {"reason": "Contested", "message": "somebody scaled it up", "class": "Transient", "at": "2026-11-22T03:05:00Z"},
+            "steps": steps, "outcome": "Failed",
+        });
+        run.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        serde_json::from_value(run).expect("a run")
+    }
+
+    #[test]
+    fn a_failed_restore_names_the_database_that_it_leaves() {
+        let left =
+            |name: &str| json!({"name": name, "bytes": 390 << 20, "size": "390.0 MiB", "restore": "matrix/fire"});
+        let filled = json!({"name": "database", "state": "Succeeded", "attempt": 1, "result": {"summary": "restored", "beside": left("synapse_keeper_1_1")}});
+        let swap = |result: Value| json!({"name": "swap", "state": "Succeeded", "attempt": 1, "offline": true, "result": result});
+        let swapped =
+            swap(json!({"summary": "swapped", "restored": {"takenAt": "2026-11-22T02:00:00Z", "database": "synapse"}}));
+        let back = json!({"name": "undo-swap", "state": "Succeeded", "attempt": 1, "offline": true,
+                          "result": {"summary": "synapse is the old database again", "beside": left("synapse_keeper_1_2")}});
+        for (steps, more, named) in [
+            (json!([filled]), json!({}), Some("synapse_keeper_1_1")),
+            (json!([filled, swapped]), json!({}), None),
+            (json!([filled, swapped, back]), json!({}), Some("synapse_keeper_1_2")),
+            // Whether it was swapped in is not known: the next inspection looks.
+            (json!([filled]), json!({"inDoubt": true}), None),
+            (json!([filled]), json!({"failure": null, "outcome": "Succeeded"}), None),
+        ] {
+            let run = failed(&steps, &more);
+            let said = message(&run);
+            let words = named.map(|name| format!("database {name} (390.0 MiB) is left"));
+            assert_eq!(said.contains("is left"), named.is_some(), "{said}");
+            assert!(words.is_none_or(|words| said.contains(&words) && said.contains("DROP DATABASE")), "{said}");
+            let mut status = crate::api::restore::RestoreStatus::default();
+            status.absorb(crate::api::operation::OperationStatus { run: Some(Box::new(run)), ..Default::default() });
+            assert_eq!(status.left.as_ref().map(|left| left.name.as_str()), named);
+        }
     }
 }

@@ -92,12 +92,13 @@ impl Planner<'_> {
         // Who scaled something up says more than the Pods that come of it.
         if let Some((live, replicas)) = live().find_map(|live| live.replicas.filter(|n| *n > 0).map(|n| (live, n))) {
             let by = match &live.changed_by {
-                Some(manager) => format!("by {manager}"),
-                None => "through /scale; the API does not record who".to_owned(),
+                Some(manager) => format!("by {manager}. Keep GitOps self-heal away from its replicas (docs/gitops.md)"),
+                None => "through /scale, of which the API does not record who: an autoscaler, or kubectl scale. Pause KEDA with the \
+                         annotation autoscaling.keda.sh/paused=true of its ScaledObject (docs/gitops.md)"
+                    .to_owned(),
             };
             return Some(format!(
-                "{} was scaled to {replicas} while the homeserver was down for maintenance, {by}. \
-                 Keep autoscalers and GitOps self-heal away from its replicas (docs/gitops.md)",
+                "{} was scaled to {replicas} while the homeserver was down for maintenance, {by}",
                 live.workload
             ));
         }

@@ -31,7 +31,7 @@ use super::{
     },
     stopped,
 };
-use crate::bytes;
+use crate::{api::restore::DatabaseLeft, bytes};
 
 pub use self::{
     source::Source,
@@ -110,6 +110,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
             connection.database,
             began.elapsed().as_secs()
         ),
+        beside: Some(DatabaseLeft::new(&name, bytes, Some(&wanted.terms.restore))),
         warnings,
         seconds: Some(began.elapsed().as_secs_f64()),
         ..StepResult::default()

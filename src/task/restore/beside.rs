@@ -18,6 +18,7 @@ use super::{
     terms::Fit,
 };
 use crate::{
+    api::restore::DatabaseLeft,
     bytes,
     postgres::{Target, disk},
     synapse::database,
@@ -97,6 +98,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
             connection.database,
             began.elapsed().as_secs()
         ),
+        beside: Some(DatabaseLeft::new(&name, bytes, Some(&wanted.terms.restore))),
         warnings,
         seconds: Some(began.elapsed().as_secs_f64()),
         ..StepResult::default()
@@ -168,6 +170,7 @@ pub async fn done_before(server: &mut Server, mark: &Mark) -> Result<Option<Step
     let Some(found) = databases.iter().find(|found| found.mark.as_ref().is_some_and(whole)) else { return Ok(None) };
     Ok(Some(StepResult {
         summary: format!("an earlier attempt had restored it into {} ({})", found.name, bytes::human(found.bytes)),
+        beside: Some(found.as_left()),
         ..StepResult::default()
     }))
 }

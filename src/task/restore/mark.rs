@@ -129,11 +129,24 @@ impl Mark {
     }
 }
 
-/// The name under which a database is filled.
-pub fn name_beside(operation: &str, attempt: i32) -> String {
+/// What the names begin with under which databases are filled.
+const BESIDE: &str = "synapse_keeper_";
+
+/// What the names of an operation's databases begin with while they are not in their place.
+pub fn prefix_beside(operation: &str) -> String {
     let letters: Vec<char> = operation.chars().filter(char::is_ascii_alphanumeric).collect();
     let short: String = letters[letters.len().saturating_sub(8)..].iter().collect();
-    format!("synapse_keeper_{}_{attempt}", short.to_ascii_lowercase())
+    format!("{BESIDE}{}_", short.to_ascii_lowercase())
+}
+
+/// The name under which a database is filled.
+pub fn name_beside(operation: &str, attempt: i32) -> String {
+    format!("{}{attempt}", prefix_beside(operation))
+}
+
+/// The names of all operations' databases, as SQL's `LIKE` has it.
+pub fn name_pattern() -> String {
+    format!("{}%", BESIDE.replace('_', r"\_"))
 }
 
 /// The name that a database gets whose place is taken.

@@ -19,6 +19,7 @@ mod drop;
 mod existing;
 pub mod fill;
 pub mod in_place;
+pub mod left;
 mod mark;
 mod media;
 mod preflight;
@@ -31,7 +32,7 @@ mod terms;
 mod unmarked;
 
 pub use existing::Present;
-pub use mark::{Dumped, Mark, State};
+pub use mark::{Dumped, Mark, State, prefix_beside};
 pub use media::WantedMedia;
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;

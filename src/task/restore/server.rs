@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mark::Mark;
 use crate::{
+    api::restore::DatabaseLeft,
     postgres::{Credentials, Explain, Locale, Session, Target, quote, sessions},
     synapse::database,
     task::{
@@ -71,6 +72,13 @@ pub struct Found {
     /// What is written on it, ours or somebody else's.
     pub comment: Option<String>,
     pub bytes: i64,
+}
+
+impl Found {
+    /// The same, for people.
+    pub fn as_left(&self) -> DatabaseLeft {
+        DatabaseLeft::new(&self.name, self.bytes, self.mark.as_ref().map(|mark| mark.restore.as_str()))
+    }
 }
 
 impl Server {

@@ -21,6 +21,7 @@ use crate::stage::{
 tests![
     an_inspection_leaves_a_job_of_somebody_else_alone,
     a_job_that_the_api_server_refuses_is_told,
+    workloads_that_are_not_there_are_told_at_the_apply,
     the_version_goes_with_admin_api,
 ];
 
@@ -55,6 +56,28 @@ async fn a_job_that_the_api_server_refuses_is_told(stage: Arc<Stage>, test: &'st
         ready.is_some_and(|ready| ready.reason == "ApiRefused" && ready.message.contains("exceeded quota: tight"))
     };
     world.until::<Synapse>("example", "says so", told).await;
+}
+
+async fn workloads_that_are_not_there_are_told_at_the_apply(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let _operator = world.operator();
+    world.until_synapse_is_ready().await;
+    for (from, to, reason, named) in [
+        ("{matchLabels: {app: synapse}}", "{matchLabels: {app: synaps}}", "WorkloadsNotFound", "no Deployment"),
+        ("kind: Deployment, name: mas", "kind: Deployment, name: mass", "WorkloadNotFound", "Deployment/mass"),
+    ] {
+        let changed = SYNAPSE.replace(from, to);
+        assert_ne!(changed, SYNAPSE, "{from} is not in it");
+        world.apply(&changed).await;
+        let told = |object: Option<&Synapse>| {
+            let status = object.and_then(|object| object.status.as_ref());
+            let ready = status.and_then(|status| conditions::find(&status.conditions, Type::Ready));
+            ready.is_some_and(|ready| ready.reason == reason && ready.message.contains(named))
+        };
+        world.until::<Synapse>("example", "says so", told).await;
+        world.apply(SYNAPSE).await;
+        world.until_synapse_is_ready().await;
+    }
 }
 
 async fn the_version_goes_with_admin_api(stage: Arc<Stage>, test: &'static str) {

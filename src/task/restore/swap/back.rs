@@ -42,8 +42,8 @@ pub async fn swap_back(
             // It was cut off between the two servers.
             *touched = true;
             rename_both(arguments, server, half, of_service, Vec::new()).await?;
-        } else if taken_back.is_none() && in_state(State::Whole).is_some() {
-            return Ok(not_swapped(connection));
+        } else if let (None, Some(whole)) = (taken_back, in_state(State::Whole)) {
+            return Ok(not_swapped(connection, whole));
         } else if taken_back.is_none() {
             return Err(TaskError::terminal(
                 "NothingToTakeBack",
@@ -88,8 +88,9 @@ pub async fn swap_back(
     read_back(arguments, server, half, State::TakenBack, vec![]).await
 }
 
-fn not_swapped(connection: &Connection) -> StepResult {
+fn not_swapped(connection: &Connection, whole: &Found) -> StepResult {
     StepResult {
+        beside: Some(whole.as_left()),
         summary: format!("{} was not swapped: there was nothing to take back", connection.database),
         ..StepResult::default()
     }
@@ -101,6 +102,7 @@ pub fn put_back(connection: &Connection, restored: Option<&Found>) -> StepResult
         .map(|found| format!("; the restored one is kept as {}: drop it when it is not wanted any more", found.name));
     StepResult {
         summary: format!("{} is the old database again{}", connection.database, kept.unwrap_or_default()),
+        beside: restored.map(Found::as_left),
         ..StepResult::default()
     }
 }
