@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_yaml_ng::Value;
 use synapse_keeper::api::{Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore};
@@ -62,6 +62,7 @@ fn plain_examples_are_known_to_the_kinds_and_name_no_namespace() {
                 "SynapseBackup" => read_as::<SynapseBackup>(&object),
                 "SynapseRestore" => read_as::<SynapseRestore>(&object),
                 "Secret" => read_as::<Secret>(&object),
+                "Pod" => read_as::<Pod>(&object),
                 "PersistentVolumeClaim" => read_as::<PersistentVolumeClaim>(&object),
                 other => panic!("{}: {other}", path.display()),
             };

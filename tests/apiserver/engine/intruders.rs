@@ -36,7 +36,15 @@ async fn a_scale_up_through_the_subresource_stops_the_run(stage: Arc<Stage>, tes
     // A look without a watch would come after 30 seconds.
     let within = scaled_at.elapsed();
     assert!(within < Duration::from_secs(15), "noticed after {within:?}");
-    contested(&world, &["StatefulSet/main was scaled to 1", "through /scale; the API does not record who"]).await;
+    contested(
+        &world,
+        &[
+            "StatefulSet/main was scaled to 1",
+            "through /scale, of which the API does not record who",
+            "autoscaling.keda.sh/paused=true",
+        ],
+    )
+    .await;
     world.until_homeserver_is_ready().await;
 }
 

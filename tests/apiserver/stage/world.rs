@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         coordination::v1::Lease,
-        core::v1::Namespace,
+        core::v1::{Namespace, ServiceAccount},
     },
 };
 use kube::{
@@ -67,6 +67,14 @@ impl World {
         let world = Self::empty(stage, test).await;
         world.add_homeserver().await;
         world
+    }
+
+    /// From now on a Pod must keep to the Pod Security Standard `restricted`, and there is an account for it to run under.
+    pub async fn admits_pods_as_restricted(&self) {
+        let label = Patch::Merge(json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}));
+        let namespaces = Api::<Namespace>::all(self.stage.admin.clone());
+        namespaces.patch(&self.namespace, &PatchParams::default(), &label).await.expect("a namespace");
+        self.until::<ServiceAccount>("default", "is there", |account| account.is_some()).await;
     }
 
     pub async fn add_homeserver(&self) {
