@@ -10,7 +10,7 @@ mod drill;
 mod dump;
 pub mod lane;
 mod maintenance;
-mod repository;
+pub mod repository;
 mod restore;
 
 pub use self::{deletion::deletion, drill::Drill, lane::Lane};

@@ -17,6 +17,7 @@ mod inspect;
 mod interrupted;
 mod killed;
 mod media;
+mod memory;
 mod others;
 mod preflight;
 mod restore;

@@ -31,7 +31,7 @@ const DATA: &str = "/var/lib/synapse-keeper";
 
 /// Nothing of it must survive a crash, and it has one client, who knows when to vacuum. Shared memory of parallel workers
 /// would be in /dev/shm, which is small.
-const SETTINGS: [&str; 8] = [
+pub const SETTINGS: [&str; 8] = [
     "listen_addresses=",
     "fsync=off",
     "full_page_writes=off",
@@ -41,6 +41,9 @@ const SETTINGS: [&str; 8] = [
     "autovacuum=off",
     "max_parallel_maintenance_workers=0",
 ];
+
+/// How much memory it may use, where the user does not say it.
+pub const MEMORY_LIMIT: &str = "1Gi";
 
 /// The container.
 pub fn container(server: &ScratchServer) -> Container {
@@ -62,7 +65,7 @@ pub fn container(server: &ScratchServer) -> Container {
             variable("POSTGRES_HOST_AUTH_METHOD", "trust"),
             variable("POSTGRES_INITDB_ARGS", "--encoding=UTF8 --locale=C --no-sync"),
         ]),
-        resources: Some(resources(server.resources.as_ref(), "1Gi")),
+        resources: Some(resources(server.resources.as_ref(), MEMORY_LIMIT)),
         security_context: Some(SecurityContext { run_as_user: Some(server.run_as_user), ..restricted() }),
         volume_mounts: Some(vec![
             at(DATA, "postgres-data"),

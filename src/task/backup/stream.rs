@@ -24,7 +24,7 @@ use crate::{
     task::report::TaskError,
 };
 
-/// Pieces that are ready before restic takes them, each of up to 4 MiB and mostly of a tenth of that.
+/// Pieces that are ready before restic takes them, each of up to 5 MiB and mostly of a tenth of that.
 const AHEAD: usize = 4;
 
 /// Stores the rows that `psql` writes through `upload`, unless `stop` comes first.

@@ -5,6 +5,7 @@ mod authentication;
 mod authority;
 pub mod daemon;
 mod database;
+mod memory;
 mod pooler;
 mod program;
 mod repository;
@@ -16,6 +17,7 @@ mod synapse;
 
 pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
 pub use database::{Database, execute, synapse_python};
+pub use memory::Memory;
 pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository, until_reached};

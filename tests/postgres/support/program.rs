@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Database, PASSWORD, REPOSITORY_PASSWORD,
+    Database, Memory, PASSWORD, REPOSITORY_PASSWORD,
     server::{self, programs},
 };
 
@@ -29,6 +29,8 @@ pub struct Program {
     credentials: Vec<(&'static str, String)>,
     path: Option<std::ffi::OsString>,
     is_no_superuser: bool,
+    /// Where it writes its process id before it starts.
+    group: Option<PathBuf>,
 }
 
 /// A call that has started.
@@ -58,6 +60,7 @@ impl Program {
             credentials,
             path: None,
             is_no_superuser: false,
+            group: None,
         }
     }
 
@@ -86,6 +89,12 @@ impl Program {
     /// What the mode of a file forbids is forbidden, whoever runs the tests: as in a Pod.
     pub fn no_superuser(mut self) -> Self {
         self.is_no_superuser = true;
+        self
+    }
+
+    /// It has no more memory than this, with all the programs that it starts: as in a container.
+    pub fn within(mut self, memory: &Memory) -> Self {
+        self.group = Some(memory.processes());
         self
     }
 
@@ -121,14 +130,17 @@ impl Program {
         fs::write(termination_log(&self.mounts), "").expect("a termination log");
         // Benchmarks name the release build.
         let program = std::env::var_os("SYNAPSE_KEEPER").unwrap_or_else(|| env!("CARGO_BIN_EXE_synapse-keeper").into());
-        let mut command = match self.is_no_superuser {
-            false => Command::new(program),
-            true => {
-                let mut command = Command::new("/usr/bin/setpriv");
-                command.args(["--bounding-set", "-dac_override,-dac_read_search", "--"]).arg(program);
-                command
-            }
-        };
+        let mut words: Vec<std::ffi::OsString> = Vec::new();
+        if let Some(group) = self.group {
+            words.extend(["/bin/sh".into(), "-c".into(), r#"echo $$ >"$0" && exec "$@""#.into(), group.into()]);
+        }
+        if self.is_no_superuser {
+            let setpriv = ["/usr/bin/setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"];
+            words.extend(setpriv.map(Into::into));
+        }
+        words.push(program);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         if let Some(path) = search_path(self.path) {
             command.env("PATH", path);
         }

@@ -53,6 +53,30 @@ impl<Send: FnMut(Vec<u8>) -> io::Result<()>> Frames<Send> {
         if self.bytes.len() >= LEAST && (self.bytes.len() >= MOST || is_cut(line)) { self.cut() } else { Ok(()) }
     }
 
+    /// A part of a row that is too long to be held whole. Such a row has pieces of its own, between [`Self::end_piece`], so that
+    /// they are the same bytes again whatever stands before it.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn put_part(&mut self, mut part: &[u8]) -> io::Result<()> {
+        while self.bytes.len() + part.len() >= MOST {
+            let (now, later) = part.split_at(MOST.saturating_sub(self.bytes.len()));
+            self.bytes.extend_from_slice(now);
+            self.cut()?;
+            part = later;
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// What follows is in another piece.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn end_piece(&mut self) -> io::Result<()> {
+        if self.bytes.is_empty() { Ok(()) } else { self.cut() }
+    }
+
     /// Where it is.
     pub fn place(&self) -> Place {
         Place { cuts: self.cuts, bytes: self.bytes.len() }
@@ -69,7 +93,7 @@ impl<Send: FnMut(Vec<u8>) -> io::Result<()>> Frames<Send> {
     /// # Errors
     /// Those of `send`.
     pub fn finish(mut self) -> io::Result<()> {
-        if self.bytes.is_empty() { Ok(()) } else { self.cut() }
+        self.end_piece()
     }
 
     fn cut(&mut self) -> io::Result<()> {
@@ -135,8 +159,29 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_never_cut_however_long() {
-        let long = format!("{}\n", "x".repeat(3 * MOST));
-        assert_eq!(zstd::decode_all(&cut(std::slice::from_ref(&long))[0][..]).unwrap(), long.into_bytes());
+    fn a_long_row_has_pieces_of_its_own_that_do_not_depend_on_how_it_comes() {
+        let long: Vec<u8> = (0..3 * MOST + 5).map(|index| (index % 251) as u8).collect();
+        let pieces = |before: &[u8], step: usize| {
+            let mut pieces = Vec::new();
+            let mut frames = Frames::new(|piece| {
+                pieces.push(piece);
+                Ok(())
+            })
+            .unwrap();
+            frames.put(before).unwrap();
+            frames.end_piece().unwrap();
+            for part in long.chunks(step) {
+                frames.put_part(part).unwrap();
+                assert!(frames.bytes.capacity() <= 2 * MOST);
+            }
+            frames.end_piece().unwrap();
+            frames.finish().unwrap();
+            pieces
+        };
+        let one = pieces(b"before\n", 1000);
+        assert_eq!(one.len(), 1 + 4);
+        let another = pieces(b"something else\n", 3 * MOST);
+        assert_eq!(one[1..], another[1..]);
+        assert_eq!(zstd::decode_all(&one.concat()[..]).unwrap(), [b"before\n".as_slice(), &long].concat());
     }
 }

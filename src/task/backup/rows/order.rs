@@ -9,6 +9,13 @@ use std::collections::VecDeque;
 /// So many rows that follow are looked at: those of a page or two.
 const NEIGHBOURS: usize = 128;
 
+/// Rows under way take no more than this, in bytes. Ordinary rows do not come near it: 128 events of the size that Matrix allows
+/// at most take 8 MiB.
+pub const UNDER_WAY: usize = 8 << 20;
+
+/// A row that waits has an entry of its own beside its bytes. No more of them wait.
+const WAITING_ROWS: usize = 1 << 20;
+
 /// Sessions that write at the same time fill pages side by side: a row may be as many transactions younger than its
 /// neighbours and yet be where it belongs.
 const SIDE_BY_SIDE: u32 = 4096;
@@ -31,8 +38,15 @@ pub struct Order {
     /// the table it is.
     oldest: VecDeque<(u64, Age)>,
     came: u64,
-    waiting: Vec<u8>,
-    waiting_rows: Vec<(Age, usize, usize)>,
+    waiting: Waiting,
+}
+
+/// Rows that wait for the end of their table.
+#[derive(Default)]
+pub struct Waiting {
+    bytes: Vec<u8>,
+    /// Age, start and length. Four bytes each are enough: less than 4 GiB may wait.
+    rows: Vec<(Age, u32, u32)>,
 }
 
 impl Order {
@@ -42,27 +56,47 @@ impl Order {
     }
 
     /// One more row of the table. `store` gets those whose place is known.
-    pub fn row(&mut self, age: Age, row: &[u8], store: impl FnMut(&[u8])) {
+    pub fn row(&mut self, age: Age, row: &[u8], mut store: impl FnMut(&[u8])) {
+        while !self.rows.is_empty() && self.bytes.len() - self.start + row.len() > UNDER_WAY {
+            self.first(&mut store);
+        }
         self.bytes.extend_from_slice(row);
         self.rows.push_back((age, row.len()));
-        while self.oldest.back().is_some_and(|(_, last)| *last <= age) {
-            self.oldest.pop_back();
-        }
-        self.oldest.push_back((self.came, age));
-        self.came += 1;
+        self.comes(age);
         if self.rows.len() > NEIGHBOURS {
             self.first(store);
         }
     }
 
-    /// The end of the table: the rest, and those that waited, the oldest first.
-    pub fn end(mut self, mut store: impl FnMut(&[u8])) -> Vec<u8> {
+    /// A row of this age comes that is too long to be held. `store` gets all that stand before it.
+    pub fn before_long(&mut self, age: Age, store: impl FnMut(&[u8])) {
+        self.comes(age);
+        self.came -= 1;
+        self.all(store);
+        self.came += 1;
+        self.oldest.clear();
+    }
+
+    /// The end of the table: `store` gets the rest. What is left are those that wait.
+    pub fn end(mut self, store: impl FnMut(&[u8])) -> Waiting {
+        self.all(store);
+        self.waiting.rows.sort_by_key(|(age, _, _)| std::cmp::Reverse(*age));
+        self.waiting
+    }
+
+    /// Notes the age of the next row.
+    fn comes(&mut self, age: Age) {
+        while self.oldest.back().is_some_and(|(_, last)| *last <= age) {
+            self.oldest.pop_back();
+        }
+        self.oldest.push_back((self.came, age));
+        self.came += 1;
+    }
+
+    fn all(&mut self, mut store: impl FnMut(&[u8])) {
         while !self.rows.is_empty() {
             self.first(&mut store);
         }
-        self.waiting_rows.sort_by_key(|(age, _, _)| std::cmp::Reverse(*age));
-        let waited = self.waiting_rows.iter().flat_map(|(_, start, length)| &self.waiting[*start..start + length]);
-        waited.copied().collect()
     }
 
     fn first(&mut self, mut store: impl FnMut(&[u8])) {
@@ -73,10 +107,7 @@ impl Order {
         }
         let row = &self.bytes[self.start..self.start + length];
         let is_late = self.oldest.front().is_some_and(|(_, oldest)| oldest.saturating_sub(age) > SIDE_BY_SIDE);
-        if is_late && self.waiting.len() + length <= self.may_wait {
-            self.waiting_rows.push((age, self.waiting.len(), length));
-            self.waiting.extend_from_slice(row);
-        } else {
+        if !is_late || !self.waiting.takes(age, row, self.may_wait) {
             store(row);
         }
         self.start += length;
@@ -84,6 +115,31 @@ impl Order {
         if self.start > self.bytes.len() / 2 && self.start > 1 << 20 {
             self.bytes.drain(..self.start);
             self.start = 0;
+        }
+    }
+}
+
+impl Waiting {
+    fn takes(&mut self, age: Age, row: &[u8], may_wait: usize) -> bool {
+        if self.bytes.len() + row.len() > may_wait || self.rows.len() >= WAITING_ROWS {
+            return false;
+        }
+        let (Ok(start), Ok(length)) = (u32::try_from(self.bytes.len()), u32::try_from(row.len())) else { return false };
+        self.rows.push((age, start, length));
+        self.bytes.extend_from_slice(row);
+        true
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Appends them, the oldest first.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.reserve(self.bytes.len());
+        for (_, start, length) in &self.rows {
+            let start = *start as usize;
+            bytes.extend_from_slice(&self.bytes[start..start + *length as usize]);
         }
     }
 }
@@ -102,7 +158,9 @@ mod tests {
         for (age, row) in rows {
             order.row(*age, row.as_bytes(), &mut store);
         }
-        let waited = String::from_utf8(order.end(&mut store)).unwrap();
+        let mut waited = Vec::new();
+        order.end(&mut store).append_to(&mut waited);
+        let waited = String::from_utf8(waited).unwrap();
         stored.into_iter().chain(waited.split_inclusive('\n').map(str::to_owned)).collect()
     }
 
@@ -136,7 +194,78 @@ mod tests {
         assert_eq!(ordered(&table), [small, "old\n".to_owned(), "late\n".to_owned(), large]);
     }
 
+    /// What the order did before it had a bound in bytes: it always looked at 128 rows.
+    fn unbounded(rows: &[(Age, String)]) -> Vec<String> {
+        let is_late = |at: usize| {
+            let following = &rows[at + 1..rows.len().min(at + 1 + NEIGHBOURS)];
+            following
+                .iter()
+                .map(|(age, _)| *age)
+                .max()
+                .is_some_and(|oldest| oldest.saturating_sub(rows[at].0) > SIDE_BY_SIDE)
+        };
+        let (mut stored, mut waiting, mut waits) = (Vec::new(), Vec::new(), 0);
+        for (at, (age, row)) in rows.iter().enumerate() {
+            if is_late(at) && waits + row.len() <= WAITING {
+                waits += row.len();
+                waiting.push((*age, row.clone()));
+            } else {
+                stored.push(row.clone());
+            }
+        }
+        waiting.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+        stored.into_iter().chain(waiting.into_iter().map(|(_, row)| row)).collect()
+    }
+
+    #[test]
+    fn what_is_under_way_is_bounded_by_bytes() {
+        let (mut order, mut stored) = (Order::new(WAITING), 0);
+        let row = vec![b'x'; 1 << 20];
+        for came in 1..=300 {
+            order.row(1, &row, |_| stored += 1);
+            assert!(order.bytes.len() <= 2 * UNDER_WAY && order.bytes.capacity() <= 4 * UNDER_WAY);
+            assert!((came - stored) << 20 <= UNDER_WAY, "{stored} of {came} are stored");
+        }
+        assert!(stored >= 292);
+        order.end(|_| stored += 1);
+        assert_eq!(stored, 300);
+    }
+
+    #[test]
+    fn no_more_than_a_million_rows_wait_however_short() {
+        let (mut order, mut stored) = (Order::new(usize::MAX), 0_usize);
+        for _ in 0..WAITING_ROWS + 1000 {
+            order.row(1, b"\n", |_| stored += 1);
+            order.row(900_000, b"\n", |_| stored += 1);
+        }
+        let waiting = order.end(|_| stored += 1);
+        assert_eq!(waiting.rows.len(), WAITING_ROWS);
+        assert_eq!(stored, WAITING_ROWS + 2000);
+    }
+
+    #[test]
+    fn a_row_before_a_long_one_is_late_by_its_age() {
+        let (mut order, mut stored) = (Order::new(WAITING), Vec::new());
+        order.row(5, b"late\n", |row| stored.push(row.to_vec()));
+        order.row(900_000, b"old\n", |row| stored.push(row.to_vec()));
+        order.row(5, b"later\n", |row| stored.push(row.to_vec()));
+        order.before_long(900_000, |row| stored.push(row.to_vec()));
+        assert_eq!(stored, [b"old\n".to_vec()]);
+        order.row(5, b"end\n", |row| stored.push(row.to_vec()));
+        let mut waited = Vec::new();
+        order.end(|row| stored.push(row.to_vec())).append_to(&mut waited);
+        assert_eq!((stored.len(), waited.as_slice()), (2, &b"late\nlater\n"[..]));
+    }
+
     proptest! {
+        #[test]
+        fn ordinary_rows_are_stored_as_they_were_before_there_was_a_bound(
+            ages in prop::collection::vec(prop_oneof![any::<Age>(), 0_u32..20_000], 0..600)
+        ) {
+            let table = rows(ages);
+            prop_assert_eq!(ordered(&table), unbounded(&table));
+        }
+
         #[test]
         fn no_row_is_lost_or_doubled(ages in prop::collection::vec(any::<Age>(), 0..600)) {
             let table = rows(ages);
