@@ -10,6 +10,7 @@ use super::{
     deletion::{Deletion, DeletionPolicy},
     downtime::Downtime,
     jobs::JobSettings,
+    media,
     operation::{OperationStatus, Run, any_object},
     origins::{self, Adopter, OtherOrigin},
     references::SynapseRef,
@@ -177,8 +178,11 @@ pub struct BackupSnapshot {
 impl BackupStatus {
     /// Takes the engine's memory, and from a step that listed the repository what it saw.
     pub fn absorb(&mut self, mut operation: OperationStatus, adopter: &Adopter) {
-        let OperationStatus { run, conditions, .. } = &mut operation;
+        let OperationStatus { run, conditions, plan, .. } = &mut operation;
         if let Some(run) = run {
+            for found in plan.iter_mut().filter_map(|step| step.media.take()) {
+                media::report(conditions, &found, "the media store", run.generation, run.started_at.0);
+            }
             self.jobs = run.synapse.as_ref().map(|pinned| pinned.spec.jobs.clone()).or(self.jobs.take());
             for step in &mut run.steps {
                 let Some(listed) = step.result.as_mut().and_then(|result| result.backups.take()) else { continue };
@@ -240,6 +244,9 @@ impl BackupStatus {
         let verdict = results.find_map(|result| Some((result.verdict.as_ref()?, &result.summary)));
         if let Some((verdict, _)) = verdict {
             self.note(verdict, ended);
+        }
+        for found in run.steps.iter().filter_map(|step| step.result.as_ref()?.media.as_ref()) {
+            media::report(&mut self.operation.conditions, found, "the newest backup", run.generation, ended.0);
         }
         let was_damaged = conditions::is_false(&self.operation.conditions, Type::Verified);
         let mut conditions = Conditions::new(&mut self.operation.conditions, run.generation, ended.0);

@@ -28,6 +28,8 @@ pub enum Type {
     Verified,
     /// A backup: the repository has backups of the same homeserver that other objects made.
     OtherOrigins,
+    /// A backup: some media that the database names have no file.
+    MediaMissing,
     /// A backup that is being deleted with its data: they are gone.
     DataDeleted,
     /// Synapse: restores have left databases that nobody uses.
@@ -53,7 +55,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -63,6 +65,7 @@ impl Type {
         Self::RetentionFailed,
         Self::Verified,
         Self::OtherOrigins,
+        Self::MediaMissing,
         Self::DataDeleted,
         Self::DatabasesLeft,
         Self::WorkloadsFound,
@@ -88,6 +91,7 @@ impl Type {
             Self::RetentionFailed => "RetentionFailed",
             Self::Verified => "Verified",
             Self::OtherOrigins => "OtherOrigins",
+            Self::MediaMissing => "MediaMissing",
             Self::DataDeleted => "DataDeleted",
             Self::DatabasesLeft => "DatabasesLeft",
             Self::WorkloadsFound => "WorkloadsFound",

@@ -13,6 +13,7 @@ pub mod dump;
 pub mod duration;
 pub mod jobs;
 pub mod maintenance;
+pub mod media;
 pub mod mounts;
 pub mod operation;
 pub mod origins;

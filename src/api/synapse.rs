@@ -93,6 +93,10 @@ pub struct MediaStore {
         regex(pattern = r"^(\.|[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)$")
     )]
     pub path: String,
+    /// A storage provider of Synapse has the media, such as S3 (`media_storage_providers`). A backup has the files that are in the
+    /// folder, and does not look for those that the database names: back that storage up as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
 }
 
 fn default_media_path() -> String {

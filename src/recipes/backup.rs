@@ -151,8 +151,11 @@ impl SynapseBackup {
     fn media(&self, store: &synapse::MediaStore, destination: Destination) -> RecipeStep {
         let run = self.status.as_ref().and_then(|status| status.operation.run.as_ref());
         let of_run = format!("--of-run={}.{}", destination.origin, run.map_or(0, |run| run.number));
-        let folder =
-            MediaStore { media_store: Path::new(MEDIA).join(&store.path), remote_media: self.spec.remote_media };
+        let folder = MediaStore {
+            media_store: Path::new(MEDIA).join(&store.path),
+            remote_media: self.spec.remote_media,
+            media_elsewhere: store.elsewhere,
+        };
         let mut args = vec!["backup-media".to_owned()];
         args.extend(Destination { init: false, ..destination }.to_args());
         args.extend(folder.to_args());
@@ -220,8 +223,10 @@ mod tests {
         api::{
             SynapseBackupSpec,
             backup::{BackupSnapshot, ListedBackups},
+            conditions::{self, Type},
+            media::MediaSample,
             mounts::Source,
-            operation::{OperationStatus, Run},
+            operation::{OperationStatus, Run, StepPlan},
         },
         recipes::{
             repository::{SECRET, VOLUME},
@@ -268,6 +273,55 @@ mod tests {
         assert!(
             matches!(check, Check::Media(store) if store.remote_media && store.media_store.ends_with("data/media"))
         );
+    }
+
+    #[test]
+    fn media_that_a_storage_provider_has_are_not_looked_for() {
+        let store = ", mediaStore: {claimName: synapse-media, path: media, elsewhere: true}";
+        let step = object("repository: {secretName: s3}").steps(Sight::of(&homeserver(store))).remove(1);
+        assert!(step.args.contains(&"--media-elsewhere".to_owned()), "{:?}", step.args);
+        let check: Check = serde_json::from_str(step.preflight.as_ref().unwrap()).unwrap();
+        assert!(matches!(check, Check::Media(store) if store.media_elsewhere));
+    }
+
+    #[test]
+    fn media_that_are_missing_are_a_condition_of_the_backup() {
+        let mut object = object("repository: {secretName: s3}");
+        let run = serde_json::json!({
+            "number": 1, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T02:00:00Z", "downtime": {},
+        });
+        let found = |missing| MediaSample { looked_for: 9, missing, example: "local_content/aa/bb/cc".to_owned() };
+        let looked = |object: &mut SynapseBackup, missing: Option<i64>| {
+            let media = missing.map(found);
+            let plan = vec![StepPlan { step: "media".to_owned(), media, ..StepPlan::default() }];
+            let before = object.status.take().unwrap_or_default();
+            object.status = Some(BackupStatus { operation: OperationStatus::default(), ..before.clone() });
+            let run: Run = serde_json::from_value(run.clone()).unwrap();
+            object.set_status(OperationStatus { run: Some(Box::new(run)), plan, ..before.operation });
+            let status = object.status.as_ref().unwrap();
+            assert_eq!(status.operation.plan[0].media, None, "it is noted once");
+            conditions::find(&status.operation.conditions, Type::MediaMissing).map(|found| found.message.clone())
+        };
+        let message = looked(&mut object, Some(2)).expect("a condition");
+        assert!(message.starts_with("2 of 9 files of media") && message.contains("the media store"), "{message}");
+        assert_eq!(looked(&mut object, None), Some(message), "nobody has looked again");
+        assert_eq!(looked(&mut object, Some(0)), None);
+
+        // The drill looks into the backup.
+        let drill = |missing, finished: bool| -> OperationStatus {
+            let result = StepResult { media: Some(found(missing)), ..StepResult::default() };
+            let mut run = run.clone();
+            run["steps"] = serde_json::json!([{"name": "verify", "state": "Succeeded", "result": result}]);
+            if finished {
+                run["finishedAt"] = "2026-11-22T03:00:00Z".into();
+            }
+            OperationStatus { run: Some(serde_json::from_value(run).unwrap()), ..OperationStatus::default() }
+        };
+        let status = object.status.as_mut().unwrap();
+        status.absorb_drill(drill(1, false));
+        status.absorb_drill(drill(1, true));
+        let condition = conditions::find(&status.operation.conditions, Type::MediaMissing).expect("a condition");
+        assert!(condition.message.contains("not in the newest backup"), "{condition:?}");
     }
 
     #[test]

@@ -54,13 +54,28 @@ pub struct File {
     pub size: u64,
 }
 
+/// What a snapshot has at a path.
+pub enum Entry {
+    File(File),
+    /// A link without what is behind it.
+    Link(File),
+}
+
 /// As `restic ls` prints it.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Node {
     File(File),
+    Symlink(File),
     #[serde(other)]
     Other,
+}
+
+impl File {
+    /// Its path is the one that it has. Where a name is not UTF-8 restic's list has another in its place.
+    pub fn has_its_path(&self) -> bool {
+        !self.path.contains(char::REPLACEMENT_CHARACTER)
+    }
 }
 
 /// What restic could not do with a file, in its words.
@@ -132,19 +147,21 @@ impl Repository {
         }))
     }
 
-    /// Looks at every file of a snapshot, without reading any.
+    /// Looks at every file and link of a snapshot, without reading any.
     ///
     /// # Errors
     /// What restic said.
-    pub async fn look_at_files(&self, snapshot: &str, mut look: impl FnMut(File)) -> Result<()> {
+    pub async fn look_at_files(&self, snapshot: &str, mut look: impl FnMut(Entry)) -> Result<()> {
         let mut command = self.command();
         command.args(["ls", "--json", "--quiet"]).args(self.lock_to_read()).arg(snapshot);
         let mut download = Download::start(command, self.clone(), format!("the names of snapshot {snapshot:.8}"))?;
         let mut lines = BufReader::new(download.output.take().expect("its output is a pipe")).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             // The first line is about the snapshot.
-            if let Ok(Node::File(file)) = serde_json::from_slice(&line) {
-                look(file);
+            match serde_json::from_slice(&line) {
+                Ok(Node::File(file)) => look(Entry::File(file)),
+                Ok(Node::Symlink(link)) => look(Entry::Link(link)),
+                _ => {}
             }
         }
         drop(lines);

@@ -15,7 +15,7 @@ mod upload;
 
 pub use download::Download;
 pub use errors::{DAMAGED, KILLED, MISSING};
-pub use files::{File, Refused, RestoredFiles, StoredFiles};
+pub use files::{Entry, File, Refused, RestoredFiles, StoredFiles};
 pub use list::Listed;
 pub use locks::Wants;
 pub use lookup::StoredFile;

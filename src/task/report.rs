@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     backup::ListedBackups,
+    media::MediaSample,
     restore::{DatabaseLeft, Restored},
 };
 
@@ -159,6 +160,9 @@ pub struct StepResult {
     /// What was found of a backup that was restored for a test. Beside an error: that it is damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// What a drill found of the media that the restored database names, in the backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaSample>,
     /// The database that came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,

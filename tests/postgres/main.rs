@@ -17,6 +17,8 @@ mod inspect;
 mod interrupted;
 mod killed;
 mod media;
+mod media_found;
+mod media_links;
 mod memory;
 mod others;
 mod preflight;

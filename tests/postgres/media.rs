@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use crate::{
     backup::{ALL, MANIFEST, back_up},
-    support::{Database, Moment, Program, Repository, eventually, until_reached},
+    support::{Database, Finished, Moment, Program, Repository, eventually, until_reached},
 };
 
-const MEDIA: &str = "media";
+pub const MEDIA: &str = "media";
 const DRAFT: &str = "draft";
 const RUN: &str = "0b5e9d6a-0000-4000-8000-000000000001.7";
 
@@ -32,7 +32,37 @@ pub fn media_store() -> TempDir {
     store
 }
 
-fn put(store: &Path, path: &str, content: &str) {
+/// A homeserver whose database names the files of [`media_store`], and no others.
+pub fn database_with_media(name: &str) -> Database {
+    let database = Database::of_synapse(name);
+    database.as_synapse_sql("DELETE FROM local_media_repository; DELETE FROM local_media_repository_thumbnails");
+    upload(&database, &["AAbbccdd", "AAbbeeff"]);
+    database.as_synapse_sql(
+        "INSERT INTO local_media_repository_thumbnails (media_id, thumbnail_width, thumbnail_height, thumbnail_type, \
+         thumbnail_method, thumbnail_length) VALUES ('AAbbccdd', 32, 32, 'image/png', 'crop', 1)",
+    );
+    database
+}
+
+/// The database names these.
+pub fn upload(database: &Database, ids: &[&str]) {
+    for id in ids {
+        database.as_synapse_sql(&format!(
+            "INSERT INTO local_media_repository (media_id, media_type, media_length, created_ts, user_id) \
+             VALUES ('{id}', 'image/png', 1, 0, '@a:example.org')"
+        ));
+    }
+}
+
+/// What preflight says of a media store.
+pub async fn check(database: &Database, store: &Path, more: Value) -> Finished {
+    let mut check = json!({"mediaStore": store});
+    check.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let check = json!({"media": check});
+    database.task("preflight").no_superuser().with(&["--step", &format!("media={check}")]).run().await
+}
+
+pub fn put(store: &Path, path: &str, content: &str) {
     let path = store.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
@@ -50,7 +80,7 @@ pub fn media(store: &Path, repository: &Repository) -> Program {
     Program::task("backup-media").repository(repository).with(&["--media-store", &store, "--of-run", RUN])
 }
 
-fn manifest(repository: &Repository, snapshot: &str) -> Value {
+pub fn manifest(repository: &Repository, snapshot: &str) -> Value {
     serde_json::from_slice(&fs::read(repository.fetch(snapshot, "manifest.json")).unwrap()).unwrap()
 }
 
@@ -217,28 +247,32 @@ async fn the_media_of_one_run_do_not_complete_the_backup_of_another() {
 
 #[tokio::test]
 async fn preflight_finds_what_the_media_would_fail_for() {
-    let database = Database::of_synapse("media_preflight");
+    let database = database_with_media("media_preflight");
     let store = media_store();
+    let database = &database;
     let check = |path: &Path| {
-        let check = json!({"media": {"mediaStore": path}});
-        database.task("preflight").no_superuser().with(&["--step", &format!("media={check}")]).run()
+        let path = path.to_owned();
+        async move { check(database, &path, json!({})).await }
     };
     let well = check(store.path()).await;
-    assert_eq!(well.preflight().plan[0].summary, "would back up local_content, local_thumbnails");
+    let plan = &well.preflight().plan[0];
+    assert_eq!(plan.summary, "would back up local_content, local_thumbnails");
+    assert_eq!(plan.media.as_ref().map(|found| (found.looked_for, found.missing)), Some((3, 0)));
     check(&store.path().join("nowhere")).await.refused("MediaMissing", &["nowhere", "spec.mediaStore.path"]);
 
     let empty = tempfile::tempdir().unwrap();
+    check(empty.path()).await.refused("MediaMissing", &["local_content", "spec.mediaStore.elsewhere"]);
     database.as_synapse_sql("DELETE FROM local_media_repository");
     assert!(check(empty.path()).await.preflight().plan[0].summary.contains("none yet"));
-    database.as_synapse_sql(
-        "INSERT INTO local_media_repository (media_id, media_type, media_length, created_ts, user_id) \
-         VALUES ('AAbbccdd', 'image/png', 1, 0, '@a:example.org')",
-    );
-    check(empty.path()).await.refused("MediaMissing", &["the database knows of media"]);
 
-    fs::set_permissions(store.path().join("local_thumbnails"), fs::Permissions::from_mode(0o000)).unwrap();
-    check(store.path()).await.refused("MediaUnreadable", &["local_thumbnails", "jobs.runAsUser"]);
-    fs::set_permissions(store.path().join("local_thumbnails"), fs::Permissions::from_mode(0o700)).unwrap();
+    // Also deep below the first file.
+    for folder in ["local_thumbnails", "local_thumbnails/ZZ/zz"] {
+        let folder = store.path().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).unwrap();
+        check(store.path()).await.refused("MediaUnreadable", &[&folder.display().to_string(), "jobs.runAsUser"]);
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use synapse_keeper::task::report::Verdict;
 
 use crate::{
     backup::{ALL, SNAPSHOTS, back_up, mounted_config},
-    media::{draft, media, media_store},
+    media::{database_with_media, draft, media, media_store},
     retain::retain,
     support::{Database, Program, Repository, server},
 };
@@ -197,7 +197,7 @@ async fn a_manifest_that_is_not_this_backup_s_is_found() {
 
 #[tokio::test]
 async fn media_are_looked_at_and_what_is_missing_is_found() {
-    let database = Database::of_synapse("verify_media");
+    let database = database_with_media("verify_media");
     let (repository, store) = (Repository::new(), media_store());
     draft(&database, &repository, "1").run().await.result();
     let snapshot = media(store.path(), &repository).run().await.backup().snapshot.clone();

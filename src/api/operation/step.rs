@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::any_object;
 use crate::{
     api::{
+        media::MediaSample,
         mounts::Mount,
         verification::{OwnSynapse, ScratchServer},
     },
@@ -163,6 +164,9 @@ pub struct StepPlan {
     /// The tables, in the order in which they would be done; the rest is left out behind the first fifty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TablePlan>,
+    /// What was found of the media that the database names, until it is a condition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaSample>,
 }
 
 /// Where a step of a scheduled operation goes on in its next run.

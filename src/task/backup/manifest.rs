@@ -196,6 +196,9 @@ pub struct StoredMedia {
     pub bytes: u64,
     /// Whether what Synapse has fetched from other homeservers is among them.
     pub remote: bool,
+    /// A storage provider of Synapse has media, too: the database may name such as are not among them.
+    #[serde(default)]
+    pub elsewhere: bool,
 }
 
 impl Manifest {

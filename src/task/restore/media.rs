@@ -1,6 +1,6 @@
 //! A backup's media, on their way back: what is found out before anything begins.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,10 @@ use crate::{
     api::operation::StepPlan,
     bytes,
     task::{
-        backup::media::restore::{no_media, writable},
+        backup::media::{
+            LOOKS_FOR_LINKS,
+            restore::{no_media, writable},
+        },
         report::Result,
     },
 };
@@ -28,13 +31,13 @@ impl WantedMedia {
     /// What would be done.
     ///
     /// # Errors
-    /// Terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`.
+    /// Terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`, `MediaLinked`.
     pub(super) fn plan(&self, chosen: &Chosen, step: &str) -> Result<StepPlan> {
         let summary = match &chosen.manifest.media {
             None if self.if_any => "the backup has no media".to_owned(),
             None => return Err(no_media(&chosen.backup)),
             Some(media) => {
-                writable(&self.media_store)?;
+                writable(&self.media_store, Some(Instant::now() + LOOKS_FOR_LINKS))?;
                 let size = bytes::human(media.bytes.cast_signed());
                 format!("would put back what is missing of {} files of media ({size})", media.files)
             }

@@ -6,11 +6,15 @@ use std::{
 };
 
 use crate::{
-    api::verification::MediaCheck,
+    api::{media::MediaSample, verification::MediaCheck},
     bytes,
-    restic::{Download, File, Repository},
+    postgres::Target,
+    restic::{Download, Entry, File, Repository},
     task::{
-        backup::manifest::StoredMedia,
+        backup::{
+            manifest::StoredMedia,
+            media::named::{self, Wanted},
+        },
         output::progress,
         report::{Result, TaskError},
     },
@@ -19,39 +23,67 @@ use crate::{
 /// As many are read. Others the next time: in the end all are looked at.
 const READ: usize = 20;
 
-/// Looks; says what was seen.
+/// What was seen, for people, and what of the media is there that the restored database names.
+pub type Seen = (String, Option<MediaSample>);
+
+/// Looks. `target` is the restored database.
 ///
 /// # Errors
-/// Terminal, `MediaDiffer`. What restic says: it compares what it reads with its checksums.
-pub async fn check(repository: &Repository, media: &StoredMedia, how_many: MediaCheck) -> Result<String> {
+/// Terminal: `MediaDiffer`; `MediaMissing`, where none of the media is there that the database names. What restic says: it compares
+/// what it reads with its checksums.
+pub async fn check(
+    repository: &Repository,
+    media: &StoredMedia,
+    how_many: MediaCheck,
+    target: &Target,
+) -> Result<Seen> {
     progress("looks at the media");
+    let named = match media.elsewhere {
+        true => Vec::new(),
+        false => named::sample(&mut target.connect().await?, media.remote).await?,
+    };
+    let mut wanted = Wanted::new(named);
     let differ = |what: String| {
         TaskError::terminal("MediaDiffer", format!("The media in the backup are not what was backed up: {what}."))
     };
     let (mut files, mut length, mut drawn) = (0, 0, BTreeMap::new());
+    let mut links = Vec::new();
     let lots = RandomState::new();
-    let look = |file: File| {
+    let look = |entry: Entry| {
+        let file = match entry {
+            Entry::File(file) => file,
+            Entry::Link(link) => return links.push(link.path),
+        };
         files += 1;
         length += file.size;
-        drawn.insert(lots.hash_one(&file.path), file);
+        wanted.is_there(&file.path);
+        // Another one can be asked for by its path.
+        if file.has_its_path() {
+            drawn.insert(lots.hash_one(&file.path), file);
+        }
         if drawn.len() > READ {
             drawn.pop_last();
         }
     };
     repository.look_at_files(&media.snapshot, look).await?;
+    if let Some(link) = links.first() {
+        let count = links.len();
+        return Err(differ(format!("{count} links were stored without the files behind them, such as {link}")));
+    }
     if (files, length) != (media.files, media.bytes) {
         return Err(differ(format!(
             "there are {files} files of {length} bytes, and there were {} of {}",
             media.files, media.bytes
         )));
     }
+    let sample = if media.elsewhere { None } else { Some(wanted.judge("the backup")?) };
     let total = bytes::human(length.cast_signed());
     if how_many == MediaCheck::All {
         let read = read(repository.read_all(&media.snapshot)?, "the media").await?;
         if read < length {
             return Err(differ(format!("{read} bytes of {length} could be read")));
         }
-        return Ok(format!("{files} files of media are there ({total}), and all of them were read"));
+        return Ok((format!("{files} files of media are there ({total}), and all of them were read"), sample));
     }
     for File { path, size } in drawn.values() {
         let read = read(repository.read_stream(&media.snapshot, path.trim_start_matches('/'))?, path).await?;
@@ -59,7 +91,7 @@ pub async fn check(repository: &Repository, media: &StoredMedia, how_many: Media
             return Err(differ(format!("{path} has {read} bytes of {size}")));
         }
     }
-    Ok(format!("{files} files of media are there ({total}), and {} of them were read", drawn.len()))
+    Ok((format!("{files} files of media are there ({total}), and {} of them were read", drawn.len()), sample))
 }
 
 /// Reads to the end; how many bytes that were.

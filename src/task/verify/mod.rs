@@ -22,7 +22,12 @@ use super::{
     restore::{Source, check::Checked, check::check, fill::Filling},
     stopped,
 };
-use crate::{api::verification::MediaCheck, bytes, postgres::programs::Programs, restic::Repository};
+use crate::{
+    api::{media::MediaSample, verification::MediaCheck},
+    bytes,
+    postgres::programs::Programs,
+    restic::Repository,
+};
 
 pub use server::SILENT;
 
@@ -85,6 +90,8 @@ struct Whole {
     checked: Checked,
     /// For people.
     seen: String,
+    /// What of the media is there that the database names.
+    media: Option<MediaSample>,
     warnings: Vec<String>,
 }
 
@@ -110,7 +117,7 @@ impl Drill {
                 Ok(_) => Err(unmarked),
             })?;
         }
-        let Whole { checked, seen, warnings } = restored?;
+        let Whole { checked, seen, media, warnings } = restored?;
         Ok(StepResult {
             summary: format!(
                 "restored {} rows of {} tables of backup {:.8} ({}) in {} s: the rows are as many as were backed up; {seen}",
@@ -122,6 +129,7 @@ impl Drill {
             ),
             seconds: Some(began.elapsed().as_secs_f64()),
             verdict: Some(self.verdict(true)),
+            media,
             warnings,
             ..StepResult::default()
         })
@@ -155,8 +163,11 @@ impl Drill {
         progress("counts the rows and reads them for the planner's statistics");
         let checked = check(&target, Whose::Synapse, &manifest.database, *at_once).await?;
         let mut seen = checks::all(&target, repository, manifest).await?;
+        let mut sample = None;
         if let Some(media) = &manifest.media {
-            seen = format!("{seen}, {}", media::check(repository, media, *how_many).await?);
+            let (of_media, found) = media::check(repository, media, *how_many, &target).await?;
+            seen = format!("{seen}, {of_media}");
+            sample = found;
         }
         if let Some(service) = &manifest.authentication_service {
             let dump = &service.database;
@@ -177,7 +188,7 @@ impl Drill {
             seen = format!("{seen}; {}", answered.summary);
             warnings = answered.warnings;
         }
-        Ok(Whole { checked, seen, warnings })
+        Ok(Whole { checked, seen, media: sample, warnings })
     }
 
     async fn mark(&self, repository: &Repository, is_whole: bool) -> Result<()> {

@@ -4,7 +4,7 @@ use crate::{restic::DAMAGED, task::report::TaskError};
 
 /// Errors of a backup that does not come back. A repository that cannot be reached, a server that does not start or a disk that is
 /// full says nothing about it.
-const DAMAGE: [&str; 12] = [
+const DAMAGE: [&str; 13] = [
     DAMAGED,
     "ManifestUnreadable",
     "ServerNameDiffers",
@@ -15,6 +15,7 @@ const DAMAGE: [&str; 12] = [
     "SigningKeyDiffers",
     "ConfigUnreadable",
     "MediaDiffer",
+    "MediaMissing",
     "SynapseDidNotStart",
     "SynapseAnswersWrong",
 ];

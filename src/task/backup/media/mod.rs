@@ -4,10 +4,12 @@
 //! harm. It holds nothing of the homeserver's, and may take days. Killed, it leaves a snapshot that no manifest names, or none;
 //! the next attempt reads the files again, and uploads only what the repository does not have yet.
 
+pub mod links;
+pub mod named;
 pub mod restore;
 mod store;
 
-pub use store::MediaStore;
+pub use store::{LOOKS_FOR_LINKS, MediaStore};
 
 use std::{
     fs,
@@ -67,6 +69,7 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Repo
         files: stored.files,
         bytes: stored.bytes,
         remote: arguments.store.remote_media,
+        elsewhere: arguments.store.media_elsewhere,
     });
     let Sealed { snapshot, added, inventory } = attempt.seal(&repository, &manifest).await?;
     let findings = findings(&manifest, &snapshot, stored.added + added);
@@ -110,6 +113,7 @@ impl Begun {
         stop: &CancellationToken,
     ) -> Result<StoredFiles> {
         let folders = store.folders()?;
+        links::refuse(&store.media_store, &folders, None)?;
         let tags = attempt.tags(&[MEDIA_TAG.to_owned(), taken_at_tag(&self.draft.taken_at)]);
         let parent = self.parent.as_deref();
         let stored = match folders.is_empty() {

@@ -1,11 +1,14 @@
 //! `task restore-media`: puts a backup's media back into a media store. What is missing or differs is written; nothing is
 //! deleted, and what was uploaded since stays.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use tokio_util::sync::CancellationToken;
 
-use super::store;
+use super::{links, store};
 use crate::{
     bytes,
     restic::Refused,
@@ -40,8 +43,8 @@ pub fn no_media(backup: &Backup) -> TaskError {
 /// Whether files can be put there. restic would make the directory, wherever a mistyped path leads.
 ///
 /// # Errors
-/// Terminal: `MediaMissing`, `MediaNotWritten`.
-pub fn writable(media_store: &Path) -> Result<()> {
+/// Terminal: `MediaMissing`, `MediaNotWritten`, `MediaLinked`, as far as links are found until then.
+pub fn writable(media_store: &Path, until: Option<Instant>) -> Result<()> {
     if !media_store.is_dir() {
         let message = format!("There is no directory {}: it is Synapse's media_store_path.", media_store.display());
         return Err(TaskError::terminal("MediaMissing", message));
@@ -50,13 +53,15 @@ pub fn writable(media_store: &Path) -> Result<()> {
     tried.map(drop).map_err(|error| {
         let refused = Refused { item: media_store.display().to_string(), why: error.to_string() };
         store::not_written(&[refused])
-    })
+    })?;
+    // restic would put a folder in the place of a link.
+    links::refuse(media_store, &store::ALL, until)
 }
 
 /// Runs the task. Cut off, it can be run again.
 ///
 /// # Errors
-/// Those of [`Source::find`]; terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`; what restic answers.
+/// Those of [`Source::find`]; terminal: `NoMediaInBackup`, `MediaMissing`, `MediaNotWritten`, `MediaLinked`; what restic answers.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepResult> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Chosen { repository, backup, manifest } = arguments.source.find(scratch.path()).await?;
@@ -64,7 +69,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         let nothing = StepResult { summary: "the backup has no media".to_owned(), ..StepResult::default() };
         return if arguments.if_any { Ok(nothing) } else { Err(no_media(&backup)) };
     };
-    writable(&arguments.media_store)?;
+    writable(&arguments.media_store, None)?;
     let restored = repository.restore_files(&media.snapshot, &arguments.media_store, stop).await?;
     let restored = restored.map_err(|refused| store::not_written(&refused))?;
     let summary = format!(

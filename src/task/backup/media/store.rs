@@ -3,14 +3,15 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 
+use super::{links, named};
 use crate::{
-    api::operation::StepPlan,
-    postgres::{Explain, Session},
+    api::{media::MediaSample, operation::StepPlan},
+    postgres::Session,
     restic::Refused,
     task::report::{Result, TaskError},
 };
@@ -19,11 +20,15 @@ use crate::{
 const LOCAL: [&str; 2] = ["local_content", "local_thumbnails"];
 /// Folders with what Synapse has fetched from other homeservers.
 const REMOTE: [&str; 2] = ["remote_content", "remote_thumbnail"];
-/// Previews of web pages: Synapse deletes them after days, and makes new ones.
-const PREVIEWS: [&str; 2] = ["url_cache", "url_cache_thumbnails"];
+/// All that a backup can have. Previews of web pages (`url_cache`) are not among them: Synapse deletes them after days, and makes
+/// new ones.
+pub const ALL: [&str; 4] = [LOCAL[0], LOCAL[1], REMOTE[0], REMOTE[1]];
 
 /// So deep are the folders: `local_thumbnails/aa/bb/<rest>/<thumbnail>`.
 const DEPTH: usize = 6;
+
+/// Preflight looks for links for so long. The task itself looks everywhere.
+pub const LOOKS_FOR_LINKS: Duration = Duration::from_secs(60);
 
 /// Which files.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,19 +41,24 @@ pub struct MediaStore {
     #[arg(long)]
     #[serde(default)]
     pub remote_media: bool,
+    /// A storage provider of Synapse has the media: those that the database names are not looked for.
+    #[arg(long)]
+    #[serde(default)]
+    pub media_elsewhere: bool,
 }
 
 impl MediaStore {
     /// The same as arguments of the task.
     pub fn to_args(&self) -> Vec<String> {
         let remote = self.remote_media.then(|| "--remote-media".to_owned());
-        [format!("--media-store={}", self.media_store.display())].into_iter().chain(remote).collect()
+        let elsewhere = self.media_elsewhere.then(|| "--media-elsewhere".to_owned());
+        [format!("--media-store={}", self.media_store.display())].into_iter().chain(remote).chain(elsewhere).collect()
     }
 
     /// The folders that are there, of those that are wanted: Synapse makes each with its first file.
     ///
     /// # Errors
-    /// Terminal: `MediaMissing`, if there is no such media store; `MediaUnreadable`.
+    /// Terminal: `MediaMissing`, if there is no such media store; `MediaUnreadable`; `MediaLinked`, where one of them is a link.
     pub fn folders(&self) -> Result<Vec<&'static str>> {
         match fs::read_dir(&self.media_store) {
             Ok(_) => {}
@@ -57,47 +67,47 @@ impl MediaStore {
             }
             Err(error) => return Err(self.missing(&error.to_string())),
         }
-        let remote = REMOTE.into_iter().filter(|_| self.remote_media);
-        Ok(LOCAL.into_iter().chain(remote).filter(|folder| self.media_store.join(folder).is_dir()).collect())
+        let wanted = if self.remote_media { ALL.as_slice() } else { &LOCAL };
+        links::refuse(&self.media_store, wanted, Some(Instant::now()))?;
+        Ok(wanted.iter().copied().filter(|folder| self.media_store.join(folder).is_dir()).collect())
     }
 
     /// What would make it fail, and what it would do. Changes nothing.
     ///
     /// # Errors
-    /// Terminal: `MediaMissing`, also where the database knows of media and no folder of Synapse's is there;
-    /// `MediaUnreadable`.
+    /// Terminal: `MediaMissing`, also where none of the files is there that the database names; `MediaUnreadable`; `MediaLinked`.
     pub async fn check(&self, session: &mut Session, step: &str) -> Result<StepPlan> {
         let folders = self.folders()?;
-        let all = LOCAL.iter().chain(&REMOTE).chain(&PREVIEWS);
-        let is_empty = !all.into_iter().any(|folder| self.media_store.join(folder).is_dir());
-        if is_empty && has_media(session).await? {
-            return Err(self.missing("the database knows of media, and none of Synapse's folders is in it"));
-        }
+        links::refuse(&self.media_store, &folders, Some(Instant::now() + LOOKS_FOR_LINKS))?;
         for folder in &folders {
             first_file(&self.media_store.join(folder), DEPTH)
                 .map_err(|error| unreadable(&format!("{folder}: {error}")))?;
         }
+        let media = if self.media_elsewhere { None } else { Some(self.sample(session).await?) };
         let what = if folders.is_empty() { "no media: there are none yet".to_owned() } else { folders.join(", ") };
-        Ok(StepPlan { step: step.to_owned(), summary: format!("would back up {what}"), ..StepPlan::default() })
+        let summary = format!("would back up {what}");
+        Ok(StepPlan { step: step.to_owned(), summary, media, ..StepPlan::default() })
+    }
+
+    /// Looks for some of the files that the database names.
+    async fn sample(&self, session: &mut Session) -> Result<MediaSample> {
+        let named = named::sample(session, self.remote_media).await?;
+        let missing = named::missing_in(&self.media_store, &named, session).await?;
+        named::judge(&named, &missing, &self.media_store.display().to_string())
     }
 
     fn missing(&self, why: &str) -> TaskError {
         TaskError::terminal(
             "MediaMissing",
             format!(
-                "There is no media store at {}: {why}. spec.mediaStore.path of the Synapse object is Synapse's \
+                "There is no media store at {}{}: {why}. spec.mediaStore.path of the Synapse object is Synapse's \
                  media_store_path, as seen from the root of the claim.",
-                self.media_store.display()
+                self.media_store.display(),
+                // One that leads out of the claim leads nowhere in the Job.
+                fs::read_link(&self.media_store).map(|to| format!(" (a link to {})", to.display())).unwrap_or_default()
             ),
         )
     }
-}
-
-/// Whether users have uploaded anything.
-async fn has_media(session: &mut Session) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT FROM local_media_repository WHERE url_cache IS NULL)";
-    let row = sqlx::query(sql).fetch_one(&mut session.connection).await.explain("looking for media in the database")?;
-    Ok(row.get(0))
 }
 
 /// Opens the first file that it comes upon: who may read one may read all.
@@ -115,7 +125,7 @@ fn first_file(folder: &Path, depth: usize) -> io::Result<()> {
 }
 
 /// The error of media that this user may not read.
-fn unreadable(what: &str) -> TaskError {
+pub fn unreadable(what: &str) -> TaskError {
     TaskError::terminal(
         "MediaUnreadable",
         format!(
@@ -164,13 +174,13 @@ mod tests {
     fn store(folders: &[&str], remote_media: bool) -> (tempfile::TempDir, MediaStore) {
         let root = tempfile::tempdir().unwrap();
         folders.iter().for_each(|folder| fs::create_dir_all(root.path().join(folder)).unwrap());
-        let store = MediaStore { media_store: root.path().to_owned(), remote_media };
+        let store = MediaStore { media_store: root.path().to_owned(), remote_media, media_elsewhere: false };
         (root, store)
     }
 
     #[test]
     fn previews_are_never_taken_and_what_is_of_others_only_if_wanted() {
-        let all = [&LOCAL[..], &REMOTE, &PREVIEWS].concat();
+        let all = [&ALL[..], &["url_cache", "url_cache_thumbnails"]].concat();
         let (_root, local) = store(&all, false);
         assert_eq!(local.folders().unwrap(), LOCAL);
         let (_root, remote) = store(&all, true);
