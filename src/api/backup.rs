@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    clock,
     conditions::{self, Conditions, Type},
     deletion::{Deletion, DeletionPolicy},
     downtime::Downtime,
@@ -114,7 +115,8 @@ pub enum Content {
 pub struct BackupStatus {
     #[serde(flatten)]
     pub operation: OperationStatus,
-    /// The moment of the newest backup, by PostgreSQL's clock.
+    /// The moment of the newest backup, by PostgreSQL's clock; never later than when the backup was seen. The newest is that of the
+    /// last run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success_at: Option<Time>,
     /// How many backups of this object the repository holds.
@@ -188,9 +190,11 @@ impl BackupStatus {
                 let Some(listed) = step.result.as_mut().and_then(|result| result.backups.take()) else { continue };
                 let seen_at = step.finished_at.as_ref().unwrap_or(&run.started_at);
                 origins::tell(conditions, &listed.others, adopter, run.generation, seen_at.0);
-                self.last_success_at = listed.newest.first().and_then(|newest| newest.taken_at.clone());
+                let newest = listed.newest.first().and_then(|newest| newest.taken_at.as_ref());
+                self.last_success_at = newest.map(|taken_at| taken_at.min(seen_at).clone());
+                clock::report(conditions, &listed.newest, run.generation, seen_at.0);
                 self.snapshot_count = Some(listed.count);
-                self.last_verified_at = listed.verified;
+                self.last_verified_at = listed.verified.map(|verified| verified.min(seen_at.clone()));
                 self.snapshots = listed.newest;
                 self.other_origins = listed.others;
             }
@@ -268,10 +272,14 @@ impl BackupStatus {
         let of_it = self.snapshots.iter_mut().filter(|snapshot| snapshot.id == verdict.snapshot);
         of_it.for_each(|snapshot| snapshot.verified_at = verdict.is_whole.then(|| at.clone()));
         if verdict.is_whole {
-            self.last_verified_at = self.last_verified_at.take().max(verdict.taken_at.clone());
+            // The order of the list is that of the runs. What is not in it any more has its moment.
+            let listed = self.snapshots.iter().find(|snapshot| snapshot.verified_at.is_some());
+            let listed = listed.and_then(|snapshot| snapshot.taken_at.clone());
+            let newest = listed.or_else(|| self.last_verified_at.take().max(verdict.taken_at.clone()));
+            self.last_verified_at = newest.map(|newest| newest.min(at.clone()));
         } else {
             let whole = self.snapshots.iter().filter(|snapshot| snapshot.verified_at.is_some());
-            self.last_verified_at = whole.filter_map(|snapshot| snapshot.taken_at.clone()).max();
+            self.last_verified_at = whole.filter_map(|snapshot| snapshot.taken_at.clone()).next();
         }
     }
 }
@@ -294,9 +302,8 @@ pub struct ListedBackups {
 }
 
 impl ListedBackups {
-    /// Of all that are whole, in any order.
+    /// Of all that are whole, the newest first.
     pub fn new(mut all: Vec<BackupSnapshot>) -> Self {
-        all.sort_by(|one, other| other.taken_at.cmp(&one.taken_at));
         let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
         let verified = all.iter().find(|backup| backup.verified_at.is_some());
         let verified = verified.and_then(|backup| backup.taken_at.clone());

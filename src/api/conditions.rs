@@ -28,6 +28,8 @@ pub enum Type {
     Verified,
     /// A backup: the repository has backups of the same homeserver that other objects made.
     OtherOrigins,
+    /// A backup: one of the newest is of the future.
+    ClockAhead,
     /// A backup: some media that the database names have no file.
     MediaMissing,
     /// A backup that is being deleted with its data: they are gone.
@@ -55,7 +57,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -65,6 +67,7 @@ impl Type {
         Self::RetentionFailed,
         Self::Verified,
         Self::OtherOrigins,
+        Self::ClockAhead,
         Self::MediaMissing,
         Self::DataDeleted,
         Self::DatabasesLeft,
@@ -91,6 +94,7 @@ impl Type {
             Self::RetentionFailed => "RetentionFailed",
             Self::Verified => "Verified",
             Self::OtherOrigins => "OtherOrigins",
+            Self::ClockAhead => "ClockAhead",
             Self::MediaMissing => "MediaMissing",
             Self::DataDeleted => "DataDeleted",
             Self::DatabasesLeft => "DatabasesLeft",

@@ -5,6 +5,7 @@
 //! Strings and lists all have an upper bound: the API server refuses a CRD whose CEL rules could run for too long.
 
 pub mod backup;
+mod clock;
 pub mod conditions;
 pub mod crds;
 pub mod deletion;

@@ -11,7 +11,7 @@ use crate::{
         operation::StepState,
     },
     operation::observed::{JobLeft, JobState, ObservedJob},
-    pause::doubling,
+    pause::{self, doubling},
     task::report::{Report, TaskError},
 };
 
@@ -101,7 +101,7 @@ fn delete(status: &mut BackupStatus, seen: &Seen, now: Timestamp) -> Action {
 
 fn begin(status: &mut BackupStatus, last: Option<Deletion>, seen: &Seen, now: Timestamp) -> Action {
     let retry_at = last.as_ref().and_then(|last| last.retry_at.as_ref());
-    if let Some(pause) = retry_at.map(|at| at.0.duration_since(now)).filter(|pause| pause.is_positive()) {
+    if let Some(pause) = retry_at.and_then(|at| pause::left(at.0, LONGEST_PAUSE, now)) {
         return Action::Wait(pause);
     }
     if seen.uninstalling {

@@ -10,7 +10,7 @@ use crate::{
         synapse::{Inspection, SynapseStatus, WorkloadRef},
     },
     operation::observed::{JobState, ObservedJob, Refusal},
-    pause::doubling,
+    pause::{self, doubling},
     task::{
         report::{Findings, InspectionFindings, Report, TaskError},
         restore::prefix_beside,
@@ -110,8 +110,8 @@ fn begin(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) -> Action {
         return Action::Wait(SAFETY);
     }
     let last = status.inspection.clone();
-    if let Some(due) = last.as_ref().map(|last| due_at(status, last, seen)).filter(|due| *due > now) {
-        return Action::Wait(due.duration_since(now));
+    if let Some(pause) = last.as_ref().and_then(|last| pause::left(due_at(status, last, seen), EVERY, now)) {
+        return Action::Wait(pause);
     }
     status.inspection = Some(Inspection {
         number: last.as_ref().map_or(1, |last| last.number + 1),

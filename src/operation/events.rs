@@ -36,12 +36,24 @@ pub fn between(lane: &Lane, before: &OperationStatus, after: &OperationStatus) -
         events.extend(of_run(before, run, after));
     }
     events.extend(of_waiting(before, after));
+    events.extend(of_clock(before, after));
     if let Some(lane) = lane.label {
         for event in &mut events {
             event.note.insert_str(0, &format!("{lane}: "));
         }
     }
     events
+}
+
+/// A record of the schedule lay in the future, and does not any more.
+fn of_clock(before: &OperationStatus, after: &OperationStatus) -> Option<Event> {
+    let (was, is) = (before.last_scheduled_at.as_ref()?, after.last_scheduled_at.as_ref()?);
+    let note = format!(
+        "the last scheduled run was on record for {}, which is in the future: the clock of an operator was ahead of time. The \
+         schedule goes on from now",
+        was.0
+    );
+    (was > is).then(|| Event::warning("ClockAhead", "Schedule", note))
 }
 
 /// What keeps it from its work and is not told as a run's failure: once, when it begins to.

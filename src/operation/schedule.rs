@@ -11,6 +11,9 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use super::cron;
 use crate::api::schedule::Schedule;
 
+/// Clocks of two operators, of which one follows the other, differ by less.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
+
 /// What a schedule says at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -77,6 +80,12 @@ impl Calendar {
         Ok(Self { cron, zone, delay, start_within: schedule.start_within.to_signed() })
     }
 
+    /// Up to when everything counts as run or skipped. A record of the future is that of an operator whose clock was ahead of time: no
+    /// schedule waits for such a date. What came up until now counts as dealt with then, so that nothing runs twice.
+    pub fn dealt_with(recorded: Timestamp, now: Timestamp) -> Timestamp {
+        if recorded > now + CLOCKS_DIFFER { now } else { recorded }
+    }
+
     /// What is due at `now`, when everything up to `dealt_with` has been run or skipped.
     pub fn due(&self, dealt_with: Timestamp, now: Timestamp) -> Due {
         match self.latest_until(now) {
@@ -136,6 +145,34 @@ mod tests {
         assert!(
             matches!(nightly.due(last, time("2026-11-22T03:30:00Z")), Due::Now { at, .. } if at == time("2026-11-22T03:00:00Z"))
         );
+    }
+
+    #[test]
+    fn a_record_of_the_future_does_not_stop_a_schedule() {
+        let nightly = calendar("0 3 * * *", "UTC");
+        let (mut recorded, mut now) = (time("2031-01-01T03:00:00Z"), time("2026-11-22T10:00:00Z"));
+        let mut runs = Vec::new();
+        while now < time("2026-11-25T10:00:00Z") {
+            recorded = Calendar::dealt_with(recorded, now);
+            if let Due::Now { at, .. } = nightly.due(recorded, now) {
+                runs.push(at.to_string());
+                recorded = at;
+            }
+            now += SignedDuration::from_mins(7);
+        }
+        assert_eq!(runs, ["2026-11-23T03:00:00Z", "2026-11-24T03:00:00Z", "2026-11-25T03:00:00Z"]);
+    }
+
+    #[test]
+    fn an_operator_whose_clock_is_a_little_behind_runs_nothing_twice() {
+        let nightly = calendar("0 3 * * *", "UTC");
+        let ran = time("2026-11-22T03:00:00Z");
+        let (mut recorded, mut now) = (ran, time("2026-11-22T02:56:00Z"));
+        while now < time("2026-11-22T12:00:00Z") {
+            recorded = Calendar::dealt_with(recorded, now);
+            assert!(matches!(nightly.due(recorded, now), Due::Later(_)), "{now}");
+            now += SignedDuration::from_secs(20);
+        }
     }
 
     #[test]

@@ -149,8 +149,7 @@ impl SynapseBackup {
 
     /// The first may take days: nobody waits for it, but without it there is no backup.
     fn media(&self, store: &synapse::MediaStore, destination: Destination) -> RecipeStep {
-        let run = self.status.as_ref().and_then(|status| status.operation.run.as_ref());
-        let of_run = format!("--of-run={}.{}", destination.origin, run.map_or(0, |run| run.number));
+        let of_run = self.of_run(&destination);
         let folder = MediaStore {
             media_store: Path::new(MEDIA).join(&store.path),
             remote_media: self.spec.remote_media,
@@ -173,10 +172,16 @@ impl SynapseBackup {
         }
     }
 
+    /// Which run's backup it is.
+    fn of_run(&self, destination: &Destination) -> String {
+        let run = self.status.as_ref().and_then(|status| status.operation.run.as_ref());
+        format!("--of-run={}.{}", destination.origin, run.map_or(0, |run| run.number))
+    }
+
     /// Also without a retention: what failed attempts left behind goes. It must not come before the media are stored: until then
     /// the database's part of this run is such a thing.
     fn retention(&self, destination: Destination) -> RecipeStep {
-        let mut args = vec!["retain".to_owned()];
+        let mut args = vec!["retain".to_owned(), self.of_run(&destination)];
         args.extend(Destination { init: false, ..destination }.to_args());
         args.extend(self.spec.retention.iter().flat_map(Keep::to_args));
         let zone = self.spec.schedule.as_ref().and_then(|schedule| schedule.time_zone.as_ref());
@@ -362,7 +367,7 @@ mod tests {
         let retention = object.steps(Sight::of(&homeserver(""))).pop().unwrap();
         assert!(retention.afterwards && retention.database == DatabaseAccess::None, "{retention:?}");
         let own = ["--keep-daily=7", "--keep-yearly=2", "--time-zone=Europe/Berlin"];
-        assert_eq!(retention.args[4..], own, "{:?}", retention.args);
+        assert_eq!(retention.args[5..], own, "{:?}", retention.args);
         assert!(!retention.args.contains(&"--init".to_owned()));
     }
 
@@ -429,6 +434,36 @@ mod tests {
             panic!("{step:?}")
         };
         assert_eq!([name, key], ["ess-generated", "SYNAPSE_SIGNING_KEY"]);
+    }
+
+    #[test]
+    fn a_backup_of_the_future_hides_no_old_one() {
+        let moment = |text: &str| Some(Time(text.parse().unwrap()));
+        let snapshot = |id: &str, at: &str| BackupSnapshot::new(id.to_owned(), moment(at), 10, 5);
+        let run = |listed: ListedBackups| -> Run {
+            let result = StepResult { backups: Some(listed), ..StepResult::default() };
+            serde_json::from_value(serde_json::json!({
+                "number": 2, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T02:00:00Z", "downtime": {},
+                "steps": [{
+                    "name": "database", "state": "Succeeded", "finishedAt": "2026-11-22T02:05:00Z", "result": result,
+                }],
+            }))
+            .unwrap()
+        };
+        let mut object = object("repository: {secretName: s3}");
+        let ahead =
+            ListedBackups::new(vec![snapshot("b", "2031-01-01T00:00:00Z"), snapshot("a", "2026-11-21T02:00:00Z")]);
+        object.set_status(OperationStatus { run: Some(Box::new(run(ahead))), ..OperationStatus::default() });
+        let status = object.status.as_ref().unwrap();
+        assert_eq!(status.last_success_at, moment("2026-11-22T02:05:00Z"), "when it was seen");
+        let condition = conditions::find(&status.operation.conditions, Type::ClockAhead).expect("a condition");
+        assert!(condition.message.contains("2031-01-01T00:00:00Z"), "{condition:?}");
+        let well =
+            ListedBackups::new(vec![snapshot("c", "2026-11-22T02:00:00Z"), snapshot("a", "2026-11-21T02:00:00Z")]);
+        object.set_status(OperationStatus { run: Some(Box::new(run(well))), ..OperationStatus::default() });
+        let status = object.status.as_ref().unwrap();
+        assert_eq!(status.last_success_at, moment("2026-11-22T02:00:00Z"));
+        assert_eq!(conditions::find(&status.operation.conditions, Type::ClockAhead), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which snapshots there are.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Repository, errors, repository::LIST_WITHIN};
@@ -10,6 +11,8 @@ use crate::task::report::{Result, TaskError};
 pub struct Listed {
     pub id: String,
     pub tags: Vec<String>,
+    /// By the clock of the node on which restic ran.
+    pub stored_at: Timestamp,
     /// Bytes that it holds.
     pub bytes: u64,
     /// Bytes that came new into the repository with it, compressed.
@@ -20,6 +23,8 @@ pub struct Listed {
 #[derive(Deserialize)]
 struct Snapshot {
     id: String,
+    #[serde(default)]
+    time: Option<Timestamp>,
     #[serde(default)]
     tags: Vec<String>,
     #[serde(default)]
@@ -33,8 +38,9 @@ struct Summary {
 }
 
 impl From<Snapshot> for Listed {
-    fn from(Snapshot { id, tags, summary }: Snapshot) -> Self {
-        Self { id, tags, bytes: summary.total_bytes_processed, added: summary.data_added_packed }
+    fn from(Snapshot { id, time, tags, summary }: Snapshot) -> Self {
+        let stored_at = time.unwrap_or(Timestamp::UNIX_EPOCH);
+        Self { id, tags, stored_at, bytes: summary.total_bytes_processed, added: summary.data_added_packed }
     }
 }
 

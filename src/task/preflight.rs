@@ -259,6 +259,7 @@ async fn vacuum_plan(
         needed_bytes: space.as_ref().map(|space| space.needed),
         free_bytes: space.as_ref().and_then(|space| space.free),
         tables,
+        media: None,
     })
 }
 

@@ -85,6 +85,30 @@ pub fn add_one_time_keys(database: &Database) {
 }
 
 #[tokio::test]
+async fn an_attempt_is_stored_once() {
+    let database = Database::of_synapse("backup_once");
+    let repository = Repository::new();
+    let again = |more: &'static [&'static str]| {
+        back_up(&database, &repository).with(&["--operation", "mine", "--run", "3"]).with(more)
+    };
+    let made = again(&[]).run().await.backup().snapshot.clone();
+    let before = repository.snapshots(ALL);
+    for more in [&[][..], &["--draft"]] {
+        let refused = again(more).run().await;
+        refused
+            .refused("AttemptStored", &[&made[..8], "operation mine, run 3", "Nothing was stored", "--operation out"]);
+        assert_eq!(repository.snapshots(ALL), before);
+    }
+    again(&["--attempt", "1"]).run().await.backup();
+
+    // Half of one, such as a draft or what was killed.
+    again(&["--attempt", "2", "--draft"]).run().await.result();
+    again(&["--attempt", "2"]).run().await.refused("AttemptStored", &["no whole backup"]);
+    back_up(&database, &repository).run().await.backup();
+    back_up(&database, &repository).run().await.backup();
+}
+
+#[tokio::test]
 async fn everything_comes_back_but_the_one_time_keys() {
     let database = Database::of_synapse("backup_whole");
     add_one_time_keys(&database);

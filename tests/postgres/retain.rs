@@ -45,6 +45,36 @@ async fn old_backups_go_and_the_rest_is_whole() {
 }
 
 #[tokio::test]
+async fn a_backup_of_the_future_is_not_the_newest_and_takes_nobody_s_place() {
+    let database = Database::of_synapse("retain_future");
+    let repository = Repository::new();
+    let run = async |number: &str| {
+        let done = back_up(&database, &repository).with(&["--operation", "uid", "--run", number]).run().await;
+        done.backup().snapshot.clone()
+    };
+    let first = run("1").await;
+    let stored = repository.list(MANIFEST).remove(0);
+    let tags = stored["tags"].as_array().unwrap().iter().filter_map(|tag| tag.as_str());
+    let was = tags.filter(|tag| tag.starts_with("taken-at=")).collect::<String>();
+    // As PostgreSQL's clock would have it. The snapshot has another name then.
+    repository.restic(&["tag", "--remove", &was, "--add", "taken-at=2031-01-01T00:00:00Z", &first]);
+    let second = run("2").await;
+    let listed = retain(&repository).run().await.result().backups.clone().unwrap();
+    assert_eq!((listed.count, listed.newest[0].id.as_str()), (2, second.as_str()), "the last run is the newest");
+    let ahead = listed.newest[1].taken_at.as_ref().unwrap();
+    assert_eq!(ahead.0.to_string(), "2031-01-01T00:00:00Z");
+
+    let kept = retain(&repository).with(&["--keep-last=1", "--of-run=uid.2"]).run().await;
+    let listed = kept.result().backups.clone().unwrap();
+    assert_eq!((listed.count, listed.newest[0].id.as_str()), (1, second.as_str()));
+    // The run's own backup stays, whatever the order says.
+    let third = run("1").await;
+    let kept = retain(&repository).with(&["--keep-last=1", "--of-run=uid.1"]).run().await;
+    let listed = kept.result().backups.clone().unwrap();
+    assert_eq!(listed.newest.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), [second.as_str(), third.as_str()]);
+}
+
+#[tokio::test]
 async fn what_was_killed_is_cleared_away_and_its_lock_is_no_hindrance() {
     let database = Database::of_synapse("retain_killed");
     let repository = Repository::new();

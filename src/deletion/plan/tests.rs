@@ -82,6 +82,13 @@ fn a_run_that_is_under_way_ends_first_and_so_do_its_jobs() {
 }
 
 #[test]
+fn a_pause_that_ends_in_a_far_future_is_none() {
+    let (mut status, _) = plan(&begun(), &with(failed("SecretKeyMissing")), at(5));
+    status.deletion.as_mut().unwrap().retry_at = Some(Time("2031-01-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(plan(&status, &deleting(), at(6)).1, Action::CreateJob);
+}
+
+#[test]
 fn what_never_had_a_run_has_nothing_to_delete() {
     let seen = Seen { has_nothing: true, ..deleting() };
     assert_eq!(plan(&BackupStatus::default(), &seen, at(0)).1, Action::LetGo);

@@ -67,6 +67,12 @@ fn a_healthy_homeserver_is_looked_at_once_a_day() {
 }
 
 #[test]
+fn an_inspection_of_the_future_keeps_nobody_from_the_next() {
+    let status = inspected(&SynapseStatus::default(), found(healthy()), at("2031-01-01T00:00:00Z"));
+    assert_eq!(plan(&status, &seen(), at(NOON)).1, Action::CreateJob);
+}
+
+#[test]
 fn a_change_and_a_finished_operation_ask_for_another_look() {
     let status = inspected(&SynapseStatus::default(), found(healthy()), at(NOON));
     let soon = at("2026-11-22T12:05:00Z");

@@ -45,7 +45,11 @@ impl Planner<'_> {
     }
 
     fn idle_scheduled(&mut self, calendar: &Calendar) -> Next {
-        let dealt_with = self.status.last_scheduled_at.as_ref().map_or(self.subject.created, |time| time.0);
+        let recorded = self.status.last_scheduled_at.as_ref().map_or(self.subject.created, |time| time.0);
+        let dealt_with = Calendar::dealt_with(recorded, self.now);
+        if dealt_with != recorded {
+            self.status.last_scheduled_at = Some(Time(dealt_with));
+        }
         let due = calendar.due(dealt_with, self.now);
         let next_run_at = calendar.next_after(self.now);
         self.status.next_run_at = next_run_at.map(Time);

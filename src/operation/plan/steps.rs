@@ -15,7 +15,7 @@ use crate::{
         observed::{JobState, ObservedJob, Subject},
         pinned,
     },
-    pause::doubling,
+    pause::{self, doubling},
     task::report::{
         ErrorClass::{self, Terminal, Transient},
         Findings, Report, StepResult,
@@ -103,9 +103,8 @@ impl Planner<'_> {
     fn begin(&mut self, index: usize) -> Option<Next> {
         let now = Time(self.now);
         let step = &mut self.run_mut().steps[index];
-        if let Some(pause) =
-            step.retry_at.as_ref().map(|at| at.0.duration_since(now.0)).filter(|pause| pause.is_positive())
-        {
+        let longest = doubling(FIRST_PAUSE, ATTEMPTS);
+        if let Some(pause) = step.retry_at.as_ref().and_then(|at| pause::left(at.0, longest, now.0)) {
             let why = step.message.as_deref().unwrap_or("it failed");
             let message = format!("waits before it tries again: {why}");
             return Some((Action::Wait(pause), self.step_headline(index, &message)));

@@ -1,6 +1,7 @@
 //! Single decisions, where the simulation is at a moment that chance seldom brings about.
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::{
@@ -10,10 +11,10 @@ use super::{
 use crate::{
     api::{
         conditions::{self, Type},
-        operation::{OperationStatus, Outcome, Run, StepState, Window},
+        operation::{OperationStatus, Outcome, Run, StepState, Trigger, Window},
     },
     operation::{
-        claims,
+        claims, events,
         observed::{JobState, Observed, ObservedClaim, ObservedPod, Subject},
     },
     task::report::{Report, StepResult, TableResult, TaskError},
@@ -205,6 +206,26 @@ fn a_run_that_was_missed_is_in_the_history_once() {
         assert_eq!(missed.status.next_run_at.as_ref().unwrap().0.to_string(), "2026-11-23T01:00:00Z");
         world.subject.status = missed.status;
     }
+}
+
+#[test]
+fn a_schedule_goes_on_after_an_operator_whose_clock_was_ahead_of_time() {
+    let mut world = World::new(&format!("{FULL}, schedule: {{cron: '0 1 * * *', startWithin: 1h}}"));
+    world.subject.status.last_scheduled_at = Some(Time("2031-01-01T01:00:00Z".parse().unwrap()));
+    let noticed = plan(&world.subject, &world.observe(), world.now).status;
+    assert_eq!((noticed.last_scheduled_at.as_ref(), noticed.run.as_ref()), (Some(&Time(world.now)), None));
+    let events = events::between(world.subject.lane, &world.subject.status, &noticed);
+    let event = events.iter().find(|event| event.reason == "ClockAhead").expect("an event");
+    assert!(event.warning && event.note.contains("2031-01-01T01:00:00Z"), "{event:?}");
+    let next = noticed.next_run_at.clone().expect("a next run").0;
+    world.subject.status = noticed;
+    let due = plan(&world.subject, &world.observe(), next).status;
+    assert_eq!(due.run.as_ref().map(|run| run.trigger), Some(Trigger::Schedule));
+    assert!(
+        !events::between(world.subject.lane, &world.subject.status, &due)
+            .iter()
+            .any(|event| event.reason == "ClockAhead")
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     manifest::{APART, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, server_tag},
     marks::Mark,
+    newest::{self, Made},
     origins::tags_of,
 };
 use crate::{
@@ -36,8 +37,10 @@ pub struct Inventory {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backup {
     pub shown: BackupSnapshot,
-    /// The moment that it shows, by PostgreSQL's clock.
+    /// The moment that it shows, by PostgreSQL's clock. That clock may have been wrong.
     pub taken_at: Timestamp,
+    /// The moment that counts where backups are compared.
+    pub counts_as: Timestamp,
     /// Which attempt made it.
     pub attempt: String,
     /// restic's snapshots of all that it consists of, but for the manifest.
@@ -88,11 +91,15 @@ impl Inventory {
     pub fn find_before(&self, moment: Timestamp) -> Result<&Backup> {
         self.backups
             .iter()
-            .find(|backup| backup.taken_at <= moment)
+            .find(|backup| backup.counts_as <= moment)
             .ok_or_else(|| self.not_found(&format!("before {moment}")))
     }
 
     pub(super) fn new(listed: &[Listed]) -> Self {
+        Self::at(listed, Timestamp::now())
+    }
+
+    fn at(listed: &[Listed], now: Timestamp) -> Self {
         let mut attempts: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
         // What a newer release has stored may be whole in its own way.
         for snapshot in listed.iter().filter(|snapshot| is_known(&snapshot.tags)) {
@@ -101,27 +108,29 @@ impl Inventory {
             }
         }
         let mut inventory = Self::default();
+        let mut whole_ones = Vec::new();
         for (attempt, snapshots) in attempts {
             let backup = whole(attempt, &snapshots);
             let belongs = |id: &String| {
-                backup.as_ref().is_some_and(|backup| backup.shown.id == *id || backup.streams.contains(id))
+                backup.as_ref().is_some_and(|(backup, _)| backup.shown.id == *id || backup.streams.contains(id))
             };
             let ids = snapshots.iter().map(|snapshot| snapshot.id.clone());
             let left: Vec<String> = ids.filter(|id| !belongs(id)).collect();
             if !left.is_empty() {
                 inventory.leftovers.insert(attempt.to_owned(), left);
             }
-            inventory.backups.extend(backup);
+            whole_ones.extend(backup);
         }
+        let newest_first = newest::first(whole_ones, |(_, made)| made, now).into_iter();
+        inventory.backups = newest_first.map(|((backup, _), counts_as)| Backup { counts_as, ..backup }).collect();
         inventory.marks = listed.iter().filter(|snapshot| is_known(&snapshot.tags)).filter_map(Mark::read).collect();
         let verified_at = |backup: &Backup| {
-            inventory.mark_of(&backup.shown.id).filter(|mark| mark.is_whole).map(|mark| Time(mark.at))
+            inventory.mark_of(&backup.shown.id, now).filter(|mark| mark.is_whole).map(|mark| Time(mark.at))
         };
         let verified: Vec<Option<Time>> = inventory.backups.iter().map(verified_at).collect();
         for (backup, at) in inventory.backups.iter_mut().zip(verified) {
             backup.shown.verified_at = at;
         }
-        inventory.backups.sort_by_key(|backup| std::cmp::Reverse(backup.taken_at));
         inventory
     }
 
@@ -134,16 +143,17 @@ impl Inventory {
 
 /// The backup that these snapshots of an attempt make, if they do. Of several manifests, such as those of two tasks that did
 /// not know of each other, the first counts: a backup is there once.
-fn whole(attempt: &str, snapshots: &[&Listed]) -> Option<Backup> {
+fn whole(attempt: &str, snapshots: &[&Listed]) -> Option<(Backup, Made)> {
     let mut manifests = snapshots.iter().filter(|snapshot| has(snapshot, MANIFEST_TAG));
     manifests.find_map(|manifest| of_manifest(attempt, manifest, snapshots))
 }
 
-fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Option<Backup> {
+fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Option<(Backup, Made)> {
     let is_stream = |snapshot: &&&Listed| ![MANIFEST_TAG, DRAFT_TAG, MEDIA_TAG].iter().any(|tag| has(snapshot, tag));
     let streams: Vec<&&Listed> = snapshots.iter().filter(is_stream).collect();
     let parts: usize = tag(manifest, "parts=")?.parse().ok()?;
-    let taken_at: Timestamp = tag(manifest, "taken-at=")?.parse().ok()?;
+    let made = Made::read(manifest)?;
+    let taken_at = made.taken_at;
     if streams.len() != parts {
         return None;
     }
@@ -159,7 +169,7 @@ fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Optio
     let all: Vec<&Listed> = streams.into_iter().chain(media).chain(drafts).copied().collect();
     let added = manifest.added + all.iter().map(|snapshot| snapshot.added).sum::<u64>();
     let shown = BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added.cast_signed());
-    Some(Backup {
+    let backup = Backup {
         shown: BackupSnapshot {
             media_bytes,
             authentication_apart_seconds: tag(manifest, APART).and_then(|seconds| seconds.parse().ok()),
@@ -167,9 +177,11 @@ fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Optio
             ..shown
         },
         taken_at,
+        counts_as: taken_at,
         attempt: attempt.to_owned(),
         streams: all.iter().map(|snapshot| snapshot.id.clone()).collect(),
-    })
+    };
+    Some((backup, made))
 }
 
 pub(super) fn has(snapshot: &Listed, wanted: &str) -> bool {
@@ -191,11 +203,11 @@ mod tests {
     fn stored(id: &str, attempt: &str, more: &[&str]) -> Listed {
         let tags =
             [format_tag(), format!("attempt={attempt}")].into_iter().chain(more.iter().map(|tag| (*tag).to_owned()));
-        Listed { id: id.to_owned(), tags: tags.collect(), bytes: 100, added: 7 }
+        Listed { id: id.to_owned(), tags: tags.collect(), stored_at: Timestamp::UNIX_EPOCH, bytes: 100, added: 7 }
     }
 
     fn manifest(id: &str, attempt: &str, parts: &str) -> Listed {
-        stored(id, attempt, &["manifest", parts, "taken-at=2026-11-22T02:00:00Z", "postgres=15"])
+        stored(id, attempt, &["manifest", parts, "taken-at=2016-11-22T02:00:00Z", "postgres=15"])
     }
 
     #[test]
@@ -203,27 +215,28 @@ mod tests {
         let mark = |id: &str, of: &str, at: &str| Listed {
             id: id.to_owned(),
             tags: vec![format_tag(), of.to_owned(), format!("found-at={at}")],
+            stored_at: Timestamp::UNIX_EPOCH,
             bytes: 1,
             added: 1,
         };
         let inventory = Inventory::new(&[
             stored("a", "u.1.1", &[]),
             manifest("whole", "u.1.1", "parts=1"),
-            mark("old", "damaged=whole", "2026-11-22T05:00:00Z"),
-            mark("new", "verified=whole", "2026-11-29T05:00:00Z"),
-            mark("orphan", "verified=gone", "2026-11-22T05:00:00Z"),
+            mark("old", "damaged=whole", "2016-11-22T05:00:00Z"),
+            mark("new", "verified=whole", "2016-11-29T05:00:00Z"),
+            mark("orphan", "verified=gone", "2016-11-22T05:00:00Z"),
         ]);
         assert!(inventory.leftovers.is_empty(), "a mark belongs to no attempt: {inventory:?}");
         let listed = inventory.listed();
-        assert_eq!(listed.newest[0].verified_at, Some(Time("2026-11-29T05:00:00Z".parse().unwrap())));
+        assert_eq!(listed.newest[0].verified_at, Some(Time("2016-11-29T05:00:00Z".parse().unwrap())));
         assert_eq!((listed.newest[0].postgres_major, listed.verified), (Some(15), listed.newest[0].taken_at.clone()));
         assert_eq!(inventory.marks_of_no_use(&[]), ["old", "orphan"]);
         assert_eq!(inventory.marks_of_no_use(&["whole".to_owned()]), ["old", "new", "orphan"]);
         let later = Inventory::new(&[
             stored("a", "u.1.1", &[]),
             manifest("whole", "u.1.1", "parts=1"),
-            mark("old", "verified=whole", "2026-11-22T05:00:00Z"),
-            mark("new", "damaged=whole", "2026-11-29T05:00:00Z"),
+            mark("old", "verified=whole", "2016-11-22T05:00:00Z"),
+            mark("new", "damaged=whole", "2016-11-29T05:00:00Z"),
         ]);
         assert_eq!(later.listed().verified, None, "it was well, and is damaged since");
     }
@@ -247,18 +260,18 @@ mod tests {
         let [backup] = &inventory.backups[..] else { panic!("{inventory:?}") };
         assert_eq!(backup.streams, ["a", "b"]);
         assert_eq!((backup.shown.id.as_str(), backup.shown.bytes, backup.shown.added_bytes), ("whole", 200, 21));
-        assert_eq!(backup.shown.taken_at, Some(Time("2026-11-22T02:00:00Z".parse().unwrap())));
+        assert_eq!(backup.shown.taken_at, Some(Time("2016-11-22T02:00:00Z".parse().unwrap())));
         assert_eq!(inventory.find("latest").map(|backup| backup.shown.id.as_str()), Ok("whole"));
         assert_eq!(inventory.find("who").map(|backup| backup.shown.id.as_str()), Ok("whole"));
         let missing = inventory.find("torn").unwrap_err();
-        assert!(missing.message.contains("whole of 2026-11-22T02:00:00Z"), "{missing}");
+        assert!(missing.message.contains("whole of 2016-11-22T02:00:00Z"), "{missing}");
         assert_eq!(inventory.leftovers["u.2.1"], ["c"]);
         assert_eq!(inventory.leftovers["u.2.2"], ["d", "torn"]);
     }
     #[test]
     fn a_backup_with_media_is_whole_with_those_that_its_manifest_names() {
         let named =
-            |id, attempt, media| stored(id, attempt, &["manifest", "parts=1", "taken-at=2026-11-22T02:00:00Z", media]);
+            |id, attempt, media| stored(id, attempt, &["manifest", "parts=1", "taken-at=2016-11-22T02:00:00Z", media]);
         let inventory = Inventory::new(&[
             stored("stream", "u.1.1", &[]),
             stored("draft", "u.1.1", &["draft"]),
@@ -288,7 +301,7 @@ mod tests {
 
     #[test]
     fn how_far_two_databases_are_apart_is_listed() {
-        let tags = ["manifest", "parts=2", "taken-at=2026-11-22T02:00:00Z", "mas-apart=0.004"];
+        let tags = ["manifest", "parts=2", "taken-at=2016-11-22T02:00:00Z", "mas-apart=0.004"];
         let inventory = Inventory::new(&[
             stored("stream", "u.1.1", &[]),
             stored("of-mas", "u.1.1", &[]),
@@ -311,7 +324,7 @@ mod tests {
         };
         let inventory = Inventory::new(&[
             first("a", &[]),
-            first("whole", &["manifest", "parts=1", "taken-at=2026-11-22T02:00:00Z"]),
+            first("whole", &["manifest", "parts=1", "taken-at=2016-11-22T02:00:00Z"]),
         ]);
         assert_eq!(inventory.backups.len(), 1, "{inventory:?}");
         assert_eq!(inventory.backups[0].shown.media_bytes, None);

@@ -69,15 +69,16 @@ impl Mark {
 }
 
 impl Inventory {
-    /// The newest mark of a backup.
-    pub(super) fn mark_of(&self, backup: &str) -> Option<&Mark> {
-        self.marks.iter().filter(|mark| mark.backup == backup).max_by_key(|mark| mark.at)
+    /// The newest mark of a backup. One of the future, by a clock that was ahead of time, counts only where there is no other.
+    pub(super) fn mark_of(&self, backup: &str, now: Timestamp) -> Option<&Mark> {
+        self.marks.iter().filter(|mark| mark.backup == backup).max_by_key(|mark| (mark.at <= now, mark.at))
     }
 
     /// Marks that say nothing any more: their backup is gone or goes, or there is a newer one of it.
     pub fn marks_of_no_use(&self, going: &[String]) -> Vec<String> {
         let is_there = |mark: &Mark| self.backups.iter().any(|backup| backup.shown.id == mark.backup);
-        let counts = |mark: &Mark| self.mark_of(&mark.backup).is_some_and(|newest| newest.id == mark.id);
+        let now = Timestamp::now();
+        let counts = |mark: &Mark| self.mark_of(&mark.backup, now).is_some_and(|newest| newest.id == mark.id);
         let of_no_use = |mark: &&Mark| going.contains(&mark.backup) || !is_there(mark) || !counts(mark);
         self.marks.iter().filter(of_no_use).map(|mark| mark.id.clone()).collect()
     }

@@ -19,6 +19,7 @@ pub mod list;
 pub mod manifest;
 pub mod marks;
 pub mod media;
+mod newest;
 mod origins;
 pub mod parts;
 mod providers;

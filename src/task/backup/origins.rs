@@ -95,7 +95,7 @@ mod tests {
     fn stored(id: &str, origin: &str, attempt: &str, more: &[&str]) -> Listed {
         let own = [format_tag(), origin_tag(origin), format!("attempt={attempt}")];
         let tags = own.into_iter().chain(more.iter().map(|tag| (*tag).to_owned())).collect();
-        Listed { id: id.to_owned(), tags, bytes: 100, added: 7 }
+        Listed { id: id.to_owned(), tags, stored_at: jiff::Timestamp::UNIX_EPOCH, bytes: 100, added: 7 }
     }
 
     fn backup(id: &str, origin: &str, taken_at: &str) -> [Listed; 2] {
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn what_others_made_is_told_and_counts_once_it_is_adopted() {
         let all = || {
-            let mut all = Vec::from(backup("mine", "own", "2026-11-22T02:00:00Z"));
-            all.extend(backup("old-1", "lost", "2026-11-20T02:00:00Z"));
-            all.extend(backup("old-2", "lost", "2026-11-21T02:00:00Z"));
+            let mut all = Vec::from(backup("mine", "own", "2016-11-22T02:00:00Z"));
+            all.extend(backup("old-1", "lost", "2016-11-20T02:00:00Z"));
+            all.extend(backup("old-2", "lost", "2016-11-21T02:00:00Z"));
             // Nothing whole.
             all.push(stored("half", "staging", "staging.1.1", &[]));
             all
@@ -132,7 +132,7 @@ mod tests {
         let own = Listing::new(all(), &destination(&[])).inventory();
         assert_eq!(names(&own), ["mine"]);
         let [lost] = &own.others[..] else { panic!("{:?}", own.others) };
-        assert_eq!(lost.to_string(), "2 of lost (the newest of 2026-11-21T02:00:00Z)");
+        assert_eq!(lost.to_string(), "2 of lost (the newest of 2016-11-21T02:00:00Z)");
         assert_eq!(own.listed().others, own.others);
 
         let adopting = destination(&["lost"]);

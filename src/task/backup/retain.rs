@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Days, weeks and months are those of this time zone.
     #[arg(long, default_value = "UTC")]
     pub time_zone: String,
+    /// The run whose backup stays, whatever else goes: <UID of its operation>.<run>
+    #[arg(long)]
+    pub of_run: Option<String>,
 }
 
 /// As [`Retention`]; without any of them, all backups are kept.
@@ -75,13 +78,13 @@ impl Keep {
 ///
 /// # Errors
 /// Terminal, `UnknownTimeZone`; what restic answers.
-pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Result<StepResult> {
+pub async fn run(Arguments { destination, keep, time_zone, of_run }: Arguments) -> Result<StepResult> {
     let zone = TimeZone::get(&time_zone)
         .map_err(|error| TaskError::terminal("UnknownTimeZone", format!("{time_zone}: {error}.")))?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let repository = destination.place.open(scratch.path())?;
     let inventory = Listing::read_all(&repository, &destination).await?.inventory();
-    let old = outdated(&inventory.backups, &keep, &zone);
+    let old = outdated(&inventory.backups, &keep, &zone, of_run.as_deref());
     let leftovers: Vec<String> = inventory.leftovers.values().flatten().cloned().collect();
     progress(&format!("{} old backups go, and {} snapshots of attempts that failed", old.len(), leftovers.len()));
 
@@ -105,14 +108,17 @@ pub async fn run(Arguments { destination, keep, time_zone }: Arguments) -> Resul
 /// The name of the hour, the day, … that a moment belongs to.
 type Period = fn(&Zoned) -> String;
 
-/// The backups that nobody wants to keep. They come newest first; the newest is never among them, nor is the newest that was
-/// verified: until another is, it is the one that is known to come back.
-fn outdated<'a>(backups: &'a [Backup], keep: &Keep, zone: &TimeZone) -> Vec<&'a Backup> {
+/// The backups that nobody wants to keep. They come newest first; the newest is never among them, nor is that of this run, nor is the
+/// newest that was verified: until another is, it is the one that is known to come back.
+fn outdated<'a>(backups: &'a [Backup], keep: &Keep, zone: &TimeZone, of_run: Option<&str>) -> Vec<&'a Backup> {
     if keep.is_everything() {
         return Vec::new();
     }
     let mut kept: BTreeSet<usize> = (0..backups.len()).take(keep.keep_last.unwrap_or(1).max(1).into()).collect();
     kept.extend(backups.iter().position(|backup| backup.shown.verified_at.is_some()));
+    if let Some(run) = of_run.map(|run| format!("{run}.")) {
+        kept.extend(backups.iter().position(|backup| backup.attempt.starts_with(&run)));
+    }
     let periods: [(Option<u16>, Period); 5] = [
         (keep.keep_hourly, |at| at.strftime("%F %H %z").to_string()),
         (keep.keep_daily, |at| at.strftime("%F").to_string()),
@@ -157,6 +163,7 @@ mod tests {
         let backup = |moment: &&str| Backup {
             shown: BackupSnapshot { id: (*moment).to_owned(), ..Default::default() },
             taken_at: moment.parse().unwrap(),
+            counts_as: moment.parse().unwrap(),
             attempt: String::new(),
             streams: vec![],
         };
@@ -165,8 +172,10 @@ mod tests {
 
     fn left(moments: &[&str], keep: Keep, zone: &str) -> Vec<String> {
         let backups = backups(moments);
-        let old: Vec<&str> =
-            outdated(&backups, &keep, &TimeZone::get(zone).unwrap()).iter().map(|old| old.shown.id.as_str()).collect();
+        let old: Vec<&str> = outdated(&backups, &keep, &TimeZone::get(zone).unwrap(), None)
+            .iter()
+            .map(|old| old.shown.id.as_str())
+            .collect();
         moments.iter().filter(|moment| !old.contains(moment)).map(|moment| (*moment).to_owned()).collect()
     }
 
@@ -215,8 +224,23 @@ mod tests {
         }
         let keep = Keep { keep_last: Some(1), ..Keep::default() };
         let old: Vec<&str> =
-            outdated(&made, &keep, &TimeZone::UTC).iter().map(|backup| backup.shown.id.as_str()).collect();
+            outdated(&made, &keep, &TimeZone::UTC, None).iter().map(|backup| backup.shown.id.as_str()).collect();
         assert_eq!(old, ["2026-11-20T02:00:00Z"]);
+    }
+
+    #[test]
+    fn the_backup_of_the_run_itself_is_never_outdated() {
+        let mut made = backups(&["2026-11-22T02:00:00Z", "2026-11-21T02:00:00Z", "2026-11-20T02:00:00Z"]);
+        made.iter_mut()
+            .zip(["u.12.1", "u.1.2", "u.11.1"])
+            .for_each(|(backup, attempt)| backup.attempt = attempt.to_owned());
+        let keep = Keep { keep_last: Some(1), ..Keep::default() };
+        let old = |of_run| {
+            let old = outdated(&made, &keep, &TimeZone::UTC, of_run);
+            old.iter().map(|backup| backup.attempt.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(old(Some("u.1")), ["u.11.1"]);
+        assert_eq!(old(Some("u.12")), ["u.1.2", "u.11.1"]);
     }
 
     #[test]

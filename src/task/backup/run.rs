@@ -20,8 +20,11 @@ use super::{
     Arguments,
     dump::Stream,
     held::{Databases, Watch},
-    list::Inventory,
-    manifest::{AUTHENTICATION, AuthenticationDump, CONFIG_FILE, FORMAT, Manifest, StoredPart, StoredParts},
+    list::{Inventory, has},
+    manifest::{
+        self, AUTHENTICATION, AuthenticationDump, CONFIG_FILE, FORMAT, MANIFEST_TAG, Manifest, StoredPart, StoredParts,
+        TAG,
+    },
     out_of_time, providers,
     seal::{Attempt, Sealed, findings},
     stopped,
@@ -33,6 +36,7 @@ use crate::{
     restic::{Repository, Stored},
     synapse::version,
     task::{
+        arguments::Connection,
         output::progress,
         report::{Findings, Report, Result, StepResult, TaskError},
     },
@@ -117,7 +121,9 @@ impl<'a> Backup<'a> {
 
         let service = arguments.authentication_service.as_ref();
         let held = Databases::hold(&arguments.connection, service, &arguments.destination.server_name);
-        let (databases, watches) = held.await?;
+        let (is_new_attempt, held) = tokio::join!(refuse_stored(&repository, arguments), held);
+        is_new_attempt?;
+        let (databases, watches) = held?;
         let synapse_version = match &arguments.synapse_url {
             Some(url) => version::server_version(url).await.ok(),
             None => None,
@@ -209,10 +215,38 @@ impl<'a> Backup<'a> {
     }
 
     fn attempt(&self) -> Attempt {
-        let Application { operation, run, attempt } = &self.databases.synapse.target.application;
-        let name = format!("{}.{run}.{attempt}", operation.replace(',', "-"));
+        let name = attempt_name(&self.databases.synapse.target.application);
         Attempt { destination: self.arguments.destination.clone(), name }
     }
+}
+
+/// A comma is the end of a tag.
+fn attempt_name(Application { operation, run, attempt }: &Application) -> String {
+    format!("{}.{run}.{attempt}", operation.replace(',', "-"))
+}
+
+/// What carries the name of an attempt is one backup: streams of a second call under the same name would make it none.
+async fn refuse_stored(repository: &Repository, arguments: &Arguments) -> Result<()> {
+    let Connection { operation, run, attempt, .. } = &arguments.connection;
+    let application = Application { operation: operation.clone(), run: *run, attempt: *attempt };
+    let tags = [
+        TAG.to_owned(),
+        manifest::origin_tag(&arguments.destination.origin),
+        manifest::attempt_tag(&attempt_name(&application)),
+    ];
+    let stored = repository.list(&[tags.to_vec()]).await?;
+    let Some(first) = stored.first() else { return Ok(()) };
+    let what = match stored.iter().find(|snapshot| has(snapshot, MANIFEST_TAG)) {
+        Some(manifest) => format!("backup {:.8}", manifest.id),
+        None => format!("{} snapshots, such as {:.8}, and no whole backup", stored.len(), first.id),
+    };
+    Err(TaskError::transient(
+        "AttemptStored",
+        format!(
+            "The repository already has {what} of operation {operation}, run {run}, attempt {attempt}. Nothing was stored. By \
+             hand: leave --operation out, or give another --run or --attempt."
+        ),
+    ))
 }
 
 /// Seconds, rounded up to a thousandth: it is said that no more lies between them.

@@ -8,6 +8,7 @@ use super::{
     Destination,
     list::{Inventory, has, tag},
     manifest::{self, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, Manifest, TAG},
+    newest::{self, Made},
     origins::Listing,
     stream::carry_bytes,
 };
@@ -103,8 +104,10 @@ impl Draft {
         let of_run = of_run.map(|run| format!("{run}."));
         let is_of_run = |draft: &Self| of_run.as_ref().is_none_or(|run| draft.attempt.starts_with(run));
         let drafts = listed.iter().filter(|snapshot| has(snapshot, DRAFT_TAG) && manifest::is_known(&snapshot.tags));
-        let newest = drafts.filter_map(Self::read).filter(is_of_run).max_by_key(|draft| draft.taken_at.0);
-        newest.ok_or_else(|| {
+        let drafts = drafts.filter_map(|snapshot| Some((Self::read(snapshot)?, Made::read(snapshot)?)));
+        let drafts = drafts.filter(|(draft, _)| is_of_run(draft)).collect();
+        let newest = newest::first(drafts, |(_, made)| made, Timestamp::now()).into_iter().next();
+        newest.map(|((draft, _), _)| draft).ok_or_else(|| {
             TaskError::transient(
                 "DraftMissing",
                 "The repository does not list the database's part of this backup. Is it a storage that shows writes late, or \
@@ -120,11 +123,11 @@ impl Draft {
     }
 }
 
-/// The newest media of an origin, by the moments of their databases.
+/// The newest media of an origin.
 pub fn newest_media(listed: &[Listed]) -> Option<&str> {
     let media = listed.iter().filter(|snapshot| has(snapshot, MEDIA_TAG));
-    let moment = |snapshot: &&Listed| tag(snapshot, "taken-at=").and_then(|at| at.parse::<Timestamp>().ok());
-    media.max_by_key(moment).map(|snapshot| snapshot.id.as_str())
+    let media = media.filter_map(|snapshot| Some((snapshot.id.as_str(), Made::read(snapshot)?))).collect();
+    newest::first(media, |(_, made)| made, Timestamp::now()).into_iter().next().map(|((id, _), _)| id)
 }
 
 /// What is told of a snapshot that was stored: of the backup, or of its draft.
@@ -146,12 +149,12 @@ mod tests {
     fn stored(id: &str, attempt: &str, kind: &str, taken_at: &str) -> Listed {
         let tags =
             [manifest::format_tag(), format!("attempt={attempt}"), kind.to_owned(), format!("taken-at={taken_at}")];
-        Listed { id: id.to_owned(), tags: tags.to_vec(), bytes: 1, added: 1 }
+        Listed { id: id.to_owned(), tags: tags.to_vec(), stored_at: Timestamp::UNIX_EPOCH, bytes: 1, added: 1 }
     }
 
     #[test]
     fn the_draft_is_that_of_the_run_and_of_its_last_attempt() {
-        let (one, two, three) = ("2026-11-22T02:00:00Z", "2026-11-22T02:10:00Z", "2026-11-23T02:00:00Z");
+        let (one, two, three) = ("2016-11-22T02:00:00Z", "2016-11-22T02:10:00Z", "2016-11-23T02:00:00Z");
         let listed = [
             stored("b", "u.1.2", "draft", two),
             stored("a", "u.1.1", "draft", one),

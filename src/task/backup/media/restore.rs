@@ -2,6 +2,7 @@
 //! deleted, and what was uploaded since stays.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -70,7 +71,12 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         return if arguments.if_any { Ok(nothing) } else { Err(no_media(&backup)) };
     };
     writable(&arguments.media_store, None)?;
-    let restored = repository.restore_files(&media.snapshot, &arguments.media_store, stop).await?;
+    // restic would put a folder in the place of a media store that is a link.
+    let root = fs::canonicalize(&arguments.media_store).map_err(|error| {
+        let refused = Refused { item: arguments.media_store.display().to_string(), why: error.to_string() };
+        store::not_written(&[refused])
+    })?;
+    let restored = repository.restore_files(&media.snapshot, &root, stop).await?;
     let restored = restored.map_err(|refused| store::not_written(&refused))?;
     let summary = format!(
         "{} files of media are as they were on {}: {}, of which {} had to be written",
