@@ -1,6 +1,7 @@
 //! `SynapseBackup`: what a homeserver can be brought back from.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,10 @@ use super::{
     schedule::Schedule,
     verification::Verification,
 };
-use crate::{bytes, task::report::Verdict};
+use crate::{
+    bytes,
+    task::report::{Coverage, Verdict},
+};
 
 /// As many snapshots are listed in a status.
 const LISTED: usize = 20;
@@ -187,6 +191,10 @@ impl BackupStatus {
             }
             self.jobs = run.synapse.as_ref().map(|pinned| pinned.spec.jobs.clone()).or(self.jobs.take());
             for step in &mut run.steps {
+                if let Some(coverage) = step.result.as_mut().and_then(|result| result.coverage.take()) {
+                    let seen_at = step.finished_at.as_ref().unwrap_or(&run.started_at);
+                    tell_coverage(conditions, &coverage, run.generation, seen_at.0);
+                }
                 let Some(listed) = step.result.as_mut().and_then(|result| result.backups.take()) else { continue };
                 let seen_at = step.finished_at.as_ref().unwrap_or(&run.started_at);
                 origins::tell(conditions, &listed.others, adopter, run.generation, seen_at.0);
@@ -282,6 +290,19 @@ impl BackupStatus {
             self.last_verified_at = whole.filter_map(|snapshot| snapshot.taken_at.clone()).next();
         }
     }
+}
+
+/// Tells what a restore will not bring back, until a backup is made of which it will bring back all.
+fn tell_coverage(conditions: &mut Vec<Condition>, coverage: &Coverage, generation: i64, now: Timestamp) {
+    let mut conditions = Conditions::new(conditions, generation, now);
+    let left_out = (!coverage.not_restored.is_empty())
+        .then(|| format!("A restore of the newest backup does not bring back {}", coverage.not_restored.join("; ")));
+    let message = coverage.superuser_needed.iter().cloned().chain(left_out).collect::<Vec<_>>().join(" ");
+    match (coverage.superuser_needed.is_empty(), message.is_empty()) {
+        (_, true) => conditions.clear(Type::NotAllRestored),
+        (true, false) => conditions.set(Type::NotAllRestored, true, "PartsLeftOut", &message),
+        (false, false) => conditions.set(Type::NotAllRestored, true, "SuperuserNeeded", &message),
+    };
 }
 
 /// The backups of an object in its repository.

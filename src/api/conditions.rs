@@ -26,6 +26,8 @@ pub enum Type {
     RetentionFailed,
     /// A backup: the last drill restored one and found it whole. Unknown: it could not be carried out.
     Verified,
+    /// A backup: a restore of the newest one does not bring back all of the database.
+    NotAllRestored,
     /// A backup: the repository has backups of the same homeserver that other objects made.
     OtherOrigins,
     /// A backup: one of the newest is of the future.
@@ -57,7 +59,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -66,6 +68,7 @@ impl Type {
         Self::Quiesced,
         Self::RetentionFailed,
         Self::Verified,
+        Self::NotAllRestored,
         Self::OtherOrigins,
         Self::ClockAhead,
         Self::MediaMissing,
@@ -93,6 +96,7 @@ impl Type {
             Self::Quiesced => "Quiesced",
             Self::RetentionFailed => "RetentionFailed",
             Self::Verified => "Verified",
+            Self::NotAllRestored => "NotAllRestored",
             Self::OtherOrigins => "OtherOrigins",
             Self::ClockAhead => "ClockAhead",
             Self::MediaMissing => "MediaMissing",

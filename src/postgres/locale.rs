@@ -69,6 +69,11 @@ impl Locale {
     /// The statement that makes an empty database with it, on a server of this version (`server_version_num`). `owner`:
     /// without it, the role that makes it.
     pub fn creation(&self, name: &str, owner: Option<&str>, version: i32) -> String {
+        self.creation_from("template0", name, owner, version)
+    }
+
+    /// The same from another template, which has this locale.
+    pub fn creation_from(&self, template: &str, name: &str, owner: Option<&str>, version: i32) -> String {
         let owner = owner.map(|owner| format!(" OWNER {}", quote::ident(owner))).unwrap_or_default();
         let [encoding, collate, ctype] = [&self.encoding, &self.collate, &self.ctype].map(|text| quote::literal(text));
         let provider = match (&self.locale_provider, &self.provider_locale) {
@@ -79,7 +84,7 @@ impl Locale {
             _ => String::new(),
         };
         format!(
-            "CREATE DATABASE {}{owner} TEMPLATE template0 ENCODING {encoding} LC_COLLATE {collate} LC_CTYPE {ctype}{provider}",
+            "CREATE DATABASE {}{owner} TEMPLATE {template} ENCODING {encoding} LC_COLLATE {collate} LC_CTYPE {ctype}{provider}",
             quote::ident(name)
         )
     }

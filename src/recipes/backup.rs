@@ -237,7 +237,7 @@ mod tests {
             repository::{SECRET, VOLUME},
             tests::homeserver,
         },
-        task::report::StepResult,
+        task::report::{Coverage, StepResult},
     };
 
     fn object(spec: &str) -> SynapseBackup {
@@ -464,6 +464,38 @@ mod tests {
         let status = object.status.as_ref().unwrap();
         assert_eq!(status.last_success_at, moment("2026-11-22T02:00:00Z"));
         assert_eq!(conditions::find(&status.operation.conditions, Type::ClockAhead), None);
+    }
+
+    #[test]
+    fn what_a_restore_will_not_bring_back_is_a_condition_until_a_backup_has_none_of_it() {
+        let after = |object: &mut SynapseBackup, coverage: Option<Coverage>| {
+            let result = StepResult { coverage, ..StepResult::default() };
+            let run: Run = serde_json::from_value(serde_json::json!({
+                "number": 1, "trigger": "Once", "generation": 1, "startedAt": "2026-11-22T02:00:00Z",
+                "downtime": {}, "steps": [{"name": "database", "state": "Succeeded", "result": result}],
+            }))
+            .unwrap();
+            let conditions = object.status.take().map(|status| status.operation.conditions).unwrap_or_default();
+            object.set_status(OperationStatus { run: Some(Box::new(run)), conditions, ..OperationStatus::default() });
+            let conditions = &object.status.as_ref().unwrap().operation.conditions;
+            conditions::find(conditions, Type::NotAllRestored)
+                .map(|found| (found.reason.clone(), found.message.clone()))
+        };
+        let mut object = object("repository: {secretName: s3}");
+        let left_out = vec!["extension a: only a superuser can make it".to_owned()];
+        let coverage = Coverage { not_restored: left_out.clone(), ..Coverage::default() };
+        let (reason, message) = after(&mut object, Some(coverage)).expect("it is said");
+        assert_eq!(reason, "PartsLeftOut");
+        assert_eq!(
+            message,
+            "A restore of the newest backup does not bring back extension a: only a superuser can make it"
+        );
+        assert_eq!(after(&mut object, None).expect("it stays").0, "PartsLeftOut");
+        let coverage = Coverage { not_restored: left_out, superuser_needed: vec!["Tables need it.".to_owned()] };
+        let (reason, message) = after(&mut object, Some(coverage)).expect("it is said");
+        assert_eq!(reason, "SuperuserNeeded");
+        assert!(message.starts_with("Tables need it. A restore"), "{message}");
+        assert_eq!(after(&mut object, Some(Coverage::default())), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod place;
 pub mod preflight;
 pub mod report;
 pub mod restore;
+pub mod schema;
 pub mod vacuum;
 pub mod verify;
 

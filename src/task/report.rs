@@ -169,6 +169,9 @@ pub struct StepResult {
     /// The database that was made, or is kept, beside the homeserver's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beside: Option<DatabaseLeft>,
+    /// What a restore of the backup that was made will not bring back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
     /// Where to go on, where the budget ended before the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
@@ -185,6 +188,26 @@ impl StepResult {
             warnings: earlier.warnings.into_iter().chain(self.warnings).collect(),
             ..self
         }
+    }
+}
+
+/// What a restore of a backup will not bring back, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Coverage {
+    /// What is left out, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_restored: Vec<String>,
+    /// Why a restore is refused until a superuser has been there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub superuser_needed: Vec<String>,
+}
+
+impl Coverage {
+    /// All of it, as warnings of a step.
+    pub fn warnings(&self) -> Vec<String> {
+        let left_out = self.not_restored.iter().map(|line| format!("a restore does not bring back {line}"));
+        self.superuser_needed.iter().cloned().chain(left_out).collect()
     }
 }
 

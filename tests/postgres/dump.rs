@@ -195,6 +195,71 @@ async fn every_way_in_which_pg_dump_writes_a_database_comes_back() {
     }
 }
 
+/// What its superuser has made in a database, and a view that must be filled.
+const OF_A_SUPERUSER: &str = "\
+    CREATE EXTENSION postgres_fdw; CREATE EXTENSION pg_stat_statements; \
+    CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw; CREATE USER MAPPING FOR synapse SERVER elsewhere; \
+    CREATE FOREIGN TABLE far (a int) SERVER elsewhere; CREATE VIEW near AS SELECT * FROM far; \
+    CREATE MATERIALIZED VIEW copied AS SELECT * FROM far WITH NO DATA; CREATE INDEX ON copied (a); \
+    CREATE VIEW slow AS SELECT query FROM pg_stat_statements; \
+    CREATE FUNCTION pages(regclass) RETURNS bigint LANGUAGE c STRICT AS '$libdir/pgstattuple', 'pg_relpagesbyid'; \
+    CREATE FUNCTION noop() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN END$$; \
+    CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION noop(); CREATE PUBLICATION everything FOR ALL TABLES; \
+    SELECT lo_from_bytea(0, 'large'); SELECT lo_create(0); \
+    CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM events; CREATE MATERIALIZED VIEW above AS SELECT * FROM counted; \
+    CREATE MATERIALIZED VIEW never AS SELECT 1 AS one WITH NO DATA";
+
+#[tokio::test]
+async fn what_a_superuser_has_made_is_left_out_and_views_are_filled() {
+    let (database, dumps) = (Database::of_synapse("dump_portable"), Dumps::new());
+    database.sql("TRUNCATE e2e_one_time_keys_json");
+    database.sql(OF_A_SUPERUSER);
+    let before = content(&database);
+    for (name, format) in [("synapse.sql", "-Fp"), ("synapse.dump", "-Fc")] {
+        // The rows of the foreign table are elsewhere.
+        let dump = dumps.dump(&database, name, &[format]);
+        let uid = format!("portable{format}-1");
+        let finished = restore(&database, &dump, &uid).run().await;
+        let warnings = finished.result().warnings.join("\n");
+        let (extension, view) = match format {
+            "-Fc" => ("extension postgres_fdw, function public.pages(regclass)", "view public.slow"),
+            _ => ("statements about extensions", "not restored: CREATE VIEW public.slow"),
+        };
+        for words in [extension, view, "large objects", "public.near", "public.copied"] {
+            assert!(warnings.contains(words), "{name}: {words:?} is not in\n{warnings}");
+        }
+        let restored = beside(&database, &uid, "0");
+        assert_eq!(content(&restored), before, "{name}");
+        let filled =
+            "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'm' AND relispopulated";
+        assert_eq!(restored.sql(filled), "above counted", "{name}");
+        assert_eq!(restored.sql("SELECT count FROM above"), database.sql("SELECT count(*) FROM events"));
+        assert_eq!(restored.sql("SELECT count(*) FROM pg_event_trigger"), "0");
+        database.server.psql("postgres", &format!("DROP DATABASE \"{}\"", restored.name));
+    }
+}
+
+#[tokio::test]
+async fn what_a_dump_cannot_bring_is_found_before_its_rows_go_in() {
+    let (database, dumps) = (Database::of_synapse("dump_early"), Dumps::new());
+    database.sql("CREATE EXTENSION bloom; CREATE INDEX blooms ON users USING bloom (name)");
+    let dump = dumps.dump(&database, "synapse.dump", &["-Fc"]);
+    let uid = "dump-early-01";
+    let words =
+        ["extension bloom (only a superuser can make it), which index public.blooms needs", "synapse_keeper_template"];
+    let refused = restore(&database, &dump, uid).run().await;
+    refused.refused("SuperuserNeeded", &words);
+    // Behind all rows of a file that is longer than what was looked at before.
+    database.sql("DROP EXTENSION bloom CASCADE");
+    let script = dumps.dump(&database, "synapse.sql", &[]);
+    assert!(fs::metadata(&script).unwrap().len() > 1 << 20, "it must be longer than what is looked at in a repository");
+    let script = dumps.changed(&script, "late.sql", |script| format!("{script}VACUUM;\n"));
+    let running = restore(&database, &script, uid).run().await;
+    running.refused("DumpNotAllowed", &["VACUUM"]);
+    assert_eq!(left(&database, uid), "");
+    assert!(!running.printed.contains("made database"), "nothing was made before it was seen: {running:?}");
+}
+
 #[tokio::test]
 async fn a_dump_comes_back_out_of_a_restic_repository() {
     let (database, dumps, repository) = (homeserver("dump_restic"), Dumps::new(), Repository::new());

@@ -21,6 +21,7 @@ mod media_found;
 mod media_links;
 mod memory;
 mod others;
+mod portable;
 mod preflight;
 mod restore;
 mod restore_schema;

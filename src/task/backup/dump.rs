@@ -6,6 +6,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    coverage::Covered,
     held::Held,
     manifest::{AUTHENTICATION, SCHEMA_FILE},
     parts::{self, Part},
@@ -59,6 +60,8 @@ impl<'a> Stream<'a> {
             Content::Schema => {
                 let schema = stop.run_until_cancelled(output_of(self.schema(), "pg_dump")).await;
                 let schema = schema.unwrap_or_else(|| Err(stopped()))?;
+                let covered = stop.run_until_cancelled(Covered::look(self.held, &schema, scratch)).await;
+                let _ = self.held.covered.set(covered.unwrap_or_else(|| Err(stopped()))?);
                 let stored = carry_bytes_unless(stop, &schema, repository.store_stream(&self.file, tags)?).await?;
                 Ok((stored, Counted::new()))
             }

@@ -1,19 +1,20 @@
 //! The databases that are backed up, held as they were at one moment.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use super::{
+    coverage::Covered,
     facts::Facts,
     manifest::{Dump, StoredParts},
     snapshot::{self, Snapshot},
 };
 use crate::{
-    postgres::{Session, Target, lock, programs::Programs, sessions},
+    postgres::{Locale, Session, Target, lock, programs::Programs, sessions},
     synapse::database::SchemaVersion,
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
-        report::{Result, TaskError},
+        report::{Coverage, Result, TaskError},
     },
 };
 
@@ -24,6 +25,8 @@ pub struct Held {
     pub programs: Programs,
     pub snapshot: Snapshot,
     facts: Facts,
+    /// Known when its schema has been read.
+    pub covered: OnceLock<Covered>,
 }
 
 /// All that are.
@@ -85,6 +88,16 @@ impl Databases {
         [&self.synapse].into_iter().chain(self.authentication.as_ref().map(|service| &service.held))
     }
 
+    /// What a restore of them will not bring back.
+    pub fn coverage(&self) -> Coverage {
+        let all = self.all().filter_map(|held| Some(held.covered.get()?.told(held)));
+        all.fold(Coverage::default(), |mut coverage, Coverage { not_restored, superuser_needed }| {
+            coverage.not_restored.extend(not_restored);
+            coverage.superuser_needed.extend(superuser_needed);
+            coverage
+        })
+    }
+
     /// The transactions are still open, so the snapshots held to the end.
     ///
     /// # Errors
@@ -107,18 +120,29 @@ async fn hold_authentication(mut snapshot: Snapshot, watch: &Watch, apart: Durat
 impl Held {
     async fn new(watch: &Watch, snapshot: Snapshot, facts: Facts) -> Result<Self> {
         let programs = Programs::of(facts.postgres_version).await?;
-        Ok(Self { whose: watch.whose, target: watch.target.clone(), programs, snapshot, facts })
+        let (whose, target) = (watch.whose, watch.target.clone());
+        Ok(Self { whose, target, programs, snapshot, facts, covered: OnceLock::new() })
+    }
+
+    pub fn locale(&self) -> &Locale {
+        &self.facts.locale
     }
 
     /// For the manifest.
     pub fn dump(&self, parts: StoredParts) -> Dump {
         let Facts { postgres_version, locale, bytes } = &self.facts;
+        let Covered { not_restored, superuser_needed, unfilled_views, search_path } =
+            self.covered.get().cloned().unwrap_or_default();
         Dump {
             postgres_version: *postgres_version,
             locale: locale.clone(),
             database_bytes: *bytes,
             parts,
             left_out: self.snapshot.left_out.clone(),
+            not_restored,
+            superuser_needed,
+            unfilled_views,
+            search_path,
         }
     }
 }

@@ -10,7 +10,10 @@ use crate::{
     postgres::Locale,
     restic::Repository,
     synapse::database::SchemaVersion,
-    task::report::{Result, TaskError},
+    task::{
+        report::{Result, TaskError},
+        schema::{Needed, NotRestored},
+    },
 };
 
 /// The manifest's name in its snapshot.
@@ -152,6 +155,18 @@ pub struct Dump {
     pub parts: StoredParts,
     /// Tables whose rows were left out on purpose.
     pub left_out: Vec<String>,
+    /// What of the database a restore as Synapse's role does not bring back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_restored: Vec<NotRestored>,
+    /// What a restore cannot make and tables need: without a superuser it is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superuser_needed: Vec<Needed>,
+    /// Materialized views that nobody had filled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfilled_views: Vec<String>,
+    /// The `search_path` of the session that made the backup: materialized views are filled with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search_path: Option<String>,
 }
 
 /// Streams by the name of their file.

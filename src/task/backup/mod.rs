@@ -10,6 +10,7 @@
 
 mod check;
 mod config;
+mod coverage;
 pub mod delete;
 mod destination;
 mod dump;

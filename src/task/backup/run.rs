@@ -38,7 +38,7 @@ use crate::{
     task::{
         arguments::Connection,
         output::progress,
-        report::{Findings, Report, Result, StepResult, TaskError},
+        report::{Coverage, Findings, Report, Result, StepResult, TaskError},
     },
 };
 
@@ -82,12 +82,13 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     let manifest = backup.manifest(parts, began.elapsed());
     let attempt = backup.attempt();
     let is_new = backup.is_new;
+    let coverage = backup.databases.coverage();
     if arguments.draft {
         let Stored { snapshot, added: also, .. } = attempt.leave_draft(&backup.repository, &manifest).await?;
-        return Ok(Done { manifest, snapshot, added: added + also, is_new, inventory: None });
+        return Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, inventory: None });
     }
     let Sealed { snapshot, added: also, inventory } = attempt.seal(&backup.repository, &manifest).await?;
-    Ok(Done { manifest, snapshot, added: added + also, is_new, inventory: Some(inventory) })
+    Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, inventory: Some(inventory) })
 }
 
 /// A backup under way.
@@ -262,6 +263,8 @@ struct Done {
     /// Bytes that came new into the repository.
     added: u64,
     is_new: bool,
+    /// What a restore will not bring back.
+    coverage: Coverage,
     /// All of the origin, read back from the repository. `None`: the media are to come, and until then there is no backup.
     inventory: Option<Inventory>,
 }
@@ -299,7 +302,9 @@ impl Done {
                 .then(|| KEEP_THE_PASSWORD.to_owned())
                 .into_iter()
                 .chain(manifest.warnings.clone())
+                .chain(self.coverage.warnings())
                 .collect(),
+            coverage: Some(self.coverage.clone()),
             backups: self.inventory.as_ref().map(Inventory::listed),
             ..StepResult::default()
         }

@@ -4,7 +4,10 @@
 //! [`super::lexer`] saw one, that is an error and not a way around the [`super::rules`]. There is no `psql`, so nothing is left
 //! that would obey a backslash.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use futures::future::try_join_all;
 use sqlx::AssertSqlSafe;
@@ -31,24 +34,34 @@ const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idl
 pub struct Loaded {
     /// Rows that PostgreSQL took, by table, as the dump writes its name.
     pub rows: BTreeMap<String, u64>,
+    /// Materialized views that are to be filled, as the dump writes their names.
+    pub views: BTreeSet<String>,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
     /// What was left out, for people.
     pub warnings: Vec<String>,
 }
 
-/// Reads a dump to its end and does what it says.
+/// Reads a dump to its end and does what it says, but for the entries of these numbers.
 ///
 /// Dropped in the middle, it leaves a part of a database.
 ///
 /// # Errors
 /// Terminal: `DumpNotAllowed`, `DumpIncomplete`, `DumpUnreadable`, `PostgresTooOld`; `RestoreFailed`, with what PostgreSQL
 /// said of which line. What restic answers.
-pub async fn load(mut reading: Reading, target: &Target, at_once: u16) -> Result<Loaded> {
+pub async fn load(mut reading: Reading, skipped: BTreeSet<u32>, target: &Target, at_once: u16) -> Result<Loaded> {
     let session = new_session(target, &[]).await?;
     let major = session.version / 10_000;
-    let mut loading = Loading { target, at_once, session, settings: Vec::new(), indexes: Vec::new() };
-    let (mut script, mut rows) = (Script::new(major), BTreeMap::<String, u64>::new());
+    let mut loading = Loading {
+        target,
+        at_once,
+        session,
+        settings: Vec::new(),
+        indexes: Vec::new(),
+        missing: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let (mut script, mut rows) = (Script::without(major, skipped), BTreeMap::<String, u64>::new());
     let mut buffer = Vec::new();
     loop {
         match next(&mut script, &mut reading, &mut buffer).await? {
@@ -74,9 +87,10 @@ pub async fn load(mut reading: Reading, target: &Target, at_once: u16) -> Result
     }
     // Whoever did not give all of it knows why better than what was given.
     let sha256 = reading.finish().await?;
-    let warnings = script.finish()?;
+    let mut warnings = script.finish()?;
     loading.make_indexes().await?;
-    Ok(Loaded { rows, sha256, warnings })
+    warnings.append(&mut loading.warnings);
+    Ok(Loaded { rows, views: script.views, sha256, warnings })
 }
 
 /// What to do next; `None`: the dump is over.
@@ -101,16 +115,30 @@ struct Loading<'a> {
     settings: Vec<Statement>,
     /// Indexes that can be made at once.
     indexes: Vec<Statement>,
+    /// Views and the like that could not be made, each by the tokens of its name.
+    missing: Vec<Vec<String>>,
+    warnings: Vec<String>,
 }
 
 impl Loading<'_> {
     async fn run(&mut self, statement: Statement) -> Result<()> {
+        if self.missing.iter().any(|name| is_about(&statement, name)) {
+            self.warnings.push(format!("not restored: {} (it needs what is left out)", statement.beginning()));
+            return Ok(());
+        }
         if makes_an_index(&statement) {
             self.indexes.push(statement);
             return Ok(());
         }
         self.make_indexes().await?;
-        run(&mut self.session, &statement).await?;
+        let query = sqlx::query(AssertSqlSafe(statement.text.clone())).persistent(false);
+        if let Err(error) = query.execute(&mut self.session.connection).await {
+            let name = optional(&statement).filter(|_| lacks_something(&error));
+            let Some(name) = name else { return Err(failed(&error, &statement)) };
+            let said = error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+            self.warnings.push(format!("not restored: {} ({said})", statement.beginning()));
+            self.missing.push(name);
+        }
         let is_setting = match statement.tokens().nth(3).as_deref() {
             Some("SET_CONFIG") => true,
             _ => statement.tokens().next().as_deref() == Some("SET"),
@@ -138,6 +166,38 @@ impl Loading<'_> {
         });
         try_join_all(making).await.map(drop)
     }
+}
+
+/// The name of what a statement makes, where Synapse does not need it: what hangs on somebody's extension or server goes with it.
+fn optional(statement: &Statement) -> Option<Vec<String>> {
+    let tokens: Vec<String> = statement.tokens().take(12).collect();
+    let words: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let rest = match words[..] {
+        ["CREATE", "OR", "REPLACE", "VIEW" | "FUNCTION", ..] => &tokens[4..],
+        ["CREATE", "MATERIALIZED", "VIEW", ..] => &tokens[3..],
+        ["CREATE", "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" | "POLICY" | "STATISTICS", ..] => &tokens[2..],
+        _ => return None,
+    };
+    let length = if rest.get(1).is_some_and(|dot| dot == ".") { 3 } else { 1 };
+    Some(rest.iter().take(length).cloned().collect())
+}
+
+/// undefined_table, undefined_function, undefined_object, invalid_schema_name
+fn lacks_something(error: &sqlx::Error) -> bool {
+    matches!(errors::sqlstate(error), Some("42P01" | "42883" | "42704" | "3F000"))
+}
+
+/// Whether a statement is about what has this name, such as an index on a view: `ON public.v`, `ALTER TABLE ONLY public.v`.
+fn is_about(statement: &Statement, name: &[String]) -> bool {
+    let tokens: Vec<String> = statement.tokens().collect();
+    let follows = |at: usize| tokens[at..].starts_with(name);
+    let alters =
+        tokens.first().is_some_and(|verb| verb == "ALTER") && (2..5).any(|at| at < tokens.len() && follows(at));
+    let is_on = |at: usize| {
+        tokens[at] == "ON"
+            && (follows(at + 1) || tokens.get(at + 1).is_some_and(|only| only == "ONLY") && follows(at + 2))
+    };
+    name.len() == 3 && (alters || (0..tokens.len().saturating_sub(3)).any(is_on))
 }
 
 /// Those of `pg_dump` follow one another, and none needs another: primary keys and unique constraints, then the others.

@@ -4,13 +4,13 @@
 //! the dump is looked at as it passes ([`script`]), and the database that it became ([`check`]).
 
 mod check;
-mod lexer;
+pub(super) mod lexer;
 mod load;
 mod reading;
 mod rules;
 mod script;
 mod source;
-mod statement;
+pub(super) mod statement;
 mod wanted;
 
 use std::{collections::BTreeMap, time::Instant};
@@ -29,6 +29,7 @@ use super::{
         check::{Checked, count_and_compare},
         fill::{analyze, forget_one_time_keys},
     },
+    schema::views,
     stopped,
 };
 use crate::{api::restore::DatabaseLeft, bytes};
@@ -59,7 +60,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Arguments { connection, wanted, at_once } = &arguments;
     let begun = stop.run_until_cancelled(wanted::ready(connection, wanted, scratch.path())).await;
-    let wanted::Ready { fit, found, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
+    let wanted::Ready { fit, found, choice, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
     let (mut server, present, programs) = (fit.server, fit.present, fit.programs);
     let mark = Mark {
         state: State::Unfinished,
@@ -80,9 +81,12 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     }
     let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
         let reading = reading::Reading::begin(&found, &programs, target).await?;
-        let loaded = load::load(reading, target, *at_once).await?;
+        let skipped = choice.skipped.clone();
+        let loaded = load::load(reading, skipped, target, *at_once).await?;
         forget_one_time_keys(target).await?;
-        let load::Loaded { mut rows, mut warnings, sha256 } = loaded;
+        let load::Loaded { mut rows, mut warnings, views: to_fill, sha256 } = loaded;
+        warnings.extend(wanted::not_restored(&choice));
+        warnings.extend(views::refresh(target, |view| to_fill.contains(view), None).await?);
         let forgotten: u64 =
             rows.iter_mut().filter(|(table, _)| has_one_time_keys(table)).map(|(_, rows)| std::mem::take(rows)).sum();
         if forgotten > 0 {

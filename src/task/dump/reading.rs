@@ -22,7 +22,10 @@ use super::source::Found;
 use crate::{
     postgres::{Target, programs::Programs},
     restic::{Download, collect},
-    task::report::{Result, TaskError},
+    task::{
+        report::{Result, TaskError},
+        schema::contents::{self, Contents},
+    },
 };
 
 /// A pipe holds 64 KiB; more at once saves wake-ups where both sides are quick.
@@ -126,6 +129,38 @@ impl Reading {
         Ok(reading)
     }
 
+    /// What a custom dump has, and how: it stands at its beginning. `None`: it is SQL.
+    ///
+    /// # Errors
+    /// Terminal: `DumpFormatUnknown`, `DumpUnreadable`. What restic answers.
+    pub async fn contents(found: &Found, programs: &Programs, target: &Target) -> Result<Option<Contents>> {
+        let (stream, download) = found.open().await?;
+        let hash = Arc::default();
+        let sql: Stream = Box::new(Seen { stream, hash: Arc::clone(&hash) });
+        let mut reading = Self { sql, programs: Vec::new(), download, seen: hash, format: Format::Sql };
+        let mut format = reading.recognize(&found.path).await?;
+        if format == Format::Gzip {
+            reading.through("gzip", gunzip())?;
+            format = reading.recognize(&found.path).await?;
+        }
+        if format != Format::Custom {
+            return Ok(None);
+        }
+        let mut command = contents::statements(programs, target);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| broken(&error.to_string()))?;
+        let mut input = child.stdin.take().expect("its input is a pipe");
+        // It ends when it has seen the list, long before the rows.
+        let feeding = tokio::spawn(async move { tokio::io::copy(&mut reading.sql, &mut input).await.map(drop) });
+        let output = child.wait_with_output().await.map_err(|error| broken(&error.to_string()))?;
+        feeding.abort();
+        if !output.status.success() {
+            let said = first_lines(&String::from_utf8_lossy(&output.stderr));
+            return Err(broken(&format!("pg_restore ended with {}: {said}", output.status)));
+        }
+        Contents::read(&output.stdout).map(Some).map_err(|why| broken(&why))
+    }
+
     async fn recognize(&mut self, path: &str) -> Result<Format> {
         let mut head = Vec::with_capacity(HEAD);
         let read = (&mut self.sql).take(HEAD as u64).read_to_end(&mut head).await;
@@ -218,6 +253,8 @@ fn to_sql(programs: &Programs, target: &Target) -> Command {
     let mut command = programs.command("pg_restore", target);
     command.env_remove("PGDATABASE").env_remove("PGPASSWORD").args([
         "--file=-",
+        // With comments that tell which entry of the list of contents it is.
+        "--verbose",
         "--no-owner",
         "--no-privileges",
         "--no-comments",
@@ -229,9 +266,11 @@ fn to_sql(programs: &Programs, target: &Target) -> Command {
     command
 }
 
+/// A verbose program says much besides.
 fn first_lines(said: &str) -> String {
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).collect();
-    lines.join("; ")
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let errors: Vec<&str> = lines().filter(|line| line.contains("error:")).take(LINES).collect();
+    if errors.is_empty() { lines().take(LINES).collect::<Vec<_>>().join("; ") } else { errors.join("; ") }
 }
 
 fn broken(said: &str) -> TaskError {

@@ -6,6 +6,7 @@
 //! a role, a file or a program must not depend on it.
 
 use super::statement::Statement;
+use crate::task::schema::belongs::{Need, needs};
 
 /// What becomes of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum Verdict {
     PassOver,
     /// It is not run, and people are told: of this kind, such as `owners`.
     LeaveOut(&'static str),
+    /// A materialized view of this name, as it is written there, is to be filled: when all rows are there.
+    Refresh(String),
     /// Rows of this table follow, as it is written there.
     Rows(String),
 }
@@ -37,7 +40,12 @@ const OUR_OWN: [&str; 10] = [
 ];
 
 /// What Synapse's schema may consist of.
-const MADE: [&str; 12] = [
+const MADE: [&str; 17] = [
+    "AGGREGATE",
+    "COLLATION",
+    "DOMAIN",
+    "POLICY",
+    "PROCEDURE",
     "TABLE",
     "UNLOGGED",
     "SEQUENCE",
@@ -52,12 +60,11 @@ const MADE: [&str; 12] = [
     "STATISTICS",
 ];
 
-const CHANGED: [&str; 9] =
-    ["TABLE", "SEQUENCE", "INDEX", "VIEW", "MATERIALIZED", "FUNCTION", "TYPE", "SCHEMA", "STATISTICS"];
+const CHANGED: [&str; 10] =
+    ["TABLE", "SEQUENCE", "INDEX", "VIEW", "MATERIALIZED", "FUNCTION", "TYPE", "SCHEMA", "STATISTICS", "DOMAIN"];
 
 /// What reaches beyond the new database, with what a person can do.
-const BEYOND: [&str; 9] =
-    ["DATABASE", "ROLE", "USER", "GROUP", "TABLESPACE", "SYSTEM", "SUBSCRIPTION", "SERVER", "FOREIGN"];
+const BEYOND: [&str; 6] = ["DATABASE", "ROLE", "USER", "GROUP", "TABLESPACE", "SYSTEM"];
 
 /// Judges a statement.
 ///
@@ -67,11 +74,16 @@ pub fn judge(statement: &Statement) -> Result<Verdict, String> {
     let first: Vec<String> = statement.tokens().take(4).collect();
     let first: Vec<&str> = first.iter().map(String::as_str).collect();
     match first[..] {
-        // A semicolon alone.
-        [] => Ok(Verdict::PassOver),
+        // A semicolon alone. Or it is about large objects, which are left out.
+        [] | ["BEGIN"] | ["COMMIT"] => Ok(Verdict::PassOver),
         ["SET" | "RESET", "SESSION", "AUTHORIZATION", ..] => Ok(Verdict::LeaveOut(OWNERS)),
         ["SET", name, ..] => setting(name, statement),
+        // The same list as for a backup.
+        _ if superuser_s(statement).is_some() => {
+            Ok(superuser_s(statement).map_or(Verdict::PassOver, Verdict::LeaveOut))
+        }
         ["SELECT", "PG_CATALOG", ".", function] => call(function, statement),
+        ["REFRESH", "MATERIALIZED", "VIEW", ..] => refresh(statement),
         ["COPY", ..] => rows(statement).map(Verdict::Rows),
         ["INSERT", "INTO", ..] => values(statement),
         ["CREATE" | "ALTER" | "DROP", what, ..] if BEYOND.contains(&what) => Err(BEYOND_THE_DATABASE.to_owned()),
@@ -120,6 +132,24 @@ fn setting(name: &str, statement: &Statement) -> Result<Verdict, String> {
         ["SET", "CLIENT_ENCODING", ..] => Err("it is not UTF-8: dump with --encoding=UTF8".to_owned()),
         _ if APPLIED.contains(&name) => Ok(Verdict::Run),
         _ if OUR_OWN.contains(&name) => Ok(Verdict::PassOver),
+        _ => Err(UNKNOWN.to_owned()),
+    }
+}
+
+/// What only a superuser can make, by its kind. Extensions have a rule of their own.
+fn superuser_s(statement: &Statement) -> Option<&'static str> {
+    needs(statement).into_iter().find_map(|need| match need {
+        Need::Superuser(kind) => Some(kind.plural()),
+        _ => None,
+    })
+}
+
+/// `REFRESH MATERIALIZED VIEW public.counted`
+fn refresh(statement: &Statement) -> Result<Verdict, String> {
+    let tokens: Vec<String> = statement.tokens().collect();
+    let words: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    match target(&words[3..]) {
+        Some((view, [])) => Ok(Verdict::Refresh(view)),
         _ => Err(UNKNOWN.to_owned()),
     }
 }

@@ -1,13 +1,16 @@
 //! A script of `pg_dump` as a series of acts, each of which may be done. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     lexer::{Lexer, Piece, Uncut},
     rules::{self, Verdict},
     statement::Statement,
 };
-use crate::task::report::{Result, TaskError};
+use crate::task::{
+    report::{Result, TaskError},
+    schema::contents,
+};
 
 /// The last thing that `pg_dump` and `pg_restore` write.
 const COMPLETE: &str = "PostgreSQL database dump complete";
@@ -36,13 +39,31 @@ pub struct Script {
     /// PostgreSQL's, into which it goes.
     major: i32,
     is_complete: bool,
+    /// Numbers of entries that are not run, where comments tell of entries.
+    skipped: BTreeSet<u32>,
+    is_skipping: bool,
+    /// Materialized views to fill.
+    pub views: BTreeSet<String>,
     left_out: BTreeMap<&'static str, usize>,
 }
 
 impl Script {
     /// One for a PostgreSQL of this major.
     pub fn new(major: i32) -> Self {
-        Self { lexer: Lexer::default(), major, is_complete: false, left_out: BTreeMap::new() }
+        Self {
+            lexer: Lexer::default(),
+            major,
+            is_complete: false,
+            skipped: BTreeSet::new(),
+            is_skipping: false,
+            views: BTreeSet::new(),
+            left_out: BTreeMap::new(),
+        }
+    }
+
+    /// The same without the entries of these numbers.
+    pub fn without(major: i32, skipped: BTreeSet<u32>) -> Self {
+        Self { skipped, ..Self::new(major) }
     }
 
     /// Takes more of it.
@@ -61,11 +82,15 @@ impl Script {
                 Piece::Command { line, text } => {
                     rules::judge_command(&text).map_err(|why| not_allowed(line, &text, &why))?;
                 }
+                Piece::Statement(_) if self.is_skipping => {}
                 Piece::Statement(statement) => {
                     let judged = rules::judge(&statement);
                     match judged.map_err(|why| not_allowed(statement.line, &statement.beginning(), &why))? {
                         Verdict::Run => return Ok(Some(Act::Run(statement))),
                         Verdict::PassOver => {}
+                        Verdict::Refresh(view) => {
+                            self.views.insert(view);
+                        }
                         Verdict::LeaveOut(kind) => *self.left_out.entry(kind).or_default() += 1,
                         Verdict::Rows(table) => {
                             self.lexer.expect_rows();
@@ -100,6 +125,9 @@ impl Script {
             ));
         }
         self.is_complete |= comment == COMPLETE;
+        if let Some(entry) = contents::entry_id(comment) {
+            self.is_skipping = self.skipped.contains(&entry);
+        }
         // "15.4 (Debian 15.4-1)"
         let version = comment
             .strip_prefix(OF_VERSION)
@@ -122,7 +150,9 @@ fn left_out(kind: &str, count: usize) -> String {
         "owners" => "all belongs to Synapse's role here",
         "rights" => "those of the database that is replaced are taken over, others are yours to grant",
         "extensions" => "Synapse needs none",
-        _ => "Synapse does not need them",
+        "large objects" => "Synapse has none",
+        "comments" | "publications" => "Synapse does not need them",
+        _ => "only a superuser can make them",
     };
     format!("of the dump, {count} statements about {kind} were left out: {why}")
 }
@@ -194,6 +224,22 @@ mod tests {
         let create = refused("\n-- a\nCREATE DATABASE synapse;");
         assert!(create.message.contains("Line 4") && create.message.contains("CREATE DATABASE synapse"), "{create}");
         assert!(refused("-- PostgreSQL database cluster dump").message.contains("pg_dumpall"));
+    }
+
+    #[test]
+    fn entries_that_are_left_out_are_not_run_and_the_others_are() {
+        let script = "-- TOC entry 2 (class 1 OID 2)\nCREATE VIEW public.a AS SELECT 1;\n\
+                      -- TOC entry 3 (class 1 OID 3)\nCREATE VIEW public.b AS SELECT 1;\n\
+                      REFRESH MATERIALIZED VIEW public.m;\n";
+        let mut reading = Script::without(15, BTreeSet::from([2]));
+        reading.push(format!("{script}{END}").as_bytes());
+        let mut acts = Vec::new();
+        while let Some(act) = reading.next_act().unwrap() {
+            acts.push(act);
+        }
+        let [Act::Run(statement)] = &acts[..] else { panic!("{acts:?}") };
+        assert!(statement.text.contains("public.b"), "{statement:?}");
+        assert_eq!((reading.views.len(), reading.finish()), (1, Ok(Vec::new())));
     }
 
     #[test]

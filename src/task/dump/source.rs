@@ -95,6 +95,11 @@ impl Found {
         self.repository.as_ref().map(|(_, snapshot)| snapshot.as_str())
     }
 
+    /// It can be read twice at no great cost.
+    pub fn is_at_hand(&self) -> bool {
+        self.repository.is_none()
+    }
+
     /// Begins to read it.
     pub(super) async fn open(&self) -> Result<Opened> {
         match &self.repository {

@@ -13,15 +13,17 @@ use crate::{
     api::{operation::StepPlan, restore::Method},
     bytes,
     postgres::disk,
+    synapse::database::locale,
     task::{
         arguments::Connection,
         report::{PreflightFindings, Result, TaskError},
-        restore::{Fit, Terms},
+        restore::{Fit, Terms, possible},
+        schema::{Choice, told},
     },
 };
 
-/// So much of the SQL is looked at before a restore begins: its first lines say of which PostgreSQL it is, and whether it
-/// is of one database.
+/// So much of the SQL is looked at before a restore begins, where it comes out of a repository: its first lines say of which
+/// PostgreSQL it is, and whether it is of one database. A file is looked at to its end.
 const LOOKED_AT: usize = 1 << 20;
 
 /// A dump, and on what terms it comes back.
@@ -53,6 +55,8 @@ impl Wanted {
 pub(super) struct Ready {
     pub fit: Fit,
     pub found: Found,
+    /// What of a custom dump is not run.
+    pub choice: Choice,
     needed: i64,
     free: i64,
 }
@@ -64,7 +68,7 @@ pub(super) struct Ready {
 pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
-    let Ready { fit, found, needed, free } = &ready;
+    let Ready { fit, found, choice, needed, free } = &ready;
     let plan = StepPlan {
         step: step.to_owned(),
         summary: format!(
@@ -86,27 +90,37 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
     Ok(PreflightFindings {
         plan: vec![plan],
         arguments: BTreeMap::from([(step.to_owned(), arguments)]),
-        warnings: said.err().into_iter().collect(),
+        warnings: said.err().into_iter().chain(not_restored(choice)).collect(),
         ..PreflightFindings::default()
     })
 }
 
 /// Everything that can be refused, with nothing changed.
 pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &std::path::Path) -> Result<Ready> {
-    let fit = wanted.terms.fit(connection, Method::Beside).await?;
+    let mut fit = wanted.terms.fit(connection, Method::Beside).await?;
     let found = wanted.source.find(scratch).await?;
     let reading = Reading::begin(&found, &fit.programs, &fit.server.target).await?;
     let grown = found.bytes.saturating_mul(reading.format.growth()).cast_signed();
     let needed = disk::needed_for_new(grown, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;
-    look(reading, fit.server.version() / 10_000).await?;
-    Ok(Ready { fit, found, needed, free })
+    let choice = match Reading::contents(&found, &fit.programs, &fit.server.target).await? {
+        None => Choice::default(),
+        Some(contents) => possible(&mut fit.server, &contents, &locale()).await?,
+    };
+    let looked_at = if found.is_at_hand() { usize::MAX } else { LOOKED_AT };
+    look(reading, Script::without(fit.server.version() / 10_000, choice.skipped.clone()), looked_at).await?;
+    Ok(Ready { fit, found, choice, needed, free })
+}
+
+/// What of a custom dump will not be there, for people.
+pub(super) fn not_restored(choice: &Choice) -> Vec<String> {
+    told(&choice.left_out).into_iter().map(|line| format!("not restored: {line}")).collect()
 }
 
 /// A small dump is seen to its end.
-async fn look(mut reading: Reading, major: i32) -> Result<()> {
-    let (mut script, mut buffer, mut seen) = (Script::new(major), Vec::new(), 0);
-    while seen < LOOKED_AT {
+async fn look(mut reading: Reading, mut script: Script, looked_at: usize) -> Result<()> {
+    let (mut buffer, mut seen) = (Vec::new(), 0);
+    while seen < looked_at {
         reading.more(&mut buffer).await?;
         if buffer.is_empty() {
             reading.finish().await?;

@@ -10,6 +10,7 @@ use super::{
     existing::{PUT_ASIDE, count, in_use},
     fill::Filling,
     mark::{Mark, State, name_aside, name_beside},
+    possible::place_beside,
     server::{Administrator, Found, Rename, Server, find},
     source::Chosen,
 };
@@ -180,11 +181,12 @@ impl Half {
         progress(&format!("made database {name} beside {}", self.connection.database));
         let target = self.server.as_owner(&self.connection, &name)?;
         let programs = Programs::of(self.server.version()).await?;
-        let filling =
-            Filling { repository: &chosen.repository, dump, target: &target, programs: &programs, scratch, at_once };
+        let place = place_beside(OF_SERVICE, &dump.locale, self.server.version());
+        let (repository, target, programs) = (&chosen.repository, &target, &programs);
+        let filling = Filling { repository, dump, target, programs, scratch, at_once, place };
         let filled = async {
-            let warnings = filling.fill().await?;
-            Ok((warnings, check(&target, OF_SERVICE, dump, at_once).await?))
+            let warnings = filling.fill().await?.warnings();
+            Ok((warnings, check(target, OF_SERVICE, dump, at_once).await?))
         };
         let (warnings, checked) = disk::watched(self.connection.data_volume.as_deref(), filled).await?;
         let Checked { rows, tables, bytes } = checked;

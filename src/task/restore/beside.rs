@@ -13,6 +13,7 @@ use super::{
     check::{Checked, check},
     fill::Filling,
     mark::{Mark, State, name_beside},
+    possible::place_beside,
     preflight::{Ready, ready},
     server::{Administrator, Server},
     terms::Fit,
@@ -71,8 +72,9 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     }
     let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
         let (repository, dump, scratch) = (&chosen.repository, &chosen.manifest.database, scratch.path());
-        let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once };
-        let mut warnings = filling.fill().await?;
+        let place = place_beside(Whose::Synapse, &database::locale(), chosen.manifest.database.postgres_version);
+        let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once, place };
+        let mut warnings = filling.fill().await?.warnings();
         progress("counts the rows and reads them for the planner's statistics");
         let checked = check(target, Whose::Synapse, dump, *at_once).await?;
         let with_it = match (&mut authentication, &chosen.manifest.authentication_service) {

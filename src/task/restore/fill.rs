@@ -4,7 +4,12 @@
 //! through pipes, unpacked on the way: nothing is put on a disk in between. Nobody uses the database yet, so nobody waits for
 //! its disk either (`synchronous_commit`); what it was filled with is read back and counted afterwards, see [`super::check`].
 
-use std::{fs::File, path::Path, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::process::Command;
@@ -16,6 +21,7 @@ use crate::{
         backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
         output::progress,
         report::{Result, TaskError},
+        schema::{Choice, Contents, Facts, Place, facts, views},
     },
 };
 
@@ -38,46 +44,116 @@ pub struct Filling<'a> {
     pub scratch: &'a Path,
     /// How many streams and indexes at once.
     pub at_once: u16,
+    /// Where a superuser can put what our role cannot make.
+    pub place: Place,
+}
+
+/// What a filled database lacks, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// What belongs to the server or to a superuser: see [`crate::task::schema`].
+    pub left_out: Vec<String>,
+    /// Materialized views that could not be filled.
+    pub views: Vec<String>,
+    /// Rights of roles that this server does not have.
+    pub rights: Vec<String>,
+}
+
+impl Filled {
+    /// All of it, for a restore.
+    pub fn warnings(self) -> Vec<String> {
+        let left_out = self.left_out.into_iter().map(|line| format!("not restored: {line}"));
+        left_out.chain(self.views).chain(self.rights).collect()
+    }
+}
+
+/// Reads a backup's schema into a directory; where it is there already, not a second time.
+///
+/// # Errors
+/// What restic said.
+pub async fn fetch_schema(repository: &Repository, dump: &Dump, scratch: &Path) -> Result<PathBuf> {
+    let file = dump.schema_file();
+    let (path, new) = (scratch.join(file), scratch.join(file).with_extension("new"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let part = dump.part(file)?;
+    let mut download = repository.read_stream(&part.snapshot, file)?;
+    let copied = async {
+        let mut file = tokio::fs::File::create(&new).await?;
+        let mut output = download.output.take().expect("its output is a pipe");
+        tokio::io::copy(&mut output, &mut file).await?;
+        file.sync_all().await
+    };
+    let copied = copied.await;
+    download.finish().await?;
+    copied.and_then(|()| std::fs::rename(&new, &path)).map_err(|error| TaskError::no_scratch_space(&error))?;
+    Ok(path)
 }
 
 impl Filling<'_> {
-    /// Fills the database. What comes back is to be told to people: rights of roles that this server does not have.
+    /// Fills the database.
     ///
     /// Dropped in the middle, it leaves a part of a database.
     ///
     /// # Errors
-    /// What restic, `psql` or `pg_restore` said.
-    pub async fn fill(&self) -> Result<Vec<String>> {
+    /// What restic, `psql` or `pg_restore` said. Terminal, `SuperuserNeeded`: a table needs what our role cannot make.
+    pub async fn fill(&self) -> Result<Filled> {
+        match self.fill_it().await {
+            Err(error) if error.reason == "RestoreFailed" => {
+                Err(facts::naming_event_triggers(self.target, error).await)
+            }
+            filled => filled,
+        }
+    }
+
+    async fn fill_it(&self) -> Result<Filled> {
         let files = self.largest_first();
         // Each has a key to derive and an index to read before it gives anything.
         let ahead = files.iter().take(self.at_once.into()).map(|file| self.read(file));
         let ahead = ahead.collect::<Result<Vec<Download>>>()?;
-        let schema = self.fetch_schema().await?;
+        let schema = fetch_schema(self.repository, self.dump, self.scratch).await?;
+        let choice = self.choose(&schema).await?;
+        choice.is_possible(&self.place)?;
+        let listed = self.listed(&schema, &choice.skipped).await?;
+        let list = self.scratch.join("made.list");
+        std::fs::write(&list, &listed).map_err(|error| TaskError::no_scratch_space(&error))?;
+        let list = format!("--use-list={}", list.display());
         progress("makes the tables");
-        self.pg_restore(&["--section=pre-data", "--no-owner", "--no-privileges"], &schema).await?;
+        self.pg_restore(&["--section=pre-data", "--no-owner", "--no-privileges", "--no-tablespaces", &list], &schema)
+            .await?;
         self.rows(files, ahead).await?;
         progress("makes the indexes");
         let jobs = format!("--jobs={}", self.at_once);
-        self.pg_restore(&["--section=post-data", "--no-owner", "--no-privileges", &jobs], &schema).await?;
+        let post_data = ["--section=post-data", "--no-owner", "--no-privileges", "--no-tablespaces", &list, &jobs];
+        self.pg_restore(&post_data, &schema).await?;
         forget_one_time_keys(self.target).await?;
-        self.privileges(&schema).await
+        let was_filled = |view: &str| !self.dump.unfilled_views.iter().any(|unfilled| unfilled == view);
+        Ok(Filled {
+            left_out: choice.told(),
+            views: views::refresh(self.target, was_filled, self.dump.search_path.as_deref()).await?,
+            rights: self.privileges(&schema, &listed).await?,
+        })
     }
 
-    async fn fetch_schema(&self) -> Result<std::path::PathBuf> {
-        let file = self.dump.schema_file();
-        let part = self.dump.part(file)?;
-        let path = self.scratch.join(file);
-        let mut download = self.repository.read_stream(&part.snapshot, file)?;
-        let copied = async {
-            let mut file = tokio::fs::File::create(&path).await?;
-            let mut output = download.output.take().expect("its output is a pipe");
-            tokio::io::copy(&mut output, &mut file).await?;
-            file.sync_all().await
-        };
-        let copied = copied.await;
-        download.finish().await?;
-        copied.map_err(|error| TaskError::no_scratch_space(&error))?;
-        Ok(path)
+    /// What of the schema our role can make in this database.
+    async fn choose(&self, schema: &Path) -> Result<Choice> {
+        let contents = Contents::of(self.programs, self.target, schema).await?;
+        let mut session = self.target.connect().await?;
+        writable(&mut session).await?;
+        let mut facts = Facts::here(&mut session, &self.target.credentials.username).await?;
+        facts.try_collations(&mut session, &contents).await?;
+        Ok(Choice::of(&contents, &facts))
+    }
+
+    /// The list of the schema's contents, without what is not made.
+    async fn listed(&self, schema: &Path, skipped: &BTreeSet<u32>) -> Result<String> {
+        let mut list = self.programs.command("pg_restore", self.target);
+        list.arg("--list").arg(schema).env_remove("PGDATABASE");
+        let listed = output_of(list, "pg_restore").await?;
+        let id = |line: &str| line.split_once(';').and_then(|(id, _)| id.parse::<u32>().ok());
+        let made = |line: &&str| id(line).is_none_or(|id| !skipped.contains(&id));
+        Ok(listed.lines().filter(made).flat_map(|line| [line, "\n"]).collect())
     }
 
     fn largest_first(&self) -> Vec<&String> {
@@ -157,10 +233,7 @@ impl Filling<'_> {
 
     /// Rights that were granted to other roles, such as an exporter's. A role that is not there is told, and is no reason
     /// to be without the messages.
-    async fn privileges(&self, schema: &Path) -> Result<Vec<String>> {
-        let mut list = self.programs.command("pg_restore", self.target);
-        list.arg("--list").arg(schema).env_remove("PGDATABASE");
-        let listed = output_of(list, "pg_restore").await?;
+    async fn privileges(&self, schema: &Path, listed: &str) -> Result<Vec<String>> {
         let wanted: String = listed.lines().filter(|line| is_privilege(line)).flat_map(|line| [line, "\n"]).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());

@@ -31,6 +31,7 @@ use crate::{
         authentication::Whose,
         output::progress,
         report::{Leaves, Report, Result, StepResult, TaskError},
+        schema::{Place, facts},
         stopped,
     },
 };
@@ -103,10 +104,12 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     let mut statements = vec![comment(&found.name, &mark), read_only(&found.name)];
     statements.extend(clear::statements(server.session(), is_unfinished).await?);
     *touched = true;
-    server.at_once(&statements, "marking the database as unfinished, and emptying it").await?;
+    let target = server.as_owner(connection, &connection.database)?;
+    if let Err(error) = server.at_once(&statements, "marking the database as unfinished, and emptying it").await {
+        return Err(facts::naming_event_triggers(&target, error).await);
+    }
     progress(&format!("database {} is marked as unfinished, and empty", found.name));
 
-    let target = server.as_owner(connection, &connection.database)?;
     let dump = &chosen.manifest.database;
     let filling = Filling {
         repository: &chosen.repository,
@@ -115,8 +118,9 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
         programs: &programs,
         scratch: scratch.path(),
         at_once: *at_once,
+        place: Place::Here(connection.database.clone()),
     };
-    let mut warnings = filling.fill().await?;
+    let mut warnings = filling.fill().await?.warnings();
     progress("counts the rows and reads them for the planner's statistics");
     let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
     let mut session = target.connect().await?;

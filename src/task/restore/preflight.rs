@@ -6,6 +6,7 @@ use super::{
     authentication::{Half, both_or_none},
     clear,
     existing::Present,
+    possible::Wish,
     server::Server,
     source::{Chosen, Source},
     terms::{Fit, Terms},
@@ -14,6 +15,7 @@ use crate::{
     api::{operation::StepPlan, restore::Method},
     bytes,
     postgres::{disk, programs::Programs},
+    synapse::database,
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
@@ -59,6 +61,8 @@ pub(super) struct Ready {
     needed: i64,
     /// In bytes.
     free: i64,
+    /// What people should know before.
+    warnings: Vec<String>,
 }
 
 /// Looks at the server, the backup and the disk; says what a restore would do.
@@ -70,7 +74,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     let ready = ready(connection, wanted, scratch.path()).await?;
     let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
     let said = wanted.terms.what_synapse_said();
-    let warnings = said.as_ref().err().cloned().into_iter().collect();
+    let warnings = said.as_ref().err().cloned().into_iter().chain(ready.warnings.clone()).collect();
     let mut findings = PreflightFindings { warnings, ..PreflightFindings::default() };
     for (name, check) in steps {
         let (plan, more) = match check {
@@ -128,14 +132,33 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     }
     not_older(fit.server.version(), &manifest.database)?;
     wanted.terms.accept(manifest.schema(), fit.present, "backup")?;
-    let authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
+    let mut authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
     let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
     let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);
     // Rows first, indexes later: at no time is there more than the whole, beside its WAL.
     let bytes = manifest.database.database_bytes + beside.map_or(0, |service| service.database.database_bytes);
     let needed = disk::needed_for_new(bytes, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;
-    Ok(Ready { fit, chosen, authentication, needed, free })
+    let locale = database::locale();
+    let wish = Wish {
+        repository: &chosen.repository,
+        dump: &manifest.database,
+        whose: Whose::Synapse,
+        programs: &fit.programs,
+        scratch,
+        connection,
+        method: wanted.method,
+        locale: &locale,
+    };
+    let mut warnings = wish.check(&mut fit.server).await?;
+    if let (Some(half), Some(service)) = (&mut authentication, &manifest.authentication_service) {
+        let (dump, whose) = (&service.database, Whose::AuthenticationService);
+        let (programs, connection) = (Programs::of(half.server.version()).await?, half.connection.clone());
+        let (programs, connection, locale) = (&programs, &connection, &dump.locale);
+        let checked = Wish { dump, whose, programs, connection, locale, ..wish }.check(&mut half.server).await;
+        warnings.extend(checked.map_err(|error| whose.tell(error))?);
+    }
+    Ok(Ready { fit, chosen, authentication, needed, free, warnings })
 }
 
 /// The database of the Matrix Authentication Service: it comes back with Synapse's, or neither does.

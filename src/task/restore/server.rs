@@ -11,6 +11,7 @@ use crate::{
     synapse::database,
     task::{
         arguments::Connection,
+        authentication::Whose,
         report::{Result, TaskError},
     },
 };
@@ -48,6 +49,14 @@ impl Administrator {
             args.push(format!("--maintenance-database={}", self.maintenance_database));
         }
         args
+    }
+}
+
+/// The name of the database that a superuser may prepare. It needs no quotes.
+pub(super) fn template_for(whose: Whose) -> &'static str {
+    match whose {
+        Whose::Synapse => "synapse_keeper_template",
+        Whose::AuthenticationService => "synapse_keeper_template_mas",
     }
 }
 
@@ -210,6 +219,24 @@ impl Server {
         .explain("looking for databases without a mark")
     }
 
+    /// The database that a superuser has prepared for what a restore cannot make: the new one is made from it.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn template(&mut self, whose: Whose, locale: &Locale) -> Result<Option<String>> {
+        sqlx::query_scalar(
+            "SELECT datname::text FROM pg_database WHERE datname = $1 AND datistemplate \
+                 AND pg_encoding_to_char(encoding) = $2 AND datcollate = $3 AND datctype = $4",
+        )
+        .bind(template_for(whose))
+        .bind(&locale.encoding)
+        .bind(&locale.collate)
+        .bind(&locale.ctype)
+        .fetch_optional(&mut self.session.connection)
+        .await
+        .explain("looking for a template")
+    }
+
     /// Makes an empty database with its mark.
     ///
     /// # Errors
@@ -217,7 +244,9 @@ impl Server {
     pub async fn create(&mut self, name: &str, locale: &Locale, mark: &Mark) -> Result<()> {
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        let statement = locale.creation(name, Some(&self.owner), self.version());
+        let template = self.template(mark.whose, locale).await?;
+        let template = template.as_deref().unwrap_or("template0");
+        let statement = locale.creation_from(template, name, Some(&self.owner), self.version());
         self.run(&statement, "making a database").await?;
         self.mark(name, mark).await
     }

@@ -1,6 +1,7 @@
 //! `task verify`: restores a backup into a PostgreSQL that is thrown away afterwards, and looks whether it is whole.
 //!
-//! The same code fills the database as in a restore ([`super::restore::fill`]), and the same reads it back. What is looked at
+//! The same code fills the database as in a restore ([`super::restore::fill`]), as a role with no more rights, and the same reads
+//! it back. What is looked at
 //! beyond that stands in [`checks`]. An error speaks of the backup or of the drill: [`verdict`] tells them apart. That a
 //! backup is whole, or is not, is also marked in the repository, so that the retention knows it.
 
@@ -10,22 +11,34 @@ mod server;
 mod synapse;
 mod verdict;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     authentication::Whose,
-    backup::{list::Inventory, manifest::Manifest, marks::Mark},
+    backup::{
+        list::Inventory,
+        manifest::{Dump, Manifest},
+        marks::Mark,
+    },
     output::progress,
     report::{Report, Result, StepResult, TaskError, Verdict},
-    restore::{Source, check::Checked, check::check, fill::Filling},
+    restore::{
+        Source,
+        check::{Checked, check},
+        fill::{Filled, Filling, fetch_schema},
+    },
+    schema::{Contents, Place},
     stopped,
 };
 use crate::{
     api::{media::MediaSample, verification::MediaCheck},
     bytes,
-    postgres::programs::Programs,
+    postgres::{Target, programs::Programs},
     restic::Repository,
 };
 
@@ -95,6 +108,32 @@ struct Whole {
     warnings: Vec<String>,
 }
 
+/// How the databases are filled: as in a restore, and with no more rights.
+struct Refill<'a> {
+    repository: &'a Repository,
+    programs: &'a Programs,
+    /// As its superuser.
+    server: &'a Target,
+    scratch: &'a Path,
+    at_once: u16,
+}
+
+impl Refill<'_> {
+    async fn make_roles(&self, dump: &Dump) -> Result<()> {
+        let schema = fetch_schema(self.repository, dump, self.scratch).await?;
+        let contents = Contents::of(self.programs, self.server, &schema).await?;
+        server::make_roles(self.server, &contents.roles()).await
+    }
+
+    /// Returns what a restore would warn of, but for rights: whom they are for, this server does not know.
+    async fn fill(&self, dump: &Dump, target: &Target) -> Result<Vec<String>> {
+        let Self { repository, programs, scratch, at_once, .. } = *self;
+        let filling = Filling { repository, dump, target, programs, scratch, at_once, place: Place::Drill };
+        let filled = filling.fill().await?;
+        Ok(Filled { rights: Vec::new(), ..filled }.warnings())
+    }
+}
+
 struct Drill {
     arguments: Arguments,
     /// The backup's name, once it is known.
@@ -149,17 +188,10 @@ impl Drill {
 
         let server = server::ready(&self.arguments, manifest.newest_postgres()).await?;
         let programs = Programs::of(manifest.newest_postgres()).await?;
+        let refill = Refill { repository, programs: &programs, server: &server, scratch, at_once: *at_once };
+        refill.make_roles(&manifest.database).await?;
         let target = server::make_database(&server, database).await?;
-        let filling = Filling {
-            repository,
-            dump: &manifest.database,
-            target: &target,
-            programs: &programs,
-            scratch,
-            at_once: *at_once,
-        };
-        // Rights of roles are not told of: this server has none.
-        filling.fill().await?;
+        let mut warnings = refill.fill(&manifest.database, &target).await?;
         progress("counts the rows and reads them for the planner's statistics");
         let checked = check(&target, Whose::Synapse, &manifest.database, *at_once).await?;
         let mut seen = checks::all(&target, repository, manifest).await?;
@@ -172,21 +204,19 @@ impl Drill {
         if let Some(service) = &manifest.authentication_service {
             let dump = &service.database;
             let restored = async {
+                refill.make_roles(dump).await?;
                 let target = server::make_another(&server, &format!("{database}_mas"), &dump.locale).await?;
-                let programs = &programs;
-                let filling = Filling { repository, dump, target: &target, programs, scratch, at_once: *at_once };
-                filling.fill().await?;
+                warnings.extend(refill.fill(dump, &target).await?);
                 check(&target, Whose::AuthenticationService, dump, *at_once).await
             };
             let Checked { rows, tables, .. } =
                 restored.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
             seen = format!("{seen}, and {rows} rows of {tables} tables of the Matrix Authentication Service as well");
         }
-        let mut warnings = Vec::new();
         if let Some(place) = synapse_place {
             let answered = synapse::ask(&self.arguments, place, &target, &manifest.server_name).await?;
             seen = format!("{seen}; {}", answered.summary);
-            warnings = answered.warnings;
+            warnings.extend(answered.warnings);
         }
         Ok(Whole { checked, seen, media: sample, warnings })
     }

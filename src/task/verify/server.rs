@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Arguments;
 use crate::{
     api::postgres::TlsMode,
-    postgres::{Application, Credentials, Explain, Locale, Target},
+    postgres::{Application, Credentials, Explain, Locale, Target, quote},
     synapse::database,
     task::{
         output::progress,
@@ -15,6 +15,11 @@ use crate::{
 
 /// The PostgreSQL beside the task does not answer: what it printed says why.
 pub const SILENT: &str = "ScratchServerSilent";
+
+/// Who owns what is restored: as Synapse's role it is no superuser.
+const OWNER: &str = "synapse_keeper_drill";
+/// Who makes its database: as the role of `postgres.adminCredentials` it is no superuser either.
+const ADMINISTRATOR: &str = "synapse_keeper_drill_admin";
 
 /// Waits until it answers.
 ///
@@ -61,7 +66,30 @@ pub async fn ready(arguments: &Arguments, wanted: i32) -> Result<Target> {
     Ok(target)
 }
 
-/// Makes the database that Synapse's is restored into.
+/// Makes the roles of the drill, those that a restore has, and these: roles that the real server has and policies name.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn make_roles(server: &Target, named: &[String]) -> Result<()> {
+    let mut session = server.connect().await?;
+    let own = [format!("CREATE ROLE {OWNER} LOGIN"), format!("CREATE ROLE {ADMINISTRATOR} LOGIN CREATEDB")];
+    let named = named.iter().map(|role| format!("CREATE ROLE {} NOLOGIN", quote::ident(role)));
+    for statement in own.into_iter().chain(named) {
+        // Another drill on this server may make it at the same moment.
+        let unless_there = format!(
+            "DO $synapse_keeper$ BEGIN {statement}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END \
+             $synapse_keeper$"
+        );
+        session.execute(&unless_there).await.explain("making the roles of the drill")?;
+    }
+    let grant = format!(
+        "DO $synapse_keeper$ BEGIN IF NOT pg_has_role('{ADMINISTRATOR}', '{OWNER}', 'MEMBER') THEN \
+         GRANT {OWNER} TO {ADMINISTRATOR}; END IF; END $synapse_keeper$"
+    );
+    session.execute(&grant).await.explain("making the roles of the drill")
+}
+
+/// Makes the database that Synapse's is restored into, and says how to reach it as its owner.
 ///
 /// # Errors
 /// Those of PostgreSQL; also where there is one of that name.
@@ -81,8 +109,14 @@ pub async fn make_another(server: &Target, name: &str, locale: &Locale) -> Resul
 }
 
 async fn make(server: &Target, name: &str, locale: &Locale) -> Result<Target> {
-    let mut session = server.connect().await?;
-    let creation = locale.creation(name, None, session.version);
+    let mut session = in_the_role(server, ADMINISTRATOR).connect().await?;
+    let creation = locale.creation(name, Some(OWNER), session.version);
     session.execute(&creation).await.explain("making the database for the drill")?;
-    Ok(server.to(name))
+    Ok(in_the_role(server, OWNER).to(name))
+}
+
+/// The throw-away server asks nobody for a password.
+fn in_the_role(server: &Target, role: &str) -> Target {
+    let credentials = Credentials { username: role.to_owned(), password: String::new() };
+    Target { credentials, ..server.clone() }
 }

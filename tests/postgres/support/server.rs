@@ -25,9 +25,10 @@ pub const PASSWORD: &str = "never-print-me-9d1f";
 const ROLES: &str = "CREATE ROLE synapse LOGIN; CREATE ROLE mas LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE unwelcome LOGIN; \
                      CREATE ROLE databases LOGIN CREATEDB; GRANT synapse, mas TO databases;";
 
-/// Who may come in: everybody with a password over the loopback, the tests themselves without.
+/// Who may come in: everybody with a password over the loopback, the tests themselves without, and so the roles of a drill, whose
+/// PostgreSQL asks nobody for a password.
 const PG_HBA: &str = "\
-local all         postgres                trust
+local all         postgres,synapse_keeper_drill,synapse_keeper_drill_admin trust
 local replication postgres                trust
 host  all         unwelcome 127.0.0.1/32  reject
 host  all         all       127.0.0.1/32  scram-sha-256

@@ -1,0 +1,109 @@
+//! Whether what tables need can be made where a backup is to come back, found out before anything is made.
+
+use std::path::Path;
+
+use super::{
+    fill::fetch_schema,
+    server::{Server, template_for},
+};
+use crate::{
+    api::restore::Method,
+    postgres::{Locale, programs::Programs},
+    restic::Repository,
+    task::{
+        arguments::Connection,
+        authentication::Whose,
+        backup::manifest::Dump,
+        report::Result,
+        schema::{Choice, Contents, Facts, Place, facts},
+    },
+};
+
+/// A backup's schema, and where it is to come back.
+pub(super) struct Wish<'a> {
+    pub repository: &'a Repository,
+    pub dump: &'a Dump,
+    pub whose: Whose,
+    pub programs: &'a Programs,
+    pub scratch: &'a Path,
+    pub connection: &'a Connection,
+    pub method: Method,
+    /// Of the new database.
+    pub locale: &'a Locale,
+}
+
+impl Wish<'_> {
+    /// Where a superuser can put what our role cannot make.
+    pub fn place(&self, version: i32) -> Place {
+        match self.method {
+            Method::InPlace => Place::Here(self.connection.database.clone()),
+            Method::Beside => place_beside(self.whose, self.locale, version),
+        }
+    }
+
+    /// Looks. Returns what people should know: what will be left out, and who may get into the way.
+    ///
+    /// # Errors
+    /// Terminal, `SuperuserNeeded`. What restic and PostgreSQL say.
+    pub async fn check(&self, server: &mut Server) -> Result<Vec<String>> {
+        let schema = fetch_schema(self.repository, self.dump, self.scratch).await?;
+        let contents = Contents::of(self.programs, &server.target, &schema).await?;
+        let (owner, place) = (server.owner.clone(), self.place(server.version()));
+        let (facts, triggers) = match self.method {
+            Method::InPlace => {
+                let mut session = server.as_owner(self.connection, &self.connection.database)?.connect().await?;
+                let mut facts = Facts::here(&mut session, &owner).await?;
+                facts.try_collations(&mut session, &contents).await?;
+                (facts, facts::event_triggers(&mut session).await?)
+            }
+            Method::Beside => beside(server, &contents, self.whose, self.locale).await?,
+        };
+        let choice = Choice::of(&contents, &facts);
+        choice.is_possible(&place)?;
+        let left_out = choice.told().into_iter().map(|line| format!("not restored: {line}"));
+        let triggers = (!triggers.is_empty()).then(|| {
+            format!(
+                "event triggers fire on what a restore does in the database, and may refuse it: {}",
+                triggers.join(", ")
+            )
+        });
+        Ok(left_out.chain(triggers).collect())
+    }
+}
+
+/// What a database beside the one that serves will have, and the event triggers that will fire there.
+async fn beside(
+    server: &mut Server,
+    contents: &Contents,
+    whose: Whose,
+    locale: &Locale,
+) -> Result<(Facts, Vec<String>)> {
+    let owner = server.owner.clone();
+    let Some(template) = server.template(whose, locale).await? else {
+        let mut facts = Facts::of_server(server.session(), &owner).await?;
+        facts.try_collations(server.session(), contents).await?;
+        return Ok((facts, Vec::new()));
+    };
+    let mut session = server.target.to(&template).connect().await?;
+    let mut facts = Facts::of_server(&mut session, &owner).await?;
+    facts.try_collations(&mut session, contents).await?;
+    facts.present = facts::present(&mut session).await?;
+    Ok((facts, facts::event_triggers(&mut session).await?))
+}
+
+/// What becomes of somebody else's dump of Synapse's database, beside the one that serves.
+///
+/// # Errors
+/// Terminal, `SuperuserNeeded`. What PostgreSQL says.
+pub(in crate::task) async fn possible(server: &mut Server, contents: &Contents, locale: &Locale) -> Result<Choice> {
+    let (facts, _) = beside(server, contents, Whose::Synapse, locale).await?;
+    let choice = Choice::of(contents, &facts);
+    choice.is_possible(&place_beside(Whose::Synapse, locale, server.version()))?;
+    Ok(choice)
+}
+
+/// The same for a database beside the one that serves.
+pub(in crate::task) fn place_beside(whose: Whose, locale: &Locale, version: i32) -> Place {
+    let name = template_for(whose).to_owned();
+    Place::Template { creation: locale.creation(&name, None, version), name }
+}
