@@ -1,13 +1,13 @@
 //! Opening a session.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use super::{Credentials, Explain, Result, errors};
+use super::{Credentials, Explain, Result, errors, settings};
 use crate::{api::postgres::TlsMode, task::report::TaskError};
 
 /// How long PostgreSQL may take to answer a new connection.
@@ -15,26 +15,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The oldest PostgreSQL that works: Synapse refuses an older one, and `client_connection_check_interval` is new in it.
 pub const OLDEST_POSTGRES: i32 = 140_000;
-
-/// What every session starts with. They travel in the connection's start message, so that they hold from the first
-/// statement on and never leak into a server session that a pooler would hand to somebody else.
-const SETTINGS: [(&str, &str); 9] = [
-    // A killed client does not stop its statement: VACUUM FULL would go on holding its lock. With this, PostgreSQL looks
-    // each second whether the client is still there.
-    ("client_connection_check_interval", "1s"),
-    // The same for a node that is gone without closing its connections.
-    ("tcp_keepalives_idle", "10"),
-    ("tcp_keepalives_interval", "5"),
-    ("tcp_keepalives_count", "3"),
-    // Waiting for a lock makes everybody else queue behind us.
-    ("lock_timeout", "10s"),
-    // For reading; a task that vacuums sets its own.
-    ("statement_timeout", "60s"),
-    ("idle_in_transaction_session_timeout", "60s"),
-    // Parallel workers share memory in /dev/shm, of which a container has 64 MiB by default.
-    ("max_parallel_workers_per_gather", "0"),
-    ("max_parallel_maintenance_workers", "0"),
-];
 
 /// Who a session says it is: `synapse-keeper/<operation uid>/<run>.<attempt>`, as `application_name`.
 ///
@@ -128,7 +108,17 @@ impl Target {
                 format!("The settings of our session did not reach PostgreSQL at {self}. {}", errors::POOLER_ADVICE),
             ));
         }
-        Ok(Session { connection, pid, version })
+        let mut session = Session { connection, pid, version };
+        if let Some(statements) = settings::once_connected(version) {
+            session.execute(&statements).await.explain("setting what this version knows")?;
+        }
+        Ok(session)
+    }
+
+    /// The host without the brackets in which a URL has an address of IPv6.
+    pub fn address(&self) -> &str {
+        let inside = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        inside.filter(|inside| inside.parse::<Ipv6Addr>().is_ok()).unwrap_or(&self.host)
     }
 
     /// A name that does not resolve is told apart from a server that does not answer.
@@ -136,20 +126,20 @@ impl Target {
         if self.host.starts_with('/') {
             return Ok(());
         }
-        let looked_up = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
+        let looked_up = tokio::net::lookup_host((self.address(), self.port)).await;
         looked_up.map(drop).map_err(|error| errors::unresolved(self, &error.to_string()))
     }
 
     fn options(&self) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
+            .host(self.address())
             .port(self.port)
             .database(&self.database)
             .username(&self.credentials.username)
             .password(&self.credentials.password)
             .application_name(&self.application.to_string())
             .extra_float_digits(None)
-            .options(SETTINGS)
+            .options(settings::of_sessions())
             .ssl_mode(match self.tls {
                 TlsMode::Disable => PgSslMode::Disable,
                 TlsMode::Prefer => PgSslMode::Prefer,

@@ -50,7 +50,7 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
             "PostgreSQL crashed, or its Pod or node is gone: see its log. Too little memory makes it crash, and a full disk \
              under its WAL.",
         ),
-        (_, Some("57P01" | "57P02" | "57P05")) => {
+        (_, Some("57P01" | "57P02" | "57P05" | "25P03" | "25P04")) => {
             (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
         }
         // A statement that cannot write its table is undone. WAL that cannot be written stops the server.
@@ -64,6 +64,12 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
             Terminal,
             "DiskFull",
             "The volume of the database is full. PostgreSQL undid the statement; nothing is lost. Make the volume larger.",
+        ),
+        (_, Some("53400")) => (
+            Terminal,
+            "TempFileLimit",
+            "The server's temp_file_limit is too small for this role to sort an index. Only a superuser may raise it, for \
+             example with ALTER ROLE … SET temp_file_limit = -1.",
         ),
         (_, Some("53200")) => (Transient, "OutOfMemory", "PostgreSQL has too little memory."),
         (_, Some("55P03")) => (Transient, "LockTimeout", "Another session holds the lock."),

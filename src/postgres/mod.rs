@@ -12,12 +12,15 @@ pub mod locale;
 pub mod lock;
 pub mod programs;
 pub mod quote;
+mod reach;
 pub mod relations;
 pub mod sessions;
+pub mod settings;
 
 pub use connect::{Application, Session, Target};
 pub use credentials::Credentials;
 pub use errors::Explain;
 pub use locale::Locale;
+pub use reach::forget_variables;
 
 pub use crate::task::report::Result;

@@ -6,18 +6,20 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
 };
 
 use tokio::process::Command;
 
-use super::{Result, Target};
-use crate::{api::postgres::TlsMode, task::report::TaskError};
+use super::{
+    Result, Target,
+    reach::Files,
+    settings::{self, Setting},
+};
+use crate::task::report::TaskError;
 
 /// Where Debian's and PGDG's packages put a major's programs.
 const INSTALLED: &str = "/usr/lib/postgresql";
-
-/// The authorities of the system, where Debian has them. Older libpq knows no `sslrootcert=system`.
-const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The programs for one server.
 #[derive(Clone, Debug)]
@@ -26,6 +28,10 @@ pub struct Programs {
     directory: Option<PathBuf>,
     /// `pg_dump` takes `--restrict-key` and `psql` knows `\restrict`: new in 14.19, 15.14, 16.10, 17.6 and 18.
     pub takes_restrict_key: bool,
+    /// The server's (`server_version_num`).
+    version: i32,
+    /// What they read: each has the same for as long as one of them may run.
+    files: Arc<Files>,
 }
 
 impl Programs {
@@ -37,7 +43,8 @@ impl Programs {
         let major = version / 10_000;
         let installed = Path::new(INSTALLED).join(major.to_string()).join("bin");
         let directory = Some(installed.clone()).filter(|directory| directory.join("pg_dump").exists());
-        let programs = Self { directory, takes_restrict_key: false };
+        let files = Arc::new(Files::new().map_err(|error| TaskError::no_scratch_space(&error))?);
+        let programs = Self { directory, takes_restrict_key: false, version, files };
         // "pg_dump (PostgreSQL) 17.6 (Debian 17.6-0)"
         let said = programs.ask_pg_dump("--version").await;
         let found = said.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse().ok());
@@ -66,26 +73,22 @@ impl Programs {
         self.directory.as_ref().map_or_else(|| program.into(), |directory| directory.join(program))
     }
 
-    /// One of them, told how to reach the database. Nothing secret is among its arguments.
-    pub fn command(&self, program: &str, target: &Target) -> Command {
+    /// One of them, told how to reach the database.
+    ///
+    /// # Errors
+    /// Transient, `NoScratchSpace`.
+    pub fn command(&self, program: &str, target: &Target) -> Result<Command> {
+        self.command_with(program, target, &[])
+    }
+
+    /// The same, with settings of its own for its sessions.
+    ///
+    /// # Errors
+    /// Transient, `NoScratchSpace`.
+    pub fn command_with(&self, program: &str, target: &Target, own: &[Setting]) -> Result<Command> {
         let mut command = Command::new(self.path(program));
-        command
-            .env("PGHOST", &target.host)
-            .env("PGPORT", target.port.to_string())
-            .env("PGDATABASE", &target.database)
-            .env("PGUSER", &target.credentials.username)
-            .env("PGPASSWORD", &target.credentials.password)
-            .env("PGAPPNAME", target.application.to_string())
-            .env("PGCONNECT_TIMEOUT", "15")
-            // As our own sessions: a killed program does not leave its statement behind.
-            .env("PGOPTIONS", "-c client_connection_check_interval=1s")
-            .env("PGSSLMODE", target.tls.name())
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        // Where it is told of an authority, libpq verifies in other modes too.
-        if matches!(target.tls, TlsMode::VerifyCa | TlsMode::VerifyFull) {
-            command.env("PGSSLROOTCERT", target.ca_file.as_deref().unwrap_or(Path::new(SYSTEM_CA)));
-        }
-        command
+        self.files.tell(&mut command, target).map_err(|error| TaskError::no_scratch_space(&error))?;
+        command.env("PGOPTIONS", settings::of_program(self.version, own)).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
     }
 }

@@ -74,8 +74,9 @@ enum Command {
 /// Runs a task to its end and reports.
 ///
 /// # Errors
-/// Only those of starting at all: no runtime, no signal handler. What goes wrong in the task is in its report.
+/// Only those of starting at all: no runtime, no signal handler, libpq's variables that stay. What goes wrong in the task is in its report.
 pub fn main(task: Task) -> std::io::Result<ExitCode> {
+    crate::postgres::forget_variables()?;
     // One thread is enough: a task waits for PostgreSQL.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {

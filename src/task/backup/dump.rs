@@ -58,7 +58,7 @@ impl<'a> Stream<'a> {
     ) -> Result<(Stored, Counted)> {
         match &self.content {
             Content::Schema => {
-                let schema = stop.run_until_cancelled(output_of(self.schema(), "pg_dump")).await;
+                let schema = stop.run_until_cancelled(output_of(self.schema()?, "pg_dump")).await;
                 let schema = schema.unwrap_or_else(|| Err(stopped()))?;
                 let covered = stop.run_until_cancelled(Covered::look(self.held, &schema, scratch)).await;
                 let _ = self.held.covered.set(covered.unwrap_or_else(|| Err(stopped()))?);
@@ -68,8 +68,7 @@ impl<'a> Stream<'a> {
             Content::Rows { part, with_sequences } => {
                 let Held { programs, snapshot, .. } = self.held;
                 let sequences = if *with_sequences { snapshot.sequences.as_slice() } else { &[] };
-                let psql =
-                    self.rows(&rows::script(part, sequences, &snapshot.id, snapshot.session.version), scratch)?;
+                let psql = self.rows(&rows::script(part, sequences, &snapshot.id), scratch)?;
                 let word = programs.takes_restrict_key.then(|| repository.word().to_owned());
                 let source = Source { part: part.clone(), next_transaction: snapshot.next_transaction, word };
                 carry_rows(psql, source, repository.store_compressed_stream(&self.file, tags)?, stop).await
@@ -77,13 +76,13 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn schema(&self) -> Command {
+    fn schema(&self) -> Result<Command> {
         let Held { programs, target, snapshot, .. } = self.held;
-        let mut command = programs.command("pg_dump", target);
-        // Of its own, and whatever PGOPTIONS says: who holds the lock may wait for us.
+        let mut command = programs.command("pg_dump", target)?;
+        // By itself it waits for ever, whatever its session's settings say: who holds the lock may wait for us.
         command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
         command.arg(format!("--snapshot={}", snapshot.id));
-        command
+        Ok(command)
     }
 
     fn rows(&self, script: &str, scratch: &Path) -> Result<Command> {
@@ -91,7 +90,7 @@ impl<'a> Stream<'a> {
         // A pipe would have to be written to beside all else.
         let path = scratch.join(&self.file).with_extension("query");
         fs::write(&path, script).map_err(|error| TaskError::no_scratch_space(&error))?;
-        let mut command = programs.command("psql", target);
+        let mut command = programs.command("psql", target)?;
         command.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file"]);
         command.arg(path);
         Ok(command)

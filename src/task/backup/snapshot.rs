@@ -119,9 +119,6 @@ impl Taken {
 async fn prepared(target: &Target) -> Result<Session> {
     let mut session = target.connect().await?;
     session.execute("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '500ms'").await.explain(TAKING)?;
-    if session.version >= TRANSACTION_TIMEOUT_SINCE {
-        session.execute("SET transaction_timeout = 0").await.explain(TAKING)?;
-    }
     Ok(session)
 }
 
@@ -169,9 +166,6 @@ async fn export(session: &mut Session) -> Result<(String, Timestamp, u32)> {
     .explain(TAKING)?;
     Ok((id, Timestamp::from_microsecond(taken_at).unwrap_or_default(), u32::try_from(next).unwrap_or_default()))
 }
-
-/// `transaction_timeout` is new in PostgreSQL 17; it would end the snapshot.
-const TRANSACTION_TIMEOUT_SINCE: i32 = 170_000;
 
 /// Begins the transaction and locks the tables in it. `Some`: one of them is locked by somebody, or has just gone.
 ///

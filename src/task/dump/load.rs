@@ -27,7 +27,7 @@ use crate::{
 
 /// Nobody uses the database yet: nobody waits for its disk, and indexes are sorted in memory.
 const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-                        SET synchronous_commit = off; SET maintenance_work_mem = '256MB'; SET client_min_messages = warning";
+                        SET synchronous_commit = off; SET maintenance_work_mem = '256MB'";
 
 /// What a dump brought.
 #[derive(Debug, Default)]

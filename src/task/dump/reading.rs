@@ -122,7 +122,7 @@ impl Reading {
             let (name, command) = match format {
                 Format::Sql => break,
                 Format::Gzip => ("gzip", gunzip()),
-                Format::Custom => ("pg_restore", to_sql(programs, target)),
+                Format::Custom => ("pg_restore", to_sql(programs, target)?),
             };
             reading.through(name, command)?;
         }
@@ -146,7 +146,7 @@ impl Reading {
         if format != Format::Custom {
             return Ok(None);
         }
-        let mut command = contents::statements(programs, target);
+        let mut command = contents::statements(programs, target)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| broken(&error.to_string()))?;
         let mut input = child.stdin.take().expect("its input is a pipe");
@@ -249,9 +249,9 @@ fn gunzip() -> Command {
 }
 
 /// Nothing of other roles, and nothing that Synapse does not need: the same as [`super::rules`] leaves out.
-fn to_sql(programs: &Programs, target: &Target) -> Command {
-    let mut command = programs.command("pg_restore", target);
-    command.env_remove("PGDATABASE").env_remove("PGPASSWORD").args([
+fn to_sql(programs: &Programs, target: &Target) -> Result<Command> {
+    let mut command = programs.command("pg_restore", target)?;
+    command.env_remove("PGDATABASE").args([
         "--file=-",
         // With comments that tell which entry of the list of contents it is.
         "--verbose",
@@ -263,7 +263,7 @@ fn to_sql(programs: &Programs, target: &Target) -> Command {
         "--no-security-labels",
         "--no-tablespaces",
     ]);
-    command
+    Ok(command)
 }
 
 /// A verbose program says much besides.

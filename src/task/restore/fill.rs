@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::process::Command;
 
 use crate::{
-    postgres::{Explain, Session, Target, programs::Programs},
+    postgres::{Explain, Session, Target, programs::Programs, settings::Setting},
     restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
         backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
@@ -25,10 +25,8 @@ use crate::{
     },
 };
 
-/// For our sessions alone. Indexes are sorted in memory where it suffices: PostgreSQL's own default, 64 MiB, is for
-/// machines of long ago.
-const SETTINGS: &str = "-c client_connection_check_interval=1s -c synchronous_commit=off -c maintenance_work_mem=256MB \
-                        -c max_parallel_maintenance_workers=0 -c default_transaction_read_only=off";
+/// Indexes are sorted in memory where it suffices: PostgreSQL's own default, 64 MiB, is for machines of long ago.
+const SETTINGS: [Setting; 2] = [("synchronous_commit", "off"), ("maintenance_work_mem", "256MB")];
 
 /// As many lines of what a program complains of are repeated.
 const LINES: usize = 5;
@@ -140,7 +138,6 @@ impl Filling<'_> {
     async fn choose(&self, schema: &Path) -> Result<Choice> {
         let contents = Contents::of(self.programs, self.target, schema).await?;
         let mut session = self.target.connect().await?;
-        writable(&mut session).await?;
         let mut facts = Facts::here(&mut session, &self.target.credentials.username).await?;
         facts.try_collations(&mut session, &contents).await?;
         Ok(Choice::of(&contents, &facts))
@@ -148,7 +145,7 @@ impl Filling<'_> {
 
     /// The list of the schema's contents, without what is not made.
     async fn listed(&self, schema: &Path, skipped: &BTreeSet<u32>) -> Result<String> {
-        let mut list = self.programs.command("pg_restore", self.target);
+        let mut list = self.programs.command("pg_restore", self.target)?;
         list.arg("--list").arg(schema).env_remove("PGDATABASE");
         let listed = output_of(list, "pg_restore").await?;
         let id = |line: &str| line.split_once(';').and_then(|(id, _)| id.parse::<u32>().ok());
@@ -188,7 +185,7 @@ impl Filling<'_> {
     async fn stream(&self, file: &str, mut download: Download) -> Result<()> {
         let output = download.output.take().expect("its output is a pipe").into_owned_fd();
         let output = File::from(output.map_err(|error| failed("psql", &error.to_string()))?);
-        let mut psql = self.psql();
+        let mut psql = self.psql()?;
         psql.args(["--set=ON_ERROR_STOP=1", "--file=-"]);
         let (read, unpacked, written) = if parts::is_compressed(file) {
             let (reader, writer) = std::io::pipe().map_err(|error| failed("psql", &error.to_string()))?;
@@ -213,21 +210,16 @@ impl Filling<'_> {
         }
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = self.programs.command(program, self.target);
-        command.env("PGOPTIONS", SETTINGS);
-        command
-    }
-
-    fn psql(&self) -> Command {
-        let mut command = self.command("psql");
+    fn psql(&self) -> Result<Command> {
+        let mut command = self.programs.command_with("psql", self.target, &SETTINGS)?;
         command.args(["--no-psqlrc", "--quiet", "--output=/dev/null"]);
-        command
+        Ok(command)
     }
 
     async fn pg_restore(&self, arguments: &[&str], schema: &Path) -> Result<()> {
-        let mut command = self.command("pg_restore");
-        command.args(["--exit-on-error", "--dbname", &self.target.database]).args(arguments).arg(schema);
+        let mut command = self.programs.command_with("pg_restore", self.target, &SETTINGS)?;
+        // It wants the option. Empty, it means the database of the environment, whatever that one's name looks like.
+        command.args(["--exit-on-error", "--dbname="]).args(arguments).arg(schema);
         run(command, "pg_restore").await
     }
 
@@ -240,12 +232,12 @@ impl Filling<'_> {
         }
         let list_file = self.scratch.join("privileges.list");
         std::fs::write(&list_file, wanted).map_err(|error| TaskError::no_scratch_space(&error))?;
-        let mut statements = self.programs.command("pg_restore", self.target);
+        let mut statements = self.programs.command("pg_restore", self.target)?;
         statements.arg("--use-list").arg(&list_file).arg("--file=-").arg(schema).env_remove("PGDATABASE");
         let sql_file = self.scratch.join("privileges.sql");
         std::fs::write(&sql_file, output_of(statements, "pg_restore").await?)
             .map_err(|error| TaskError::no_scratch_space(&error))?;
-        let mut psql = self.psql();
+        let mut psql = self.psql()?;
         psql.arg("--file").arg(&sql_file).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = psql.output().await.map_err(|error| failed("psql", &error.to_string()))?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -264,7 +256,6 @@ impl Filling<'_> {
 /// Those of PostgreSQL.
 pub async fn forget_one_time_keys(target: &Target) -> Result<()> {
     let mut session = target.connect().await?;
-    writable(&mut session).await?;
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relname = $1 AND c.relkind = 'r'",
@@ -277,14 +268,6 @@ pub async fn forget_one_time_keys(target: &Target) -> Result<()> {
         session.execute(&format!("TRUNCATE {table}")).await.explain("forgetting the one-time keys")?;
     }
     Ok(())
-}
-
-/// A database that is filled in place lets nobody write who does not ask for it.
-///
-/// # Errors
-/// Those of PostgreSQL.
-pub async fn writable(session: &mut Session) -> Result<()> {
-    session.execute("SET default_transaction_read_only = off").await.explain("asking to write")
 }
 
 /// A line of `pg_restore --list` that stands for rights: `215; 0 0 ACL public TABLE events synapse`.

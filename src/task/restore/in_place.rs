@@ -15,7 +15,7 @@ use super::{
     check::{Checked, check},
     clear,
     existing::Present,
-    fill::{Filling, writable},
+    fill::Filling,
     mark::{Mark, State},
     preflight::{Ready, ready},
     server::{Administrator, Found, Server, comment, find},
@@ -124,7 +124,6 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     progress("counts the rows and reads them for the planner's statistics");
     let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
     let mut session = target.connect().await?;
-    writable(&mut session).await?;
     // Nobody has used what was there: it has handed nothing out.
     warnings.extend(ahead::bring_ahead(&mut session, &BTreeMap::new(), *scheduled_tasks).await?);
     drop(session);

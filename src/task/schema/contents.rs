@@ -60,7 +60,7 @@ impl Contents {
     /// # Errors
     /// Terminal, `DumpUnreadable`: what `pg_restore` said.
     pub async fn of(programs: &Programs, target: &Target, dump: &Path) -> Result<Self> {
-        let mut command = statements(programs, target);
+        let mut command = statements(programs, target)?;
         command.arg(dump);
         let unreadable = |said: &str| {
             TaskError::terminal("DumpUnreadable", format!("The schema of the dump cannot be read: {}.", said.trim()))
@@ -116,10 +116,13 @@ impl Contents {
 }
 
 /// The program that writes them, of a file or of its input.
-pub fn statements(programs: &Programs, target: &Target) -> Command {
-    let mut command = programs.command("pg_restore", target);
-    command.env_remove("PGDATABASE").env_remove("PGPASSWORD").args(["--verbose", "--schema-only", "--file=-"]);
-    command
+///
+/// # Errors
+/// Transient, `NoScratchSpace`.
+pub fn statements(programs: &Programs, target: &Target) -> Result<Command> {
+    let mut command = programs.command("pg_restore", target)?;
+    command.env_remove("PGDATABASE").args(["--verbose", "--schema-only", "--file=-"]);
+    Ok(command)
 }
 
 /// The number in `TOC entry 217 (class 1259 OID 16388)`.

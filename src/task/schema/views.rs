@@ -5,7 +5,6 @@ use crate::{
     task::{
         output::progress,
         report::{ErrorClass, Result, TaskError},
-        restore::fill::writable,
     },
 };
 
@@ -24,7 +23,6 @@ pub async fn refresh(
     search_path: Option<&str>,
 ) -> Result<Vec<String>> {
     let mut session = target.connect().await?;
-    writable(&mut session).await?;
     session.execute("SET statement_timeout = 0; SET lock_timeout = 0").await.explain("setting the statement's time")?;
     if let Some(path) = search_path {
         sqlx::query("SELECT set_config('search_path', $1, false)")

@@ -29,26 +29,29 @@ impl Database {
 
     /// One that a real Synapse made and filled: schema, users, rooms, messages.
     pub fn of_synapse(name: &str) -> Self {
-        static TEMPLATE: LazyLock<Database> = LazyLock::new(|| {
-            let dump = fixture();
-            let database = Database::empty("synapse_template");
-            let (socket, port) = (database.server.socket(), database.server.port.to_string());
-            let done = Command::new(database.server.program("pg_restore"))
-                .args(["--no-owner", "--no-acl", "--role=synapse", "-U", "postgres", "-h", &socket, "-p", &port])
-                .args(["-d", &database.name])
-                .arg(dump)
-                .status()
-                .expect("pg_restore");
-            assert!(done.success(), "pg_restore of the fixture failed");
-            // A Synapse that runs holds locks now and then: no test may depend on whether it did.
-            database.as_synapse_sql(
-                "INSERT INTO worker_read_write_locks (lock_name, lock_key, instance_name, write_lock, token, last_renewed_ts) \
-                 VALUES ('new_event_during_purge', '!room:example.org', 'main', false, 'token', 0)",
-            );
-            database.server.psql(&database.name, "ANALYZE");
-            database
-        });
+        static TEMPLATE: LazyLock<Database> = LazyLock::new(|| Database::of_synapse_on(server(), "synapse_template"));
         TEMPLATE.copy(name)
+    }
+
+    /// The same on a server of its own.
+    pub fn of_synapse_on(server: &'static Server, name: &str) -> Self {
+        let dump = fixture();
+        let database = Self::on(server, name);
+        let (socket, port) = (database.server.socket(), database.server.port.to_string());
+        let done = Command::new(database.server.program("pg_restore"))
+            .args(["--no-owner", "--no-acl", "--role=synapse", "-U", "postgres", "-h", &socket, "-p", &port])
+            .args(["-d", &database.name])
+            .arg(dump)
+            .status()
+            .expect("pg_restore");
+        assert!(done.success(), "pg_restore of the fixture failed");
+        // A Synapse that runs holds locks now and then: no test may depend on whether it did.
+        database.as_synapse_sql(
+            "INSERT INTO worker_read_write_locks (lock_name, lock_key, instance_name, write_lock, token, last_renewed_ts) \
+             VALUES ('new_event_during_purge', '!room:example.org', 'main', false, 'token', 0)",
+        );
+        database.server.psql(&database.name, "ANALYZE");
+        database
     }
 
     /// The same database once more.
@@ -61,7 +64,7 @@ impl Database {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let with = format!("OWNER synapse TEMPLATE {template} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'");
-        server.psql("postgres", &format!("CREATE DATABASE \"{name}\" {with}"));
+        server.psql("postgres", &format!("CREATE DATABASE \"{}\" {with}", name.replace('"', "\"\"")));
         server.psql(name, "GRANT ALL ON SCHEMA public TO synapse");
         Self { name: name.to_owned(), server }
     }

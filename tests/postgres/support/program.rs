@@ -28,6 +28,7 @@ pub struct Program {
     mounts: TempDir,
     credentials: Vec<(&'static str, String)>,
     path: Option<std::ffi::OsString>,
+    variables: Vec<(String, String)>,
     is_no_superuser: bool,
     /// Where it writes its process id before it starts.
     group: Option<PathBuf>,
@@ -59,6 +60,7 @@ impl Program {
             mounts,
             credentials,
             path: None,
+            variables: Vec::new(),
             is_no_superuser: false,
             group: None,
         }
@@ -83,6 +85,12 @@ impl Program {
     /// Mounts the Secret of another role, or a wrong one.
     pub fn credentials(mut self, username: &str, password: &str) -> Self {
         self.credentials = vec![("username", username.to_owned()), ("password", password.to_owned())];
+        self
+    }
+
+    /// Has this environment variable.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -141,6 +149,7 @@ impl Program {
         words.push(program);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
+        command.envs(self.variables);
         if let Some(path) = search_path(self.path) {
             command.env("PATH", path);
         }

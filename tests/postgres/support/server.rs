@@ -110,6 +110,8 @@ impl Server {
     pub fn psql(&self, database: &str, sql: &str) -> String {
         let (socket, port) = (self.socket(), self.port.to_string());
         let psql = self.program("psql");
+        // A name alone would be read as more where it has a `=` in it.
+        let database = format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"));
         daemon::run(&[
             &psql,
             "-XqAt",
@@ -122,7 +124,7 @@ impl Server {
             "-U",
             "postgres",
             "-d",
-            database,
+            &database,
             "-c",
             sql,
         ])
@@ -228,6 +230,14 @@ impl Server {
         daemon::run(&[from.as_slice(), &["-c", "fast", "-R", "--no-sync"], options].concat());
         let settings: Vec<String> = settings.iter().chain(&["ssl=off"]).map(|setting| (*setting).to_owned()).collect();
         Self::start(directory, self.programs.clone(), &settings, None)
+    }
+
+    /// A new folder that it may write to.
+    pub fn new_folder(&self, name: &str) -> String {
+        let folder = self.daemon.directory.join(name);
+        fs::create_dir(&folder).expect("a folder");
+        daemon::give_to_postgres(&folder);
+        folder.display().to_string()
     }
 
     /// The directory of its Unix socket.

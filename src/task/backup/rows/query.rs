@@ -6,16 +6,9 @@ use crate::postgres::quote;
 /// The line behind the rows of a table. No row looks like it: `COPY` writes a backslash as two.
 pub const END_OF_ROWS: &str = "\\.";
 
-/// As `pg_dump` has it: what comes back is what was there, bit by bit, and always in the same order.
-const SETTINGS: &str = "\
-    SET client_encoding = 'UTF8'; SET datestyle = ISO; SET intervalstyle = postgres; SET extra_float_digits = 3; \
-    SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; SET row_security = off; \
-    SET search_path = ''; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET lock_timeout = '10s';\n";
-
-/// It would end the reading.
-const NO_END: &str = "SET transaction_timeout = 0;\n";
-const NO_END_SINCE: i32 = 170_000;
+/// What comes back is what was there, bit by bit, and always in the same order. What every session sets is set
+/// ([`crate::postgres::settings`]).
+const SETTINGS: &str = "SET synchronize_seqscans = off; SET search_path = ''; SET lock_timeout = '10s';\n";
 
 /// The first lines of what is stored.
 pub const PRELUDE: &str = "\
@@ -24,13 +17,8 @@ pub const PRELUDE: &str = "\
 
 /// The script for `psql`: each table's rows, each row behind the number of its transaction, and a line behind each table. Then
 /// the statements that set the sequences: they know no snapshot, and stand last.
-///
-/// `version` is `server_version_num`.
-pub fn script(part: &Part, sequences: &[String], snapshot: &str, version: i32) -> String {
+pub fn script(part: &Part, sequences: &[String], snapshot: &str) -> String {
     let mut script = String::from(SETTINGS);
-    if version >= NO_END_SINCE {
-        script += NO_END;
-    }
     script += "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n";
     script += &format!("SET TRANSACTION SNAPSHOT {};\n", quote::literal(snapshot));
     for Table { quoted, columns, .. } in &part.tables {
@@ -64,7 +52,7 @@ mod tests {
             bytes: 1,
         };
         let part = Part { file: String::new(), tables: vec![table("a", &["id", "\"Body\""]), table("b", &[])] };
-        let said = script(&part, &["\"public\".\"s\"".to_owned()], "00000003-1", 150_000);
+        let said = script(&part, &["\"public\".\"s\"".to_owned()], "00000003-1");
         let statements: Vec<&str> = said.lines().skip(1).collect();
         assert_eq!(
             statements,
