@@ -91,7 +91,8 @@ impl Target {
         self.resolve().await?;
         let options = self.options();
         let mut connection = match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-            Ok(connected) => connected.map_err(|error| errors::refused(&error, self))?,
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(self.why_refused(&error).await),
             Err(_) => return Err(errors::no_answer(self, CONNECT_TIMEOUT)),
         };
         let (interval, pid, version): (String, i32, i32) = sqlx::query_as(
@@ -119,6 +120,25 @@ impl Target {
     pub fn address(&self) -> &str {
         let inside = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         inside.filter(|inside| inside.parse::<Ipv6Addr>().is_ok()).unwrap_or(&self.host)
+    }
+
+    /// Why a connection was refused. Whether another one with TLS would be let in is tried, for PostgreSQL tells it in its own
+    /// language.
+    async fn why_refused(&self, error: &sqlx::Error) -> TaskError {
+        if self.tls == TlsMode::Disable && errors::is_of_pg_hba(error) {
+            let with_tls = Self { tls: TlsMode::Require, ..self.clone() };
+            let tried = tokio::time::timeout(CONNECT_TIMEOUT, with_tls.options().connect()).await;
+            let is_let_in = match tried {
+                Ok(Ok(_)) => true,
+                // A wrong password, say: that question comes after pg_hba.conf.
+                Ok(Err(other)) => errors::sqlstate(&other).is_some() && !errors::is_of_pg_hba(&other),
+                Err(_) => false,
+            };
+            if is_let_in {
+                return errors::wants_tls(error, self);
+            }
+        }
+        errors::refused(error, self)
     }
 
     /// A name that does not resolve is told apart from a server that does not answer.

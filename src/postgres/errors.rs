@@ -39,6 +39,11 @@ pub fn sqlstate(error: &Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
+/// What PostgreSQL adds to its words, such as the key of a row.
+pub fn detail(error: &Error) -> Option<&str> {
+    database(error).and_then(PgDatabaseError::detail)
+}
+
 /// A statement failed.
 pub fn failed(error: &Error, doing: &str) -> TaskError {
     use ErrorClass::{Terminal, Transient};
@@ -50,9 +55,6 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
             "PostgreSQL crashed, or its Pod or node is gone: see its log. Too little memory makes it crash, and a full disk \
              under its WAL.",
         ),
-        (_, Some("57P01" | "57P02" | "57P05" | "25P03" | "25P04")) => {
-            (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
-        }
         // A statement that cannot write its table is undone. WAL that cannot be written stops the server.
         (_, Some("53100")) if severity(error) == Some(PgSeverity::Panic) => (
             Terminal,
@@ -60,43 +62,50 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
             "The volume of PostgreSQL's WAL is full, and PostgreSQL stopped. Nothing that was committed is lost, but it may \
              not start again before there is room: make the volume larger.",
         ),
-        (_, Some("53100")) => (
-            Terminal,
-            "DiskFull",
-            "The volume of the database is full. PostgreSQL undid the statement; nothing is lost. Make the volume larger.",
-        ),
-        (_, Some("53400")) => (
-            Terminal,
-            "TempFileLimit",
-            "The server's temp_file_limit is too small for this role to sort an index. Only a superuser may raise it, for \
-             example with ALTER ROLE … SET temp_file_limit = -1.",
-        ),
-        (_, Some("53200")) => (Transient, "OutOfMemory", "PostgreSQL has too little memory."),
-        (_, Some("55P03")) => (Transient, "LockTimeout", "Another session holds the lock."),
-        (_, Some("40P01")) => (Transient, "Deadlock", "Two sessions waited for each other."),
-        (_, Some("57014")) => (Transient, "Canceled", "The statement took too long, or somebody cancelled it."),
-        (_, Some("42501")) => (
-            Terminal,
-            "InsufficientPrivilege",
-            "The role of postgres.credentials lacks a right: it must be the role that owns the tables.",
-        ),
-        (_, Some("25006")) => {
-            (Terminal, "ReadOnly", "The server or the database is read-only: is postgres.host the primary?")
-        }
-        (_, Some(code)) if code.starts_with("XX") => {
-            (Terminal, "DatabaseError", "PostgreSQL reports an internal error: look at its log, and check the disk.")
-        }
-        (_, Some(code)) if code.starts_with("53") || code.starts_with("08") => {
-            (Transient, "DatabaseError", "Look at PostgreSQL's log: it lacks something, or a connection broke.")
-        }
-        (_, Some(_)) => {
-            (Terminal, "DatabaseError", "Look at PostgreSQL's log, and look the code up in its list of error codes.")
-        }
+        (_, Some(code)) => meaning(code),
         _ => {
             (Terminal, "DriverError", "This is a bug in synapse-keeper, or something that is not PostgreSQL answered.")
         }
     };
     error_with(class, reason, &format!("While {doing}: {said}"), advice)
+}
+
+/// What a SQLSTATE means for a task: the words beside it are in the server's language. With a reason and what to do.
+pub fn meaning(code: &str) -> (ErrorClass, &'static str, &'static str) {
+    use ErrorClass::{Terminal, Transient};
+    match code {
+        "57P01" | "57P02" | "57P05" | "25P03" | "25P04" => {
+            (Transient, "ConnectionLost", "Somebody ended the session, or PostgreSQL shut down.")
+        }
+        "53100" => (
+            Terminal,
+            "DiskFull",
+            "The volume of the database is full. PostgreSQL undid the statement; nothing is lost. Make the volume larger.",
+        ),
+        "53400" => (
+            Terminal,
+            "TempFileLimit",
+            "The server's temp_file_limit is too small for this role to sort an index. Only a superuser may raise it, for \
+             example with ALTER ROLE … SET temp_file_limit = -1.",
+        ),
+        "53200" => (Transient, "OutOfMemory", "PostgreSQL has too little memory."),
+        "55P03" => (Transient, "LockTimeout", "Another session holds the lock."),
+        "40P01" => (Transient, "Deadlock", "Two sessions waited for each other."),
+        "57014" => (Transient, "Canceled", "The statement took too long, or somebody cancelled it."),
+        "42501" => (
+            Terminal,
+            "InsufficientPrivilege",
+            "The role of postgres.credentials lacks a right: it must be the role that owns the tables.",
+        ),
+        "25006" => (Terminal, "ReadOnly", "The server or the database is read-only: is postgres.host the primary?"),
+        _ if code.starts_with("XX") => {
+            (Terminal, "DatabaseError", "PostgreSQL reports an internal error: look at its log, and check the disk.")
+        }
+        _ if code.starts_with("53") || code.starts_with("08") => {
+            (Transient, "DatabaseError", "Look at PostgreSQL's log: it lacks something, or a connection broke.")
+        }
+        _ => (Terminal, "DatabaseError", "Look at PostgreSQL's log, and look the code up in its list of error codes."),
+    }
 }
 
 /// A connection was refused.
@@ -111,7 +120,16 @@ pub fn refused(error: &Error, target: &Target) -> TaskError {
             "PasswordRefused",
             format!("The Secret of postgres.credentials has the wrong password for role {role:?}, or there is no such role."),
         ),
-        (_, Some("28000")) if said.contains("pg_hba.conf") => (Terminal, "PgHbaRefused", pg_hba_advice(&said, target)),
+        (_, Some("28000")) if is_of_pg_hba(error) => (Terminal, "PgHbaRefused", pg_hba_advice(target)),
+        // The function of PostgreSQL's that refuses tells it: its words are in the server's language.
+        (_, Some("28000")) if routine(error) == Some("ClientAuthentication") => (
+            Terminal,
+            "ClientCertificateRequired",
+            "pg_hba.conf asks for a client certificate (clientcert): name a Secret with one in postgres.tls.clientSecret.".to_owned(),
+        ),
+        (_, Some("28000")) if routine(error) == Some("auth_failed") => {
+            (Terminal, "RoleRefused", format!("pg_hba.conf asks role {role:?} for something else than a password (cert, peer, ldap, …)."))
+        }
         (_, Some("28000")) => {
             (Terminal, "RoleRefused", format!("Does role {role:?} exist, and may it log in (ALTER ROLE … LOGIN)?"))
         }
@@ -205,6 +223,11 @@ fn database(error: &Error) -> Option<&PgDatabaseError> {
     }
 }
 
+/// The function of PostgreSQL's that reports an error.
+fn routine(error: &Error) -> Option<&str> {
+    database(error).and_then(PgDatabaseError::routine)
+}
+
 /// PostgreSQL's words with its SQLSTATE, or those of the operating system or the TLS library.
 fn said(error: &Error) -> String {
     match (error, database(error)) {
@@ -222,15 +245,26 @@ fn said(error: &Error) -> String {
     }
 }
 
-fn pg_hba_advice(said: &str, target: &Target) -> String {
+/// Whether a connection was refused by `pg_hba.conf`: the file's name is the same in every language.
+pub fn is_of_pg_hba(error: &Error) -> bool {
+    sqlstate(error) == Some("28000") && database(error).is_some_and(|error| error.message().contains("pg_hba.conf"))
+}
+
+/// `pg_hba.conf` lets the role in with TLS, and without it does not.
+pub fn wants_tls(error: &Error, target: &Target) -> TaskError {
     let Target { database, credentials, .. } = target;
     let role = &credentials.username;
-    if said.contains("no encryption") && target.tls == TlsMode::Disable {
-        return format!(
-            "pg_hba.conf has no line that lets role {role:?} into database {database:?} without TLS: set postgres.tls.mode \
-             to require, or add a line."
-        );
-    }
+    let advice = format!(
+        "pg_hba.conf has no line that lets role {role:?} into database {database:?} without TLS, and has one with TLS: set \
+         postgres.tls.mode to require."
+    );
+    let said = format!("PostgreSQL at {target} cannot be used: {}", said(error));
+    error_with(ErrorClass::Terminal, "PgHbaRefused", &said, &advice)
+}
+
+fn pg_hba_advice(target: &Target) -> String {
+    let Target { database, credentials, .. } = target;
+    let role = &credentials.username;
     format!(
         "pg_hba.conf has no line that lets role {role:?} into database {database:?} from the address of the Job's Pod: add \
          one (`host {database} {role} <pod network> scram-sha-256`) and reload."

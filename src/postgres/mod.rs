@@ -14,6 +14,7 @@ pub mod programs;
 pub mod quote;
 mod reach;
 pub mod relations;
+pub mod said;
 pub mod sessions;
 pub mod settings;
 

@@ -6,22 +6,56 @@ use synapse_keeper::{
     task::report::ErrorClass,
 };
 
-use crate::support::{Database, PASSWORD, Pooler, Program, server};
+use crate::support::{Database, PASSWORD, Pooler, Program, Server, german_server, server};
 
 const ANY_STEP: &str = r#"vacuum-1={"vacuum":{"mode":"Analyze"}}"#;
 
+/// Each speaks its own language, and the reason and the advice are the same.
+fn servers() -> [&'static Server; 2] {
+    [server(), german_server()]
+}
+
 #[tokio::test]
 async fn a_wrong_password() {
-    let finished = Database::empty("wrong_password").task("inspect").credentials("synapse", "wrong-4711").run().await;
-    let error = finished.refused("PasswordRefused", &["password authentication failed for user \"synapse\" [28P01]"]);
-    assert_eq!(error.class, ErrorClass::Terminal);
-    assert!(!finished.printed.contains("wrong-4711"));
+    for server in servers() {
+        let database = Database::on(server, "wrong_password");
+        let finished = database.task("inspect").credentials("synapse", "wrong-4711").run().await;
+        let error = finished.refused("PasswordRefused", &["synapse", "[28P01]", "postgres.credentials"]);
+        assert_eq!(error.class, ErrorClass::Terminal);
+        assert!(!finished.printed.contains("wrong-4711"));
+    }
 }
 
 #[tokio::test]
 async fn a_role_that_pg_hba_refuses() {
-    let finished = Database::empty("pg_hba").task("inspect").credentials("unwelcome", PASSWORD).run().await;
-    finished.refused("PgHbaRefused", &["pg_hba.conf rejects connection", "[28000]", "host pg_hba unwelcome"]);
+    for server in servers() {
+        let finished = Database::on(server, "pg_hba").task("inspect").credentials("unwelcome", PASSWORD).run().await;
+        finished.refused("PgHbaRefused", &["pg_hba.conf", "[28000]", "host pg_hba unwelcome"]);
+    }
+}
+
+/// What pg_hba.conf asks for is tried, not read in PostgreSQL's words.
+#[tokio::test]
+async fn a_role_that_pg_hba_lets_in_with_tls_alone() {
+    for server in [Server::of_its_own(&[]), Server::of_its_own_in_german()] {
+        server.psql("postgres", "CREATE ROLE no_login; CREATE ROLE only_tls LOGIN PASSWORD 'secret-4711'");
+        server.lets_in(
+            "hostssl all only_tls 127.0.0.1/32 scram-sha-256\nhost all only_tls 127.0.0.1/32 reject\n\
+                        hostssl all synapse 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
+                        host all no_login 127.0.0.1/32 trust\n",
+        );
+        let database = Database::on(server, "only_tls");
+        let plain = || database.task("inspect").with(&["--tls-mode", "disable"]);
+        for password in ["secret-4711", "wrong-4711"] {
+            let finished = plain().credentials("only_tls", password).run().await;
+            finished.refused("PgHbaRefused", &["pg_hba.conf", "[28000]", "set postgres.tls.mode to require"]);
+        }
+        plain().credentials("unwelcome", PASSWORD).run().await.refused("PgHbaRefused", &["add one"]);
+        let tls = || database.task("inspect").with(&["--tls-mode", "require"]);
+        tls().credentials("only_tls", "secret-4711").run().await.inspection();
+        tls().run().await.refused("ClientCertificateRequired", &["[28000]", "postgres.tls.clientSecret"]);
+        tls().credentials("no_login", "x").run().await.refused("RoleRefused", &["[28000]", "may it log in"]);
+    }
 }
 
 #[tokio::test]
@@ -34,8 +68,33 @@ async fn a_secret_without_the_key_or_with_an_empty_one() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there() {
-    let finished = Program::task("inspect").database("127.0.0.1", server().port, "nowhere").run().await;
-    finished.refused("DatabaseMissing", &["database \"nowhere\" does not exist [3D000]", "postgres.database"]);
+    for server in servers() {
+        let finished = Program::task("inspect").database("127.0.0.1", server.port, "nowhere").run().await;
+        finished.refused("DatabaseMissing", &["nowhere", "[3D000]", "postgres.database"]);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_lets_the_role_not_in() {
+    for server in servers() {
+        let database = Database::on(server, "closed_to_us");
+        database.sql("REVOKE CONNECT ON DATABASE closed_to_us FROM PUBLIC");
+        let finished = database.task("inspect").credentials("stranger", PASSWORD).run().await;
+        finished.refused("ConnectDenied", &["[42501]", "GRANT CONNECT ON DATABASE \"closed_to_us\" TO \"stranger\""]);
+    }
+}
+
+#[tokio::test]
+async fn a_role_without_a_right_and_a_server_without_a_connection() {
+    for server in servers() {
+        let database = Database::on(server, "no_right");
+        database.sql("CREATE TABLE foreign_table (a int)");
+        database.sql("ALTER ROLE stranger CONNECTION LIMIT 0");
+        let finished = database.task("inspect").credentials("stranger", PASSWORD).run().await;
+        let error = finished.refused("TooManyConnections", &["[53300]"]);
+        assert_eq!(error.class, ErrorClass::Transient);
+        database.sql("ALTER ROLE stranger CONNECTION LIMIT -1");
+    }
 }
 
 #[tokio::test]

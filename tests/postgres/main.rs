@@ -16,6 +16,7 @@ mod in_place;
 mod inspect;
 mod interrupted;
 mod killed;
+mod language;
 mod media;
 mod media_found;
 mod media_links;

@@ -15,6 +15,7 @@ use super::{
     stream::{carry_bytes_unless, carry_rows, output_of},
 };
 use crate::{
+    postgres::said::VERBOSE,
     restic::{Repository, Stored},
     task::report::{Result, TaskError},
 };
@@ -91,16 +92,22 @@ impl<'a> Stream<'a> {
         let path = scratch.join(&self.file).with_extension("query");
         fs::write(&path, script).map_err(|error| TaskError::no_scratch_space(&error))?;
         let mut command = programs.command("psql", target)?;
-        command.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file"]);
+        command.args([
+            "--no-psqlrc",
+            "--quiet",
+            "--no-align",
+            "--tuples-only",
+            "--set=ON_ERROR_STOP=1",
+            VERBOSE,
+            "--file",
+        ]);
         command.arg(path);
         Ok(command)
     }
 
     /// Says of what PostgreSQL's programs said in which database it was. What restic says is about neither.
     pub fn tell(&self, error: TaskError) -> TaskError {
-        match error.reason.as_str() {
-            "DumpFailed" | "DumpDiffers" => self.held.whose.tell(error),
-            _ => error,
-        }
+        let is_of_program = ["psql", "pg_dump", "What psql"].iter().any(|words| error.message.starts_with(words));
+        if is_of_program { self.held.whose.tell(error) } else { error }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     stopped,
 };
 use crate::{
-    postgres::Result,
+    postgres::{Result, errors, said::refusals},
     restic::{Stored, Upload, collect},
     task::report::TaskError,
 };
@@ -176,8 +176,14 @@ async fn all_read(
     }
 }
 
-/// Another try may help: the server may have gone away.
+/// By PostgreSQL's SQLSTATE where there is one. Without it another try may help: the server may have gone away.
 fn failed(program: &str, how: &str, said: &str) -> TaskError {
+    if let Some(refusal) = refusals(said).into_iter().next() {
+        let (class, reason, advice) = errors::meaning(&refusal.code);
+        let reason = if reason == "DatabaseError" { "DumpFailed" } else { reason };
+        let message = format!("{program}: {} [{}]. {advice}", refusal.words, refusal.code);
+        return TaskError { class, reason: reason.to_owned(), message };
+    }
     let said = said.trim().replace('\n', "; ");
     TaskError::transient("DumpFailed", format!("{program} ended with {how}: {said}"))
 }

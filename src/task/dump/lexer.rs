@@ -70,6 +70,8 @@ pub struct Lexer {
     begun: u64,
     text: Vec<u8>,
     tokens: Vec<(usize, usize)>,
+    /// Parentheses that are open: the actions of a rule have semicolons between them.
+    open: u32,
     /// Before this nothing of `text` belongs to a pair, such as `--`, or to a word.
     plain_since: usize,
     /// Backslashes are special in the string that came last.
@@ -88,6 +90,7 @@ impl Default for Lexer {
             begun: 1,
             text: Vec::new(),
             tokens: Vec::new(),
+            open: 0,
             plain_since: 0,
             escapes: false,
             aside: Vec::new(),
@@ -178,7 +181,7 @@ impl Lexer {
     fn plain(&mut self, byte: u8) -> Result<Option<Piece>, Uncut> {
         let before = self.text[self.plain_since..].last().copied();
         match (before, byte) {
-            (_, b';') => return self.statement().map(Some),
+            (_, b';') if self.open == 0 => return self.statement().map(Some),
             (_, b'\\') => {
                 self.aside = vec![byte];
                 self.state = State::Command;
@@ -196,6 +199,11 @@ impl Lexer {
         }
         self.keep(byte)?;
         let at = self.text.len() - 1;
+        match byte {
+            b'(' => self.open += 1,
+            b')' => self.open = self.open.saturating_sub(1),
+            _ => {}
+        }
         match byte {
             b'\'' => self.begin_string(at),
             b'"' => {

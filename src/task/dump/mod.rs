@@ -6,6 +6,7 @@
 mod check;
 pub(super) mod lexer;
 mod load;
+pub mod making;
 mod reading;
 mod rules;
 mod script;

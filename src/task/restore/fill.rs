@@ -14,11 +14,18 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::process::Command;
 
+use super::refused::{by_code, by_program, by_psql};
 use crate::{
-    postgres::{Explain, Session, Target, programs::Programs, settings::Setting},
+    postgres::{
+        Explain, Session, Target, errors,
+        programs::Programs,
+        said::{VERBOSE, refusals},
+        settings::Setting,
+    },
     restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
         backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
+        dump::{making::Making, statement::Statement},
         output::progress,
         report::{Result, TaskError},
         schema::{Choice, Contents, Facts, Place, facts, views},
@@ -27,9 +34,6 @@ use crate::{
 
 /// Indexes are sorted in memory where it suffices: PostgreSQL's own default, 64 MiB, is for machines of long ago.
 const SETTINGS: [Setting; 2] = [("synchronous_commit", "off"), ("maintenance_work_mem", "256MB")];
-
-/// As many lines of what a program complains of are repeated.
-const LINES: usize = 5;
 
 /// What is filled, from what.
 pub struct Filling<'a> {
@@ -114,17 +118,17 @@ impl Filling<'_> {
         let choice = self.choose(&schema).await?;
         choice.is_possible(&self.place)?;
         let listed = self.listed(&schema, &choice.skipped).await?;
-        let list = self.scratch.join("made.list");
-        std::fs::write(&list, &listed).map_err(|error| TaskError::no_scratch_space(&error))?;
-        let list = format!("--use-list={}", list.display());
+        let list = format!("--use-list={}", self.write("made.list", &listed)?.display());
         progress("makes the tables");
-        self.pg_restore(&["--section=pre-data", "--no-owner", "--no-privileges", "--no-tablespaces", &list], &schema)
-            .await?;
+        let shared = ["--no-owner", "--no-privileges", "--no-tablespaces", &list];
+        let tables = self.sql(&[&["--section=pre-data"], shared.as_slice()].concat(), &schema).await?;
+        let mut psql = self.psql()?;
+        psql.args(["--set=ON_ERROR_STOP=1", "--file"]).arg(self.write("tables.sql", &tables)?);
+        run(psql).await?;
         self.rows(files, ahead).await?;
         progress("makes the indexes");
-        let jobs = format!("--jobs={}", self.at_once);
-        let post_data = ["--section=post-data", "--no-owner", "--no-privileges", "--no-tablespaces", &list, &jobs];
-        self.pg_restore(&post_data, &schema).await?;
+        let indexes = self.sql(&[&["--section=post-data"], shared.as_slice()].concat(), &schema).await?;
+        Making::begin(self.target, self.at_once, not_made).await?.run_all(indexes.as_bytes()).await?;
         forget_one_time_keys(self.target).await?;
         let was_filled = |view: &str| !self.dump.unfilled_views.iter().any(|unfilled| unfilled == view);
         Ok(Filled {
@@ -184,18 +188,18 @@ impl Filling<'_> {
     /// tells.
     async fn stream(&self, file: &str, mut download: Download) -> Result<()> {
         let output = download.output.take().expect("its output is a pipe").into_owned_fd();
-        let output = File::from(output.map_err(|error| failed("psql", &error.to_string()))?);
+        let output = File::from(output.map_err(|error| by_program("psql", &error.to_string()))?);
         let mut psql = self.psql()?;
         psql.args(["--set=ON_ERROR_STOP=1", "--file=-"]);
         let (read, unpacked, written) = if parts::is_compressed(file) {
-            let (reader, writer) = std::io::pipe().map_err(|error| failed("psql", &error.to_string()))?;
+            let (reader, writer) = std::io::pipe().map_err(|error| by_program("psql", &error.to_string()))?;
             psql.stdin(reader);
             let unpacking = tokio::task::spawn_blocking(move || zstd::stream::copy_decode(output, writer));
             let unpacked = async { unpacking.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) };
-            tokio::join!(download.finish(), unpacked, run(psql, "psql"))
+            tokio::join!(download.finish(), unpacked, run(psql))
         } else {
             psql.stdin(output);
-            let (read, written) = tokio::join!(download.finish(), run(psql, "psql"));
+            let (read, written) = tokio::join!(download.finish(), run(psql));
             (read, Ok(()), written)
         };
         match (read, written) {
@@ -212,15 +216,21 @@ impl Filling<'_> {
 
     fn psql(&self) -> Result<Command> {
         let mut command = self.programs.command_with("psql", self.target, &SETTINGS)?;
-        command.args(["--no-psqlrc", "--quiet", "--output=/dev/null"]);
+        command.args(["--no-psqlrc", "--quiet", "--output=/dev/null", VERBOSE]);
         Ok(command)
     }
 
-    async fn pg_restore(&self, arguments: &[&str], schema: &Path) -> Result<()> {
-        let mut command = self.programs.command_with("pg_restore", self.target, &SETTINGS)?;
-        // It wants the option. Empty, it means the database of the environment, whatever that one's name looks like.
-        command.args(["--exit-on-error", "--dbname="]).args(arguments).arg(schema);
-        run(command, "pg_restore").await
+    /// What `pg_restore` would run. It prints no SQLSTATE, and takes a database's name for more than that: it does not connect.
+    async fn sql(&self, arguments: &[&str], schema: &Path) -> Result<String> {
+        let mut command = self.programs.command("pg_restore", self.target)?;
+        command.env_remove("PGDATABASE").arg("--file=-").args(arguments).arg(schema);
+        output_of(command, "pg_restore").await
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.scratch.join(name);
+        std::fs::write(&path, text).map_err(|error| TaskError::no_scratch_space(&error))?;
+        Ok(path)
     }
 
     /// Rights that were granted to other roles, such as an exporter's. A role that is not there is told, and is no reason
@@ -230,22 +240,29 @@ impl Filling<'_> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let list_file = self.scratch.join("privileges.list");
-        std::fs::write(&list_file, wanted).map_err(|error| TaskError::no_scratch_space(&error))?;
-        let mut statements = self.programs.command("pg_restore", self.target)?;
-        statements.arg("--use-list").arg(&list_file).arg("--file=-").arg(schema).env_remove("PGDATABASE");
-        let sql_file = self.scratch.join("privileges.sql");
-        std::fs::write(&sql_file, output_of(statements, "pg_restore").await?)
-            .map_err(|error| TaskError::no_scratch_space(&error))?;
+        let list = format!("--use-list={}", self.write("privileges.list", &wanted)?.display());
+        let statements = self.write("privileges.sql", &self.sql(&[&list], schema).await?)?;
         let mut psql = self.psql()?;
-        psql.arg("--file").arg(&sql_file).stdout(Stdio::null()).stderr(Stdio::piped());
-        let output = psql.output().await.map_err(|error| failed("psql", &error.to_string()))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let refused = said.lines().filter_map(|line| line.split_once("ERROR:  ").map(|(_, why)| why));
-        let mut refused: Vec<String> = refused.map(|why| format!("a right was not given again: {why}")).collect();
+        psql.arg("--file").arg(&statements).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = psql.output().await.map_err(|error| by_program("psql", &error.to_string()))?;
+        let refused = refusals(&String::from_utf8_lossy(&output.stderr));
+        let mut refused: Vec<String> =
+            refused.into_iter().map(|refusal| format!("a right was not given again: {}", refusal.words)).collect();
         refused.sort();
         refused.dedup();
         Ok(refused)
+    }
+}
+
+/// A statement behind the rows: an index, a key, a trigger.
+fn not_made(error: &sqlx::Error, statement: &Statement) -> TaskError {
+    let explained = errors::failed(error, &format!("running {}", statement.beginning()));
+    match (errors::sqlstate(error), error.as_database_error()) {
+        (Some(code), Some(said)) => {
+            let detail = errors::detail(error).map(|detail| format!(" ({detail})")).unwrap_or_default();
+            by_code(code, &format!("While running {}: {}{detail}", statement.beginning(), said.message()))
+        }
+        _ => explained,
     }
 }
 
@@ -287,37 +304,26 @@ pub async fn analyze(target: &Target) -> Result<()> {
     session.execute("ANALYZE").await.explain("reading the tables for the planner's statistics")
 }
 
-/// Runs a program to its end.
-async fn run(mut command: Command, program: &str) -> Result<()> {
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| failed(program, &error.to_string()))?;
+/// Runs `psql` to its end.
+async fn run(mut psql: Command) -> Result<()> {
+    psql.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = psql.spawn().map_err(|error| by_program("psql", &error.to_string()))?;
     let complained = collect(child.stderr.take());
-    let status = child.wait().await.map_err(|error| failed(program, &error.to_string()))?;
+    let status = child.wait().await.map_err(|error| by_program("psql", &error.to_string()))?;
     if status.success() {
         return Ok(());
     }
-    Err(failed(program, &complained.await.unwrap_or_default()))
+    Err(by_psql(&complained.await.unwrap_or_default()))
 }
 
+/// What a program prints that does not connect.
 async fn output_of(mut command: Command, program: &str) -> Result<String> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = command.output().await.map_err(|error| failed(program, &error.to_string()))?;
+    let output = command.output().await.map_err(|error| by_program(program, &error.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(failed(program, &String::from_utf8_lossy(&output.stderr)))
-}
-
-/// The first thing that a program complained of is what the rest comes from.
-fn failed(program: &str, said: &str) -> TaskError {
-    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).collect();
-    let said = said.join("; ");
-    // A write that ends in the middle has no error of the system's, but PostgreSQL's hint.
-    if ["No space left on device", "Check free disk space"].iter().any(|words| said.contains(words)) {
-        let advice = "The volume of the database is full. Nothing was replaced: make the volume larger.";
-        return TaskError::terminal("DiskFull", format!("{program}: {said}. {advice}"));
-    }
-    TaskError::transient("RestoreFailed", format!("{program}: {said}. Nothing was replaced."))
+    Err(by_program(program, &String::from_utf8_lossy(&output.stderr)))
 }
 
 #[cfg(test)]
@@ -332,14 +338,5 @@ mod tests {
         {
             assert!(!is_privilege(other), "{other}");
         }
-    }
-
-    #[test]
-    fn a_full_disk_is_told_from_a_lost_connection() {
-        assert_eq!(failed("psql", "ERROR:  could not extend file: No space left on device").reason, "DiskFull");
-        let cut = "ERROR:  could not extend file \"base/1/2\": wrote only 4096 of 8192 bytes at block 0\n\
-                   HINT:  Check free disk space.";
-        assert_eq!(failed("psql", cut).reason, "DiskFull");
-        assert_eq!(failed("psql", "server closed the connection unexpectedly").reason, "RestoreFailed");
     }
 }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::restore::Restored,
     bytes,
-    postgres::{Session, disk, lock, quote, relations, sessions},
+    postgres::{Explain, Session, disk, lock, quote, relations, sessions},
     synapse::database,
     task::{
         arguments::Connection,
@@ -183,11 +183,7 @@ async fn take(server: &mut Server, connection: &Connection) -> Result<()> {
             ),
         ));
     }
-    server
-        .session()
-        .execute(TIME_TO_DROP)
-        .await
-        .map_err(|error| TaskError::transient("RestoreFailed", error.to_string()))
+    server.session().execute(TIME_TO_DROP).await.explain("setting the statement's time")
 }
 
 /// An earlier attempt came to its end and died before it could say so.

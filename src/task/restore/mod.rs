@@ -24,6 +24,7 @@ mod mark;
 mod media;
 mod possible;
 mod preflight;
+pub mod refused;
 mod rights;
 pub mod schema;
 mod server;

@@ -1,11 +1,15 @@
 //! Whether an error speaks of the backup or of the drill. Pure.
 
-use crate::{restic::DAMAGED, task::report::TaskError};
+use crate::{
+    restic::DAMAGED,
+    task::{report::TaskError, restore::refused::REFUSED},
+};
 
 /// Errors of a backup that does not come back. A repository that cannot be reached, a server that does not start or a disk that is
 /// full says nothing about it.
-const DAMAGE: [&str; 13] = [
+const DAMAGE: [&str; 14] = [
     DAMAGED,
+    REFUSED,
     "ManifestUnreadable",
     "ServerNameDiffers",
     "RowsDiffer",
@@ -22,14 +26,7 @@ const DAMAGE: [&str; 13] = [
 
 /// Whether the backup is not what it should be.
 pub fn speaks_of_the_backup(error: &TaskError) -> bool {
-    DAMAGE.contains(&error.reason.as_str()) || (error.reason == "RestoreFailed" && refuses_the_data(&error.message))
-}
-
-/// PostgreSQL refuses what it was given, not the connection or for want of memory.
-fn refuses_the_data(said: &str) -> bool {
-    let of_the_server =
-        ["out of memory", "terminating connection", "server closed the connection", "canceling statement"];
-    said.contains("ERROR:") && !of_the_server.iter().any(|words| said.contains(words))
+    DAMAGE.contains(&error.reason.as_str())
 }
 
 #[cfg(test)]
@@ -41,9 +38,10 @@ mod tests {
         for (reason, message, is_damage) in [
             ("RepositoryDamaged", "ciphertext verification failed", true),
             ("RowsDiffer", "events has 1 row of 2", true),
-            ("RestoreFailed", "psql: ERROR:  duplicate key value violates unique constraint", true),
-            ("RestoreFailed", "psql: ERROR:  out of memory", false),
-            ("RestoreFailed", "psql: server closed the connection unexpectedly", false),
+            ("RestoreFailed", "duplicate key value violates unique constraint [23505]", true),
+            ("ServerLacks", "role \"x\" does not exist [42704]", false),
+            ("OutOfMemory", "out of memory [53200]", false),
+            ("FillFailed", "psql: server closed the connection unexpectedly", false),
             ("RepositoryUnreachable", "no answer", false),
             ("RepositoryPasswordRefused", "wrong password", false),
             ("SnapshotNotFound", "the retention took it", false),

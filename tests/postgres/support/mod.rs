@@ -21,7 +21,7 @@ pub use memory::Memory;
 pub use pooler::Pooler;
 pub use program::{Finished, Program, Running};
 pub use repository::{Moment, REPOSITORY_PASSWORD, Repository, until_reached};
-pub use server::{PASSWORD, Server, server};
+pub use server::{PASSWORD, Server, german_server, server};
 pub use storage::{SECRET_KEY, Storage, Way, Wire};
 pub use synapse::{Listener, Synapse, get};
 

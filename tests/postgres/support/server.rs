@@ -53,20 +53,34 @@ pub fn server() -> &'static Server {
     &SERVER
 }
 
+/// One that speaks German, which tests share: what it refuses is told by its SQLSTATE and not by its words.
+pub fn german_server() -> &'static Server {
+    static SERVER: LazyLock<&Server> = LazyLock::new(Server::of_its_own_in_german);
+    &SERVER
+}
+
 impl Server {
     /// One for a test that would get into the way of others, or they into its. It lives as long as this process: the
     /// guardian sees its end.
     pub fn of_its_own(settings: &[&str]) -> &'static Self {
-        Box::leak(Box::new(Self::make(settings, None)))
+        Box::leak(Box::new(Self::make(settings, None, &[])))
+    }
+
+    /// The same, and it speaks German. gettext takes the language of this variable for every locale but C.
+    pub fn of_its_own_in_german() -> &'static Self {
+        let settings = ["lc_messages=C.UTF-8"];
+        let server = Box::leak(Box::new(Self::make(&settings, None, &["/usr/bin/env", "LANGUAGE=de"])));
+        assert!(server.daemon.log().contains("Datenbanksystem"), "it has no German: {}", server.daemon.log());
+        server
     }
 
     /// One with a small disk in the place of this directory: `data/pg_wal`, a new one for a tablespace, or `data`. Then the WAL is
     /// elsewhere.
     pub fn on_a_small_disk(directory: &str, megabytes: u32, settings: &[&str]) -> &'static Self {
-        Box::leak(Box::new(Self::make(settings, Some((directory, megabytes)))))
+        Box::leak(Box::new(Self::make(settings, Some((directory, megabytes)), &[])))
     }
 
-    fn make(settings: &[&str], small_disk: Option<(&str, u32)>) -> Self {
+    fn make(settings: &[&str], small_disk: Option<(&str, u32)>, prefix: &[&str]) -> Self {
         let programs = programs().to_owned();
         let directory = daemon::new_directory();
         let volume = small_disk.map(|(name, megabytes)| Volume { directory: directory.join(name), megabytes });
@@ -91,7 +105,7 @@ impl Server {
             format!("ssl_key_file={}", path("server.key")),
         ];
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).chain(ssl).collect();
-        let server = Self::start(directory, programs, &settings, volume);
+        let server = Self::start(directory, programs, &settings, volume, prefix);
         let passwords = ["synapse", "mas", "stranger", "unwelcome", "databases"]
             .map(|role| format!("ALTER ROLE {role} PASSWORD '{PASSWORD}';"));
         server.psql("postgres", &format!("{ROLES}{}", passwords.concat()));
@@ -130,13 +144,17 @@ impl Server {
         ])
     }
 
-    fn start(directory: PathBuf, programs: PathBuf, settings: &[String], volume: Option<Volume>) -> Self {
+    fn start(
+        directory: PathBuf,
+        programs: PathBuf,
+        settings: &[String],
+        volume: Option<Volume>,
+        prefix: &[&str],
+    ) -> Self {
         let port = free_port();
-        let mut command = vec![
-            programs.join("postgres").display().to_string(),
-            "-D".to_owned(),
-            directory.join("data").display().to_string(),
-        ];
+        let mut command: Vec<String> = prefix.iter().map(|word| (*word).to_owned()).collect();
+        let data = directory.join("data").display().to_string();
+        command.extend([programs.join("postgres").display().to_string(), "-D".to_owned(), data]);
         // No autovacuum: a test decides itself when something is vacuumed.
         let common = ["listen_addresses=127.0.0.1", "fsync=off", "autovacuum=off", "max_connections=200"];
         // Its own file with its process is on its small disk, which nobody else sees.
@@ -229,7 +247,13 @@ impl Server {
         let from = [program.as_str(), "-D", &data, "-h", &socket, "-p", &port, "-U", "postgres"];
         daemon::run(&[from.as_slice(), &["-c", "fast", "-R", "--no-sync"], options].concat());
         let settings: Vec<String> = settings.iter().chain(&["ssl=off"]).map(|setting| (*setting).to_owned()).collect();
-        Self::start(directory, self.programs.clone(), &settings, None)
+        Self::start(directory, self.programs.clone(), &settings, None, &[])
+    }
+
+    /// Changes who may come in: lines of `pg_hba.conf` before the others.
+    pub fn lets_in(&self, lines: &str) {
+        fs::write(self.daemon.directory.join("data/pg_hba.conf"), format!("{lines}{PG_HBA}")).expect("pg_hba.conf");
+        self.psql("postgres", "SELECT pg_reload_conf(), pg_sleep(0.3)");
     }
 
     /// A new folder that it may write to.

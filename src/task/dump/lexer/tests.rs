@@ -57,6 +57,7 @@ fn a_semicolon_in_quotes_ends_nothing() {
         "SELECT $$a;b$$",
         "SELECT $x1$a;$$;$x$;b$x1$",
         "SELECT $fn$ it's $fn$, 'a;b'",
+        "CREATE RULE r AS ON INSERT TO a DO (DELETE FROM b; DELETE FROM c (';');)",
         "SELECT a$b$c, $1",
         "SELECT \u{fc}$b$c",
     ] {
