@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::references::{Claim, Credentials, SecretKey};
+use super::references::{Certificate, Claim, Credentials, SecretKey};
 
 /// A PostgreSQL database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +65,9 @@ pub struct Tls {
     /// Certificate authority that signed the server's certificate, in PEM. Without it: the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret: Option<SecretKey>,
+    /// Certificate of the client, where `pg_hba.conf` asks for one (`cert`, `clientcert`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<Certificate>,
 }
 
 /// libpq's `sslmode`.

@@ -25,7 +25,32 @@ pub struct SecretKey {
     pub key: String,
 }
 
-/// The same, where the field's own name does not say that it is of a Secret.
+/// A certificate with its private key, both in PEM, as a Secret of type `kubernetes.io/tls` has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key of the certificate in the Secret.
+    #[serde(default = "cert_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub cert_key: String,
+    /// Key of the private key in the Secret.
+    #[serde(default = "key_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key_key: String,
+}
+
+fn cert_key() -> String {
+    "tls.crt".to_owned()
+}
+
+fn key_key() -> String {
+    "tls.key".to_owned()
+}
+
+/// A key of a Secret, where the field's own name does not say that it is of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyOfSecret {

@@ -48,6 +48,7 @@ const MEMORY_LIMIT: &str = "256Mi";
 
 const CREDENTIALS: &str = "/var/run/synapse-keeper/postgres";
 const CA: &str = "/var/run/synapse-keeper/postgres-ca";
+const CLIENT: &str = "/var/run/synapse-keeper/postgres-client";
 const DATA_VOLUME: &str = "/var/run/synapse-keeper/postgres-data";
 
 /// What a Job is told of the database.
@@ -251,6 +252,10 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
     if let Some(ca) = &postgres.tls.ca_secret {
         args.push(format!("--ca-file={CA}/{}", ca.key));
     }
+    if let Some(client) = &postgres.tls.client_secret {
+        args.push(format!("--client-cert-file={CLIENT}/{}", client.cert_key));
+        args.push(format!("--client-key-file={CLIENT}/{}", client.key_key));
+    }
     if postgres.data_volume.is_some() && with_volume {
         args.push(format!("--data-volume={DATA_VOLUME}"));
     }
@@ -319,6 +324,11 @@ fn volumes(database: Option<Database<'_>>) -> (Vec<Volume>, Vec<VolumeMount>) {
         read_only: Some(true),
         ..Default::default()
     });
+    if let Some(client) = &postgres.tls.client_secret {
+        let (cert, key) = (client.cert_key.as_str(), client.key_key.as_str());
+        volumes.push(secret_volume("postgres-client", &client.name, Some(&[(cert, cert), (key, key)])));
+        mounts.push(mounted("postgres-client", &Mount::secret(CLIENT, &client.name)));
+    }
     let ca = postgres.tls.ca_secret.as_ref().map(|ca| {
         let source = Source::SecretKey { name: ca.name.clone(), key: ca.key.clone(), file: ca.key.clone() };
         ("postgres-ca", Mount { path: CA.to_owned(), source })

@@ -53,8 +53,16 @@ pub struct Target {
     pub tls: TlsMode,
     /// Certificate authority, in PEM. Without it: the system's.
     pub ca_file: Option<PathBuf>,
+    pub client: Option<ClientCertificate>,
     pub credentials: Credentials,
     pub application: Application,
+}
+
+/// What the client shows where `pg_hba.conf` asks for it: files in PEM.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// One open session.
@@ -167,8 +175,12 @@ impl Target {
                 TlsMode::VerifyCa => PgSslMode::VerifyCa,
                 TlsMode::VerifyFull => PgSslMode::VerifyFull,
             });
-        match &self.ca_file {
+        let options = match &self.ca_file {
             Some(path) => options.ssl_root_cert(path),
+            None => options,
+        };
+        match &self.client {
+            Some(client) => options.ssl_client_cert(&client.certificate).ssl_client_key(&client.key),
             None => options,
         }
     }

@@ -10,10 +10,7 @@ use sqlx::{
 };
 
 use super::{Result, Target};
-use crate::{
-    api::postgres::TlsMode,
-    task::report::{ErrorClass, TaskError},
-};
+use crate::task::report::{ErrorClass, TaskError};
 
 /// What to do about a pooler, wherever it is noticed.
 pub const POOLER_ADVICE: &str = "A pooler such as PgBouncer stands in between. Locks and settings of a session do not \
@@ -111,15 +108,24 @@ pub fn meaning(code: &str) -> (ErrorClass, &'static str, &'static str) {
 /// A connection was refused.
 pub fn refused(error: &Error, target: &Target) -> TaskError {
     use ErrorClass::{Terminal, Transient};
-    let said = said(error);
+    // The driver repeats a character of it.
+    let is_of_password = matches!(error, Error::Configuration(why) if why.to_string().contains("saslprep"));
+    let said = if is_of_password { "its driver does not take the password".to_owned() } else { said(error) };
     let role = &target.credentials.username;
     let database = &target.database;
     let (class, reason, advice): (_, _, String) = match (error, sqlstate(error)) {
-        (_, Some("28P01")) => (
-            Terminal,
-            "PasswordRefused",
-            format!("The Secret of postgres.credentials has the wrong password for role {role:?}, or there is no such role."),
-        ),
+        (_, Some("28P01")) => {
+            let wrong = format!("The Secret of postgres.credentials has the wrong password for role {role:?}, or there is no such role.");
+            let certificate = "Or pg_hba.conf asks for a client certificate in the role's name (clientcert=verify-full), and that of \
+                               postgres.tls.clientSecret is in another one.";
+            let certificate = target.client.as_ref().map(|_| certificate);
+            let all = [Some(wrong.as_str()), target.credentials.oddity(), certificate];
+            (Terminal, "PasswordRefused", all.into_iter().flatten().collect::<Vec<_>>().join(" "))
+        }
+        (Error::Configuration(_), _) if is_of_password => {
+            let oddity = target.credentials.oddity().unwrap_or("It has a character that SCRAM does not allow.");
+            (Terminal, "PasswordRefused", format!("Look at the password in the Secret of postgres.credentials. {oddity}"))
+        }
         (_, Some("28000")) if is_of_pg_hba(error) => (Terminal, "PgHbaRefused", pg_hba_advice(target)),
         // The function of PostgreSQL's that refuses tells it: its words are in the server's language.
         (_, Some("28000")) if routine(error) == Some("ClientAuthentication") => (
@@ -127,9 +133,19 @@ pub fn refused(error: &Error, target: &Target) -> TaskError {
             "ClientCertificateRequired",
             "pg_hba.conf asks for a client certificate (clientcert): name a Secret with one in postgres.tls.clientSecret.".to_owned(),
         ),
-        (_, Some("28000")) if routine(error) == Some("auth_failed") => {
-            (Terminal, "RoleRefused", format!("pg_hba.conf asks role {role:?} for something else than a password (cert, peer, ldap, …)."))
-        }
+        (_, Some("28000")) if routine(error) == Some("auth_failed") && target.client.is_some() => (
+            Terminal,
+            "ClientCertificateRefused",
+            format!(
+                "The certificate of postgres.tls.clientSecret is not in the name of role {role:?}: PostgreSQL compares its common \
+                 name, or what pg_ident.conf makes of it."
+            ),
+        ),
+        (_, Some("28000")) if routine(error) == Some("auth_failed") => (
+            Terminal,
+            "RoleRefused",
+            format!("pg_hba.conf asks role {role:?} for something else than a password, such as a certificate (cert) or peer."),
+        ),
         (_, Some("28000")) => {
             (Terminal, "RoleRefused", format!("Does role {role:?} exist, and may it log in (ALTER ROLE … LOGIN)?"))
         }
@@ -159,9 +175,11 @@ pub fn refused(error: &Error, target: &Target) -> TaskError {
             "The server speaks no TLS: set `ssl = on` in PostgreSQL, or a weaker postgres.tls.mode.".to_owned(),
         ),
         (Error::Io(io), _) if tls_error(io).is_some() => (Terminal, "TlsRefused", tls_advice(io, target)),
-        (Error::Tls(_) | Error::Configuration(_), _) => {
-            (Terminal, "TlsRefused", "Look at postgres.tls: the mode, and the Secret of the certificate authority.".to_owned())
-        }
+        (Error::Tls(_) | Error::Configuration(_), _) => (
+            Terminal,
+            "TlsRefused",
+            "Look at postgres.tls: the mode, and the Secrets of the certificate authority and of the client's certificate.".to_owned(),
+        ),
         (Error::Io(io), _) => match io.kind() {
             io::ErrorKind::ConnectionRefused => (
                 Transient,
@@ -276,7 +294,10 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 fn tls_advice(error: &io::Error, target: &Target) -> String {
-    use rustls::{CertificateError as Certificate, Error::InvalidCertificate};
+    use rustls::{
+        AlertDescription as Alert, CertificateError as Certificate,
+        Error::{AlertReceived, InvalidCertificate},
+    };
     match tls_error(error) {
         // A bad signature: an authority of the same name, but with another key.
         Some(InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature)) => match &target.ca_file {
@@ -294,6 +315,14 @@ fn tls_advice(error: &io::Error, target: &Target) -> String {
         Some(InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. })) => {
             "The server's certificate has expired: renew it.".to_owned()
         }
+        Some(AlertReceived(alert)) if target.client.is_some() => match alert {
+            Alert::UnknownCA => {
+                "The server does not know the authority of the certificate in postgres.tls.clientSecret (ssl_ca_file)."
+            }
+            Alert::CertificateExpired => "The certificate in postgres.tls.clientSecret has expired: renew it.",
+            _ => "The server does not take the certificate in postgres.tls.clientSecret: its log says why.",
+        }
+        .to_owned(),
         _ => "Look at postgres.tls and at the server's certificate.".to_owned(),
     }
 }

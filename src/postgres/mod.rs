@@ -18,7 +18,7 @@ pub mod said;
 pub mod sessions;
 pub mod settings;
 
-pub use connect::{Application, Session, Target};
+pub use connect::{Application, ClientCertificate, Session, Target};
 pub use credentials::Credentials;
 pub use errors::Explain;
 pub use locale::Locale;

@@ -86,12 +86,18 @@ impl Files {
             .env("PGCLIENTENCODING", "UTF8")
             .env("PGSSLMODE", target.tls.name())
             .env("PGGSSENCMODE", "disable")
-            .env("PGSSLCERT", &none)
-            .env("PGSSLKEY", &none)
             .env("PGSSLCRL", &none)
             .env("PGSSLROOTCERT", &none)
             .env("PGSYSCONFDIR", self.folder.path())
             .env("HOME", self.folder.path());
+        // libpq refuses a key that others may read, such as a mounted one.
+        let (certificate, key) = match &target.client {
+            Some(client) => {
+                (client.certificate.clone(), self.write(&format!("key-{number}"), &fs::read(&client.key)?)?)
+            }
+            None => (none.clone(), none),
+        };
+        command.env("PGSSLCERT", certificate).env("PGSSLKEY", key);
         // Where it is told of an authority, libpq verifies in other modes too.
         if matches!(target.tls, TlsMode::VerifyCa | TlsMode::VerifyFull) {
             command.env("PGSSLROOTCERT", target.ca_file.as_deref().unwrap_or(Path::new(SYSTEM_CA)));
@@ -153,6 +159,7 @@ mod tests {
             database: database.to_owned(),
             tls: TlsMode::Require,
             ca_file: None,
+            client: None,
             credentials: Credentials { username: "synapse".to_owned(), password: "p:w\\".to_owned() },
             application: Application { operation: "a".to_owned(), run: 1, attempt: 2 },
         }

@@ -12,6 +12,7 @@ use crate::{
 
 const CREDENTIALS: &str = "/var/run/synapse-keeper/mas-postgres";
 const CA: &str = "/var/run/synapse-keeper/mas-postgres-ca";
+const CLIENT: &str = "/var/run/synapse-keeper/mas-postgres-client";
 const ADMINISTRATOR: &str = "/var/run/synapse-keeper/mas-postgres-admin";
 const DATA_VOLUME: &str = "/var/run/synapse-keeper/mas-postgres-data";
 
@@ -32,12 +33,15 @@ pub fn of(homeserver: &SynapseSpec, access: Access) -> (Option<AuthenticationSer
     let Postgres { credentials, admin_credentials, tls, data_volume, .. } = postgres;
     let administrator = admin_credentials.as_ref().filter(|_| access != Access::Connection);
     let disk = data_volume.as_ref().filter(|_| access == Access::AdministratorAndDisk);
+    let client = tls.client_secret.as_ref();
     let service = AuthenticationService {
         mas_host: postgres.host.clone(),
         mas_port: u16::try_from(postgres.port).unwrap_or_default(),
         mas_database: postgres.database.clone(),
         mas_tls_mode: tls.mode,
         mas_ca_file: tls.ca_secret.as_ref().map(|ca| format!("{CA}/{}", ca.key).into()),
+        mas_client_cert_file: client.map(|client| format!("{CLIENT}/{}", client.cert_key).into()),
+        mas_client_key_file: client.map(|client| format!("{CLIENT}/{}", client.key_key).into()),
         mas_credentials_dir: Some(CREDENTIALS.into()),
         mas_username: None,
         mas_admin_credentials_dir: administrator.map(|_| ADMINISTRATOR.into()),
@@ -51,6 +55,7 @@ pub fn of(homeserver: &SynapseSpec, access: Access) -> (Option<AuthenticationSer
     let mounts = [Mount::secret(CREDENTIALS, &credentials.secret_name)]
         .into_iter()
         .chain(ca)
+        .chain(client.map(|client| Mount::secret(CLIENT, &client.name)))
         .chain(administrator.map(|administrator| Mount::secret(ADMINISTRATOR, &administrator.secret_name)))
         .chain(disk.map(|claim| Mount::readable_claim(DATA_VOLUME, &claim.claim_name)));
     (Some(service), mounts.collect())
@@ -77,23 +82,25 @@ mod tests {
     #[test]
     fn a_step_has_what_it_needs_and_no_more() {
         let all = named(
-            ", adminCredentials: {secretName: admin}, dataVolume: {claimName: data}, tls: {mode: verify-full, caSecret: {name: ca, key: x}}",
+            ", adminCredentials: {secretName: admin}, dataVolume: {claimName: data}, tls: {mode: verify-full, caSecret: {name: ca, key: x}, clientSecret: {name: client, keyKey: y}}",
         );
         let names = |access| {
             let (service, mounts) = of(&all, access);
-            assert!(
-                service
-                    .unwrap()
-                    .to_args()
-                    .contains(&"--mas-ca-file=/var/run/synapse-keeper/mas-postgres-ca/x".to_owned())
-            );
+            let args = service.unwrap().to_args();
+            for file in [
+                "ca-file=/var/run/synapse-keeper/mas-postgres-ca/x",
+                "client-cert-file=/var/run/synapse-keeper/mas-postgres-client/tls.crt",
+                "client-key-file=/var/run/synapse-keeper/mas-postgres-client/y",
+            ] {
+                assert!(args.contains(&format!("--mas-{file}")), "{args:?}");
+            }
             mounts.iter().map(|mount| mount.path.rsplit_once('/').unwrap().1.to_owned()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(Access::Connection), "mas-postgres mas-postgres-ca");
-        assert_eq!(names(Access::Administrator), "mas-postgres mas-postgres-ca mas-postgres-admin");
+        assert_eq!(names(Access::Connection), "mas-postgres mas-postgres-ca mas-postgres-client");
+        assert_eq!(names(Access::Administrator), "mas-postgres mas-postgres-ca mas-postgres-client mas-postgres-admin");
         assert_eq!(
             names(Access::AdministratorAndDisk),
-            "mas-postgres mas-postgres-ca mas-postgres-admin mas-postgres-data"
+            "mas-postgres mas-postgres-ca mas-postgres-client mas-postgres-admin mas-postgres-data"
         );
     }
 }

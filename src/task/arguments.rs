@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use crate::{
     api::postgres::{IgnoredSession, TlsMode},
-    postgres::{Application, Credentials, Result, Target},
+    postgres::{Application, ClientCertificate, Credentials, Result, Target},
     task::report::TaskError,
 };
 
@@ -24,6 +24,12 @@ pub struct Connection {
     /// Certificate authority of the server's certificate, in PEM. Without it: the system's.
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
+    /// Certificate of the client, in PEM, where `pg_hba.conf` asks for one.
+    #[arg(long, requires = "client_key_file")]
+    pub client_cert_file: Option<PathBuf>,
+    /// The private key of that certificate, in PEM.
+    #[arg(long, requires = "client_cert_file")]
+    pub client_key_file: Option<PathBuf>,
     /// Directory with the files `username` and `password`, such as a mounted Secret.
     #[arg(long)]
     pub credentials_dir: Option<PathBuf>,
@@ -62,21 +68,26 @@ impl Connection {
                 password: std::env::var(self.password_variable).unwrap_or_default(),
             },
         };
-        if let Some(path) = self.ca_file.as_ref().filter(|path| !path.exists()) {
+        let of_client = self.client_cert_file.iter().chain(&self.client_key_file);
+        let files =
+            self.ca_file.iter().map(|path| ("caSecret", path)).chain(of_client.map(|path| ("clientSecret", path)));
+        if let Some((field, path)) = files.into_iter().find(|(_, path)| !path.exists()) {
             return Err(TaskError::terminal(
                 "SecretKeyMissing",
                 format!(
-                    "The Secret or the key of postgres.tls.caSecret does not exist (there is no file {}).",
+                    "The Secret or the key of postgres.tls.{field} does not exist (there is no file {}).",
                     path.display()
                 ),
             ));
         }
+        let client = self.client_cert_file.clone().zip(self.client_key_file.clone());
         Ok(Target {
             host: self.host.clone(),
             port: self.port,
             database: self.database.clone(),
             tls: self.tls_mode,
             ca_file: self.ca_file.clone(),
+            client: client.map(|(certificate, key)| ClientCertificate { certificate, key }),
             credentials,
             application: Application { operation: self.operation.clone(), run: self.run, attempt: self.attempt },
         })

@@ -34,6 +34,14 @@ pub struct AuthenticationService {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mas_ca_file: Option<PathBuf>,
+    /// As --client-cert-file.
+    #[arg(long, requires = "mas_client_key_file")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mas_client_cert_file: Option<PathBuf>,
+    /// As --client-key-file.
+    #[arg(long, requires = "mas_client_cert_file")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mas_client_key_file: Option<PathBuf>,
     /// As --credentials-dir.
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +77,8 @@ impl AuthenticationService {
             path.as_deref().map(Path::display).map(|path| format!("--mas-{name}={path}"))
         };
         args.extend(path("ca-file", &self.mas_ca_file));
+        args.extend(path("client-cert-file", &self.mas_client_cert_file));
+        args.extend(path("client-key-file", &self.mas_client_key_file));
         args.extend(path("credentials-dir", &self.mas_credentials_dir));
         args.extend(path("admin-credentials-dir", &self.mas_admin_credentials_dir));
         args.extend(path("data-volume", &self.mas_data_volume));
@@ -84,6 +94,8 @@ impl AuthenticationService {
             database: self.mas_database.clone(),
             tls_mode: self.mas_tls_mode,
             ca_file: self.mas_ca_file.clone(),
+            client_cert_file: self.mas_client_cert_file.clone(),
+            client_key_file: self.mas_client_key_file.clone(),
             credentials_dir: self.mas_credentials_dir.clone(),
             username: self.mas_username.clone(),
             password_variable: PASSWORD_VARIABLE,
@@ -142,6 +154,7 @@ mod tests {
     #[test]
     fn it_travels_as_arguments_and_as_json() {
         let json = r#"{"masHost": "db", "masPort": 5433, "masDatabase": "mas", "masTlsMode": "verify-full", "masCaFile": "/ca/x",
+                       "masClientCertFile": "/client/x", "masClientKeyFile": "/client/y",
                        "masCredentialsDir": "/c", "masAdminCredentialsDir": "/a", "masDataVolume": "/d",
                        "masIgnoreSessions": [{"role": "r", "applicationName": "a, b"}]}"#;
         let service: AuthenticationService = serde_json::from_str(json).unwrap();

@@ -6,7 +6,13 @@ use synapse_keeper::{
     task::report::ErrorClass,
 };
 
-use crate::support::{Database, PASSWORD, Pooler, Program, Server, german_server, server};
+use crate::support::{
+    ClientCertificate, Database, PASSWORD, Pooler, Program, Repository, Server, german_server, server,
+};
+use crate::{
+    backup::back_up,
+    restore::{restore, swap},
+};
 
 const ANY_STEP: &str = r#"vacuum-1={"vacuum":{"mode":"Analyze"}}"#;
 
@@ -198,4 +204,71 @@ async fn raw(database: &Database, port: u16) -> Session {
     let pid: i32 =
         sqlx::query_scalar("SELECT pg_backend_pid()").persistent(false).fetch_one(&mut connection).await.unwrap();
     Session { connection, pid, version: 150_000 }
+}
+
+/// Both drivers show it, and PostgreSQL lets nobody in without.
+#[tokio::test]
+async fn a_client_certificate() {
+    let client = ClientCertificate::new("synapse");
+    let server = Server::of_its_own(&[&format!("ssl_ca_file={}", client.authority)]);
+    server.lets_in(
+        "hostssl all synapse 127.0.0.1/32 cert\nhostssl all databases 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
+         hostssl all stranger 127.0.0.1/32 scram-sha-256 clientcert=verify-full\nhostssl all mas 127.0.0.1/32 cert\n",
+    );
+    let database = Database::of_synapse_on(server, "client_certificate");
+    let shown = client.arguments();
+    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let inspect = || database.task("inspect");
+    let without = inspect().with(&["--tls-mode", "require"]).run().await;
+    without.refused("ClientCertificateRequired", &["postgres.tls.clientSecret"]);
+    inspect().with(&shown).run().await.inspection();
+    let other_name = inspect().credentials("mas", PASSWORD).with(&shown).run().await;
+    other_name.refused("ClientCertificateRefused", &["not in the name of role \"mas\""]);
+    let full = inspect().credentials("stranger", PASSWORD).with(&shown).run().await;
+    full.refused("PasswordRefused", &["clientcert=verify-full"]);
+    let foreign = ClientCertificate::new("synapse").arguments();
+    let foreign: Vec<&str> = foreign.iter().map(String::as_str).collect();
+    inspect().with(&foreign).run().await.refused("SecretKeyMissing", &["postgres.tls.clientSecret"]);
+    let foreign = ClientCertificate::new("synapse");
+    let arguments = foreign.arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    inspect().with(&arguments).run().await.refused("TlsRefused", &["ssl_ca_file"]);
+
+    let repository = Repository::new();
+    back_up(&database, &repository).with(&shown).run().await.backup();
+    let uid = "certificate-1";
+    restore(&database, &repository, uid).with(&["--existing", "rename"]).with(&shown).run().await.result();
+    swap(&database, uid).with(&["--existing", "rename"]).with(&shown).run().await.result();
+}
+
+/// As a URL writes an address of IPv6.
+#[tokio::test]
+async fn an_address_in_brackets() {
+    let server = Server::of_its_own(&["listen_addresses=::1"]);
+    server.lets_in("host all all ::1/128 scram-sha-256\n");
+    let (database, repository) = (Database::of_synapse_on(server, "in_brackets"), Repository::new());
+    let task = |task: &str| Program::task(task).database("[::1]", server.port, &database.name);
+    task("inspect").run().await.inspection();
+    task("backup").repository(&repository).with(&["--tls-mode", "require"]).run().await.backup();
+}
+
+/// Nobody sees the end of a password: it is described.
+#[tokio::test]
+async fn a_password_with_something_around_it() {
+    let database = Database::empty("around_password");
+    let with = |password: String| database.task("inspect").credentials("synapse", &password);
+    with(format!("{PASSWORD}\n\n")).run().await.inspection();
+    with(format!("{PASSWORD}\r\n\r\n")).run().await.inspection();
+    for (password, words) in [
+        (format!("{PASSWORD} "), "It ends with white space"),
+        (format!(" {PASSWORD}"), "It begins with white space"),
+        (format!("{PASSWORD}\t"), "It ends with white space"),
+        ("a\tb".to_owned(), "a tab"),
+    ] {
+        let finished = with(password.clone()).run().await;
+        let error = finished.refused("PasswordRefused", &[words, "postgres.credentials"]);
+        assert_eq!(error.class, ErrorClass::Terminal);
+        assert!(!finished.printed.contains("ProhibitedCharacter"), "{error}");
+    }
+    with("a\nb".to_owned()).run().await.refused("SecretUnreadable", &["`password`", "more than one line"]);
 }

@@ -11,7 +11,7 @@ postgres:
   host: postgres
   database: synapse
   credentials: {secretName: synapse-postgres}
-  tls: {mode: verify-full, caSecret: {name: ca, key: ca.crt}}
+  tls: {mode: verify-full, caSecret: {name: ca, key: ca.crt}, clientSecret: {name: client, keyKey: client.key}}
   dataVolume: {claimName: data-postgres-0}
   ignoreSessions: [{role: exporter, applicationName: postgres_exporter}]
 jobs:
@@ -166,7 +166,7 @@ fn its_pod_has_every_setting() {
 fn a_missing_secret_must_not_keep_the_pod_from_starting() {
     let pod = pod_of(&built());
     let secrets: Vec<_> = pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret).collect();
-    assert_eq!(secrets.len(), 2);
+    assert_eq!(secrets.len(), 3);
     assert!(secrets.iter().all(|secret| secret.optional == Some(true)));
     assert!(pod.containers[0].env.is_none(), "a password in an environment variable shows up in many places");
 }
@@ -201,6 +201,8 @@ fn the_task_is_told_everything_but_the_password() {
         "--host=postgres",
         "--tls-mode=verify-full",
         "--ca-file=/var/run/synapse-keeper/postgres-ca/ca.crt",
+        "--client-cert-file=/var/run/synapse-keeper/postgres-client/tls.crt",
+        "--client-key-file=/var/run/synapse-keeper/postgres-client/client.key",
         "--ignore-session=role=exporter,applicationName=postgres_exporter",
         "--operation=uid",
         "--run=3",

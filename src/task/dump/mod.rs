@@ -11,7 +11,7 @@ mod reading;
 mod rules;
 mod script;
 mod source;
-pub(super) mod statement;
+pub mod statement;
 mod wanted;
 
 use std::{collections::BTreeMap, time::Instant};

@@ -32,6 +32,7 @@ pub async fn ready(arguments: &Arguments, wanted: i32) -> Result<Target> {
         database: "postgres".to_owned(),
         tls: TlsMode::Disable,
         ca_file: None,
+        client: None,
         credentials: Credentials { username: arguments.username.clone(), password: String::new() },
         application: Application { operation: "drill".to_owned(), run: 0, attempt: 0 },
     };

@@ -3,6 +3,7 @@
 mod authentication;
 #[path = "../../support/authority.rs"]
 mod authority;
+mod client;
 pub mod daemon;
 mod database;
 mod memory;
@@ -16,6 +17,7 @@ mod storage;
 mod synapse;
 
 pub use authentication::LOCALE as AUTHENTICATION_LOCALE;
+pub use client::ClientCertificate;
 pub use database::{Database, execute, synapse_python};
 pub use memory::Memory;
 pub use pooler::Pooler;

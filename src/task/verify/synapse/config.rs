@@ -57,6 +57,7 @@ mod tests {
             database: "drill".to_owned(),
             tls: TlsMode::Disable,
             ca_file: None,
+            client: None,
             credentials: Credentials { username: "postgres".to_owned(), password: String::new() },
             application: Application { operation: "drill".to_owned(), run: 0, attempt: 0 },
         };
