@@ -23,7 +23,7 @@ const LARGEST: usize = 10;
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     #[command(flatten)]
-    connection: Connection,
+    pub connection: Connection,
     /// Where Synapse's main process answers, to ask for its version.
     #[arg(long)]
     synapse_url: Option<String>,

@@ -20,6 +20,7 @@ pub mod restore;
 pub mod schema;
 pub mod vacuum;
 pub mod verify;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -27,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use report::{Findings, Report, TaskError};
+use watch::watched;
 
 /// One task.
 #[derive(clap::Args)]
@@ -83,21 +85,38 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
         let stop = stop_on_signal()?;
         Ok::<_, std::io::Error>(match task.command {
             Command::Inspect(arguments) => {
-                reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
+                watched(&arguments.connection.clone(), &stop, async |stop| {
+                    reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
+                })
+                .await
             }
-            Command::Preflight(arguments) => reading(&stop, preflight::run(arguments), Findings::Preflight).await,
-            Command::Backup(arguments) => backup::run(arguments, &stop).await,
+            Command::Preflight(arguments) => {
+                watched(&arguments.connection.clone(), &stop, async |stop| {
+                    reading(&stop, preflight::run(arguments), Findings::Preflight).await
+                })
+                .await
+            }
+            Command::Backup(arguments) => {
+                watched(&arguments.connection.clone(), &stop, async |stop| backup::run(arguments, &stop).await).await
+            }
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
             Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
-            Command::RestoreDatabase(arguments) => restore::run(arguments, &stop).await,
+            Command::RestoreDatabase(arguments) => {
+                watched(&arguments.connection.clone(), &stop, async |stop| restore::run(arguments, &stop).await).await
+            }
             Command::ClearDatabase(arguments) => restore::in_place::clear(arguments, &stop).await,
             Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
-            Command::RestoreDump(arguments) => dump::run(arguments, &stop).await.into(),
+            Command::RestoreDump(arguments) => {
+                watched(&arguments.connection.clone(), &stop, async |stop| dump::run(arguments, &stop).await.into())
+                    .await
+            }
             Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await,
-            Command::Vacuum(arguments) => vacuum::run(arguments, &stop).await,
+            Command::Vacuum(arguments) => {
+                watched(&arguments.connection.clone(), &stop, async |stop| vacuum::run(arguments, &stop).await).await
+            }
             Command::Verify(arguments) => verify::run(arguments, &stop).await,
         })
     })?;
@@ -121,12 +140,12 @@ async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = Result<T
     stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
 }
 
+const STOPPED: &str =
+    "The task was told to stop (SIGTERM) before it had finished. Its statement was cancelled and undone.";
+
 /// The error of a task that was told to stop.
 fn stopped() -> TaskError {
-    TaskError::transient(
-        "Stopped",
-        "The task was told to stop (SIGTERM) before it had finished. Its statement was cancelled and undone.",
-    )
+    TaskError::transient("Stopped", STOPPED)
 }
 
 /// Kubernetes stops a Pod with SIGTERM, a terminal with SIGINT.

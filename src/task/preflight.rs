@@ -57,7 +57,7 @@ impl Check {
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     #[command(flatten)]
-    connection: Connection,
+    pub connection: Connection,
     /// A step: `<name>=<JSON>`, as the recipes write it; may be given several times.
     #[arg(long = "step", value_name = "NAME=JSON", required = true, value_parser = step)]
     steps: Vec<(String, Check)>,

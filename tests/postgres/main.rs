@@ -33,5 +33,6 @@ mod storage;
 mod support;
 mod unmarked;
 mod vacuum;
+mod vanished;
 mod verify;
 mod verify_synapse;

@@ -44,7 +44,7 @@ pub use self::{
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     #[command(flatten)]
-    connection: Connection,
+    pub connection: Connection,
     #[command(flatten)]
     wanted: Wanted,
     /// How many indexes at once.

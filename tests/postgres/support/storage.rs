@@ -151,6 +151,11 @@ pub struct Wire {
 impl Wire {
     /// An open one.
     pub async fn to(storage: &Storage) -> Self {
+        Self::to_port(storage.port).await
+    }
+
+    /// An open one to whoever listens there.
+    pub async fn to_port(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let wire = Self {
@@ -159,7 +164,7 @@ impl Wire {
             left: Arc::new(AtomicU64::new(u64::MAX)),
             then: watch::Sender::new(Way::Open),
         };
-        let (server, way, left, then) = (storage.port, wire.way.clone(), wire.left.clone(), wire.then.clone());
+        let (way, left, then) = (wire.way.clone(), wire.left.clone(), wire.then.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (way, left, then) = (way.clone(), left.clone(), then.clone());
@@ -183,6 +188,11 @@ impl Wire {
     pub fn after(&self, bytes: u64, way: Way) {
         self.then.send_replace(way);
         self.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// It becomes so now.
+    pub fn becomes(&self, way: Way) {
+        self.way.send_replace(way);
     }
 
     pub fn open(&self) {

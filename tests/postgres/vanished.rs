@@ -1,0 +1,82 @@
+//! PostgreSQL's node vanishes: no connection is closed, and nothing is answered any more. Steps beside a homeserver that serves
+//! have no budget of downtime that would end them.
+
+use std::time::{Duration, Instant};
+
+use synapse_keeper::task::report::ErrorClass;
+
+use crate::{
+    backup::back_up,
+    support::{Database, Finished, Program, Repository, Running, Way, Wire, eventually},
+};
+
+/// It says so within about a minute, and comes to its end.
+const WITHIN: Duration = Duration::from_secs(110);
+
+fn told(since: Instant, finished: &Finished) {
+    assert!(since.elapsed() < WITHIN, "after {:?}: {}", since.elapsed(), finished.printed);
+    let error = finished.refused("ConnectionLost", &["no sign of life", "its node is gone"]);
+    assert_eq!(error.class, ErrorClass::Transient);
+}
+
+fn through(database: &Database, wire: &Wire, task: &str) -> Program {
+    Program::task(task).database("127.0.0.1", wire.port, &database.name)
+}
+
+/// Waits until the task comes so far, and lets the node vanish.
+async fn vanishes(wire: &Wire, running: Running) -> (Instant, Finished) {
+    wire.until(Way::Stalled).await;
+    let since = Instant::now();
+    (since, running.finish().await)
+}
+
+#[tokio::test]
+async fn in_the_middle_of_an_inspection() {
+    let database = Database::of_synapse("vanished_inspect");
+    let wire = Wire::to_port(database.server.port).await;
+    // Behind the beginning of both sessions.
+    wire.after(9_000, Way::Stalled);
+    let (since, finished) = vanishes(&wire, through(&database, &wire, "inspect").start()).await;
+    told(since, &finished);
+}
+
+#[tokio::test]
+async fn in_the_middle_of_a_vacuum() {
+    let database = Database::empty("vanished_vacuum");
+    database.add_slow("slow", 60);
+    let wire = Wire::to_port(database.server.port).await;
+    let running = through(&database, &wire, "vacuum").with(&["--mode", "Analyze"]).start();
+    let works = || database.our_sessions().lines().any(|line| line.starts_with("active|VACUUM (ANALYZE) public.slow"));
+    eventually("it vacuums", Duration::from_secs(60), async || works()).await;
+    wire.becomes(Way::Stalled);
+    let since = Instant::now();
+    let finished = running.finish().await;
+    // Its own guard looks each second, and notices it before.
+    assert!(since.elapsed() < WITHIN, "{:?}", since.elapsed());
+    finished.refused("ConnectionLost", &[]);
+}
+
+#[tokio::test]
+async fn in_the_middle_of_a_backup_and_of_a_restore_beside() {
+    let (database, repository) = (Database::of_synapse("vanished_backup"), Repository::new());
+    let wire = Wire::to_port(database.server.port).await;
+    wire.after(40_000, Way::Stalled);
+    let backup = through(&database, &wire, "backup").repository(&repository).start();
+    let (since, finished) = vanishes(&wire, backup).await;
+    told(since, &finished);
+
+    back_up(&database, &repository).run().await.backup();
+    let wire = Wire::to_port(database.server.port).await;
+    wire.after(1_000_000, Way::Stalled);
+    let restore = through(&database, &wire, "restore-database").of_server(&repository).administrator("databases");
+    let arguments = ["--operation", "vanished-1", "--restore", "v", "--free-space", "10Gi", "--existing", "rename"];
+    let (since, finished) = vanishes(&wire, restore.with(&arguments).start()).await;
+    told(since, &finished);
+    drop(wire);
+    // The next attempt drops what that one has left.
+    crate::restore::restore(&database, &repository, "vanished-1")
+        .with(&["--existing", "rename", "--attempt", "2"])
+        .run()
+        .await
+        .result();
+}
