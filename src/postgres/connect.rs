@@ -3,7 +3,7 @@
 use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, PgConnection,
+    AssertSqlSafe, ConnectOptions, FromRow, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
 
@@ -103,14 +103,13 @@ impl Target {
             Ok(Err(error)) => return Err(self.why_refused(&error).await),
             Err(_) => return Err(errors::no_answer(self, CONNECT_TIMEOUT)),
         };
-        let (interval, pid, version): (String, i32, i32) = sqlx::query_as(
+        // In one message: behind a pooler a prepared statement may be another session's by the next one.
+        let asked = sqlx::raw_sql(
             "SELECT current_setting('client_connection_check_interval', true), pg_backend_pid(), \
              current_setting('server_version_num')::int",
-        )
-        .persistent(false)
-        .fetch_one(&mut connection)
-        .await
-        .explain("asking for the server's version")?;
+        );
+        let asked = asked.fetch_one(&mut connection).await.and_then(|row| <(String, i32, i32)>::from_row(&row));
+        let (interval, pid, version) = asked.explain("asking for the server's version")?;
         if interval != "1s" {
             return Err(TaskError::terminal(
                 "Pooler",

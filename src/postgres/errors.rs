@@ -316,7 +316,8 @@ fn tls_advice(error: &io::Error, target: &Target) -> String {
             "The server's certificate has expired: renew it.".to_owned()
         }
         Some(AlertReceived(alert)) if target.client.is_some() => match alert {
-            Alert::UnknownCA => {
+            // The latter: another authority of the same name.
+            Alert::UnknownCA | Alert::DecryptError => {
                 "The server does not know the authority of the certificate in postgres.tls.clientSecret (ssl_ca_file)."
             }
             Alert::CertificateExpired => "The certificate in postgres.tls.clientSecret has expired: renew it.",

@@ -12,6 +12,9 @@ use crate::task::report::TaskError;
 /// The key of the lock: "synkeepr" in ASCII. Advisory locks belong to one database, so one key is enough.
 const KEY: i64 = i64::from_be_bytes(*b"synkeepr");
 
+/// How often a task looks whether it still has the lock.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// How long a task waits for the lock before it names the holder.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,6 +56,17 @@ async fn take(session: &mut Session, sql: &'static str) -> Result<()> {
             ));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Ends when the session is gone that holds the lock, and the lock with it: somebody else may have it by then.
+pub async fn until_lost(session: &mut Session) -> TaskError {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let looked = session.execute("SELECT 1").await;
+        if let Err(error) = looked.explain("looking whether the lock of synapse-keeper is still held") {
+            return error;
+        }
     }
 }
 

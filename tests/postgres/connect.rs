@@ -43,7 +43,9 @@ async fn a_role_that_pg_hba_refuses() {
 /// What pg_hba.conf asks for is tried, not read in PostgreSQL's words.
 #[tokio::test]
 async fn a_role_that_pg_hba_lets_in_with_tls_alone() {
-    for server in [Server::of_its_own(&[]), Server::of_its_own_in_german()] {
+    let client = ClientCertificate::new("synapse");
+    let authority = format!("ssl_ca_file={}", client.authority);
+    for server in [Server::of_its_own(&[&authority]), Server::of_its_own_in_german(&[&authority])] {
         server.psql("postgres", "CREATE ROLE no_login; CREATE ROLE only_tls LOGIN PASSWORD 'secret-4711'");
         server.lets_in(
             "hostssl all only_tls 127.0.0.1/32 scram-sha-256\nhost all only_tls 127.0.0.1/32 reject\n\

@@ -1,13 +1,16 @@
 //! PostgreSQL's node vanishes: no connection is closed, and nothing is answered any more. Steps beside a homeserver that serves
-//! have no budget of downtime that would end them.
+//! have no budget of downtime that would end them. Or the one session is gone that holds the task's lock.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use synapse_keeper::task::report::ErrorClass;
 
 use crate::{
     backup::back_up,
-    support::{Database, Finished, Program, Repository, Running, Way, Wire, eventually},
+    support::{Database, Finished, Moment, Program, Repository, Running, Way, Wire, eventually, until_reached},
 };
 
 /// It says so within about a minute, and comes to its end.
@@ -79,4 +82,23 @@ async fn in_the_middle_of_a_backup_and_of_a_restore_beside() {
         .run()
         .await
         .result();
+}
+
+#[tokio::test]
+async fn a_session_with_the_lock_that_is_lost_is_not_replaced() {
+    let (source, repository) = (Database::of_synapse("lost_lock_source"), Repository::new());
+    back_up(&source, &repository).run().await.backup();
+    let database = Database::empty("lost_lock");
+    let held = repository.hold(Moment::Before, "data-1.sql.zst");
+    let arguments = ["--operation", "lost-lock", "--restore", "l", "--method", "in-place", "--free-space", "10Gi"];
+    let running = database.task("restore-database").of_server(&repository).with(&arguments).start();
+    until_reached(&held).await;
+    let of_lock =
+        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let ended = database.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE {of_lock}"));
+    assert_eq!(ended, "t");
+    let finished = running.finish().await;
+    fs::remove_file(held).expect("a file");
+    finished.refused("ConnectionLost", &["lock of synapse-keeper", "[57P01]"]);
+    assert_eq!(database.sql("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
 }

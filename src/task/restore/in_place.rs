@@ -120,7 +120,10 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
         at_once: *at_once,
         place: Place::Here(connection.database.clone()),
     };
-    let mut warnings = filling.fill().await?.warnings();
+    let mut warnings = tokio::select! {
+        filled = filling.fill() => filled?.warnings(),
+        lost = lock::until_lost(server.session()) => return Err(lost),
+    };
     progress("counts the rows and reads them for the planner's statistics");
     let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
     let mut session = target.connect().await?;

@@ -55,7 +55,7 @@ pub fn server() -> &'static Server {
 
 /// One that speaks German, which tests share: what it refuses is told by its SQLSTATE and not by its words.
 pub fn german_server() -> &'static Server {
-    static SERVER: LazyLock<&Server> = LazyLock::new(Server::of_its_own_in_german);
+    static SERVER: LazyLock<&Server> = LazyLock::new(|| Server::of_its_own_in_german(&[]));
     &SERVER
 }
 
@@ -67,8 +67,8 @@ impl Server {
     }
 
     /// The same, and it speaks German. gettext takes the language of this variable for every locale but C.
-    pub fn of_its_own_in_german() -> &'static Self {
-        let settings = ["lc_messages=C.UTF-8"];
+    pub fn of_its_own_in_german(settings: &[&str]) -> &'static Self {
+        let settings = [settings, &["lc_messages=C.UTF-8"]].concat();
         let server = Box::leak(Box::new(Self::make(&settings, None, &["/usr/bin/env", "LANGUAGE=de"])));
         assert!(server.daemon.log().contains("Datenbanksystem"), "it has no German: {}", server.daemon.log());
         server
