@@ -19,3 +19,4 @@ pub mod requests;
 pub mod restic;
 pub mod synapse;
 pub mod task;
+pub mod words;

@@ -11,6 +11,7 @@ use super::{
     ADOPT_ORIGINS, SynapseBackup,
     conditions::{Conditions, Type},
 };
+use crate::words::moment;
 
 /// As many others are listed.
 pub const LISTED: usize = 20;
@@ -31,7 +32,7 @@ pub struct OtherOrigin {
 impl std::fmt::Display for OtherOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} of {}", self.count, self.uid)?;
-        self.newest.iter().try_for_each(|newest| write!(f, " (the newest of {})", newest.0))
+        self.newest.iter().try_for_each(|newest| write!(f, " (the newest of {})", moment(newest.0)))
     }
 }
 

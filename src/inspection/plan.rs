@@ -150,8 +150,8 @@ fn follow(status: &mut SynapseStatus, mut inspection: Inspection, seen: &Seen, n
         };
     };
     if !job.ours {
-        let message = "a Job with the name of the inspection's belongs to another object and is left alone: delete it. The \
-                       next inspection has another name";
+        let message = "a Job with the name of the inspection's belongs to another object: delete that Job. The next inspection \
+                       has another name";
         return end(status, inspection, Err(TaskError::transient("JobNameTaken", message)), seen, now);
     }
     inspection.job_uid = Some(job.uid.clone());

@@ -17,6 +17,7 @@ use super::{
 use crate::api::{
     mounts::{Mount, Source},
     operation::{DatabaseAccess, PinnedClaim, StepStatus},
+    postgres::Postgres,
     synapse::SynapseSpec,
 };
 
@@ -82,17 +83,34 @@ pub async fn wanted_by(
     Ok(others(client, namespace).await?.iter().find(waits).map(ResourceExt::name_any))
 }
 
+/// The fields that name a claim, for people.
+fn fields(claim: &ObservedClaim, spec: &SynapseSpec) -> String {
+    let named = |volume: Option<&str>, field: &'static str| volume.filter(|name| *name == claim.name).map(|_| field);
+    let disk = |postgres: &Postgres| postgres.data_volume.as_ref().map(|volume| volume.claim_name.clone());
+    let service = spec.matrix_authentication_service.as_ref().and_then(|service| disk(service.postgres.as_ref()?));
+    let of_synapse: Vec<&str> = [
+        named(spec.media_store.as_ref().map(|store| store.claim_name.as_str()), "spec.mediaStore.claimName"),
+        named(disk(&spec.postgres).as_deref(), "spec.postgres.dataVolume.claimName"),
+        named(service.as_deref(), "spec.matrixAuthenticationService.postgres.dataVolume.claimName"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    match (of_synapse.is_empty(), claim.writable) {
+        (false, _) => format!("{} of the Synapse object", of_synapse.join(" and ")),
+        (true, true) => "the claimName of the repository's volume".to_owned(),
+        (true, false) => "spec.from.dump.claim.claimName".to_owned(),
+    }
+}
+
 /// Why a step cannot mount these.
-pub fn refuse(claims: &[ObservedClaim]) -> Option<Refusal> {
+pub fn refuse(claims: &[ObservedClaim], spec: &SynapseSpec) -> Option<Refusal> {
     claims.iter().find_map(|claim| {
         let name = &claim.name;
         let Some(modes) = &claim.modes else {
             return Some(Refusal {
                 reason: "ClaimNotFound",
-                message: format!(
-                    "there is no PersistentVolumeClaim {name}: correct its name (spec.mediaStore or spec.postgres.dataVolume \
-                     of the Synapse object, spec.repository.volume, or spec.from.dump)"
-                ),
+                message: format!("there is no PersistentVolumeClaim {name}: correct {}", fields(claim, spec)),
             });
         };
         // Ours to write to, and nobody has it: then it is in nobody's way.
@@ -169,6 +187,26 @@ mod tests {
         }
     }
 
+    fn homeserver() -> SynapseSpec {
+        let spec = "{serverName: example.org, workloads: {refs: [{kind: Deployment, name: synapse}]}, mediaStore: {claimName: media}, \
+                     postgres: {host: postgres, database: synapse, credentials: {secretName: postgres}, dataVolume: {claimName: data}}}";
+        serde_yaml_ng::from_str(spec).expect("a valid spec")
+    }
+
+    #[test]
+    fn the_field_of_a_claim_that_is_not_there_is_named() {
+        for (name, writable, field) in [
+            ("media", false, "spec.mediaStore.claimName of the Synapse object"),
+            ("data", false, "spec.postgres.dataVolume.claimName of the Synapse object"),
+            ("backups", true, "the claimName of the repository's volume"),
+            ("dumps", false, "spec.from.dump.claim.claimName"),
+        ] {
+            let claim = ObservedClaim { name: name.to_owned(), ..claim(None, writable, None) };
+            let message = refuse(&[claim], &homeserver()).expect("it is refused").message;
+            assert_eq!(message, format!("there is no PersistentVolumeClaim {name}: correct {field}"));
+        }
+    }
+
     #[test]
     fn what_no_job_can_mount_beside_its_owner_is_refused() {
         for (claim, reason) in [
@@ -181,7 +219,7 @@ mod tests {
             (claim(Some(&["ReadWriteOncePod"]), true, None), None),
             (claim(None, true, None), Some("ClaimNotFound")),
         ] {
-            let refusal = refuse(std::slice::from_ref(&claim));
+            let refusal = refuse(std::slice::from_ref(&claim), &homeserver());
             assert_eq!(refusal.as_ref().map(|refusal| refusal.reason), reason, "{claim:?}");
             assert!(refusal.is_none_or(|refusal| refusal.message.contains("synapse-media")), "{claim:?}");
         }

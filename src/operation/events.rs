@@ -1,6 +1,9 @@
 //! The events that lead from one status to the next. Pure.
 
-use super::report::{kept_down, overrun, quiesced};
+use super::{
+    plan::TAKES_LEASE,
+    report::{kept_down, overrun, quiesced},
+};
 use crate::{
     api::{
         conditions::{self, Type},
@@ -71,6 +74,8 @@ fn of_waiting(before: &OperationStatus, after: &OperationStatus) -> Option<Event
     let event = match ready.reason.as_str() {
         "SynapseNotFound" => Event::warning,
         "DatabaseUnfinished" if !told(&ready.reason) => Event::warning,
+        // It was told when it began to wait: of those that wait for one Lease another was faster.
+        "HomeserverBusy" if was.is_some_and(|was| was.message == TAKES_LEASE) => return None,
         "HomeserverBusy" | "SynapseSuspended" => Event::normal,
         reason if conditions::is_true(&after.conditions, Type::Stalled) && !told(reason) => Event::warning,
         _ => return None,
@@ -225,6 +230,14 @@ mod tests {
             assert_eq!(between(&lane::OWN, &waits, &waits), []);
             assert_eq!(between(&lane::OWN, &waits, &starting), []);
         }
+    }
+
+    #[test]
+    fn who_is_not_the_next_to_have_the_lease_says_no_more_that_it_waits() {
+        let mut lost = ready("Starting", false);
+        lost.conditions[0].message = TAKES_LEASE.to_owned();
+        assert_eq!(between(&lane::OWN, &lost, &ready("HomeserverBusy", false)), []);
+        assert_eq!(between(&lane::OWN, &ready("Starting", false), &ready("HomeserverBusy", false)).len(), 1);
     }
 
     fn finished(fields: serde_json::Value) -> OperationStatus {

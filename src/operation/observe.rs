@@ -101,7 +101,7 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
                 resolve::surroundings(&context.client, &subject.namespace, &pinned.name, &pinned.spec, &found, own_pod)
                     .await?;
             observed.refusal = resolve::refuse(&found, &pinned.spec, &surroundings);
-            observed.refusal = observed.refusal.or_else(|| claims::refuse(&observed.claims));
+            observed.refusal = observed.refusal.or_else(|| claims::refuse(&observed.claims, &pinned.spec));
             for one in &found {
                 observed.workloads.push(live(context, subject, one).await?);
             }

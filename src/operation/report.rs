@@ -14,6 +14,7 @@ use crate::{
         operation::{Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
     },
     recipes::Lane,
+    words::moment,
 };
 
 /// How many runs the history holds.
@@ -95,7 +96,7 @@ pub(super) fn quiesced(status: &OperationStatus) -> Option<String> {
     let window = status.active_run().filter(|run| run.holds_counts())?.window.as_ref()?;
     let counts: Vec<String> =
         window.workloads.iter().map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
-    Some(format!("since {}: {}", window.recorded_at.0, counts.join(", ")))
+    Some(format!("since {}: {}", moment(window.recorded_at.0), counts.join(", ")))
 }
 
 /// That the replicas stay at 0, and what they were.
@@ -122,8 +123,8 @@ pub(super) fn overrun(run: &Run) -> Option<String> {
     let (took, at_most) = (run.downtime_taken()?, &run.downtime.at_most);
     (took > at_most.to_signed()).then(|| {
         format!(
-            "the downtime took {took:#}, longer than downtime.atMost ({at_most}): raise it, or name fewer tables in \
-             vacuum.tables"
+            "the downtime took {took:#}, longer than downtime.atMost ({at_most}): raise it, or see how long Pods take to stop and to \
+             start"
         )
     })
 }

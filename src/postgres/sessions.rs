@@ -16,7 +16,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherSession {
     pub pid: i32,
-    pub role: String,
+    /// `None`: PostgreSQL does not show it to our role.
+    pub role: Option<String>,
     pub application: String,
     /// `None`: PostgreSQL does not show it to our role.
     pub address: Option<String>,
@@ -37,7 +38,7 @@ impl OtherSession {
     fn is_ignored(&self, ignored: &[IgnoredSession]) -> bool {
         // An entry that names nothing would match everything.
         ignored.iter().filter(|entry| entry.role.is_some() || entry.application_name.is_some()).any(|entry| {
-            entry.role.as_ref().is_none_or(|role| *role == self.role)
+            entry.role.as_ref().is_none_or(|role| Some(role) == self.role.as_ref())
                 && entry.application_name.as_ref().is_none_or(|name| *name == self.application)
         })
     }
@@ -45,11 +46,20 @@ impl OtherSession {
 
 impl fmt::Display for OtherSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, role, application, .. } = self;
-        let application = if application.is_empty() { "not named" } else { application };
-        let address = self.address.as_deref().unwrap_or("not shown without pg_read_all_stats");
-        let state = self.state.as_deref().unwrap_or("not shown");
-        write!(f, "role {role}, application {application}, address {address}, state {state}, pid {pid}")?;
+        match &self.role {
+            Some(role) => write!(f, "role {role}")?,
+            None => f.write_str("a session that PostgreSQL does not show to this role, perhaps autovacuum's")?,
+        }
+        if !self.application.is_empty() {
+            write!(f, ", application {}", self.application)?;
+        }
+        for (name, value) in [("address", &self.address), ("state", &self.state)] {
+            value.iter().try_for_each(|value| write!(f, ", {name} {value}"))?;
+        }
+        write!(f, ", pid {}", self.pid)?;
+        if self.role.is_some() && self.address.is_none() {
+            f.write_str(" (GRANT pg_read_all_stats shows where it comes from)")?;
+        }
         if !self.writes.is_empty() {
             write!(f, ", writes to {}", self.writes.join(", "))?;
         }
@@ -102,7 +112,7 @@ pub async fn others(session: &mut Session, ignored: &[IgnoredSession]) -> Result
     .explain("listing the sessions in the database")?;
     let sessions = rows.into_iter().map(|(pid, role, application, address, state, of_synapse, writes)| OtherSession {
         pid,
-        role: role.unwrap_or_else(|| "unknown".to_owned()),
+        role,
         application,
         address,
         state,
@@ -191,7 +201,7 @@ mod tests {
     fn session(role: &str, application: &str) -> OtherSession {
         OtherSession {
             pid: 7,
-            role: role.to_owned(),
+            role: Some(role.to_owned()),
             application: application.to_owned(),
             address: None,
             state: None,
@@ -217,7 +227,11 @@ mod tests {
     #[test]
     fn says_what_the_server_does_not_show() {
         let text = session("synapse", "").to_string();
-        assert!(text.contains("application not named"), "{text}");
-        assert!(text.contains("address not shown without pg_read_all_stats"), "{text}");
+        assert_eq!(text, "role synapse, pid 7 (GRANT pg_read_all_stats shows where it comes from)");
+        let hidden = OtherSession { role: None, ..session("", "") };
+        assert_eq!(
+            hidden.to_string(),
+            "a session that PostgreSQL does not show to this role, perhaps autovacuum's, pid 7"
+        );
     }
 }

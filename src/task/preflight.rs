@@ -26,6 +26,7 @@ use crate::{
             survey::{self, Request, Space, Survey},
         },
     },
+    words::{counted, counted_are},
 };
 
 /// As many tables are named in a plan.
@@ -283,15 +284,19 @@ fn summary(mode: VacuumMode, fitting: usize, left: usize, skipped: usize, gain: 
     let mut text = match (mode, fitting) {
         (VacuumMode::Full, 0) => "nothing to do".to_owned(),
         (VacuumMode::Full, _) => {
-            format!("VACUUM FULL of {fitting} tables would free about {} in about {seconds} s", bytes::human(gain))
+            let tables = counted(fitting, "table", "tables");
+            format!("VACUUM FULL of {tables} would free about {} in about {seconds} s", bytes::human(gain))
         }
-        (VacuumMode::Analyze, _) => format!("VACUUM (ANALYZE) of {fitting} tables would take about {seconds} s"),
+        (VacuumMode::Analyze, _) => {
+            let tables = counted(fitting, "table", "tables");
+            format!("VACUUM (ANALYZE) of {tables} would take about {seconds} s")
+        }
     };
     if left > 0 {
-        text += &format!("; {left} do not fit into the time");
+        text += &format!("; {} not fit into the time", counted(left, "table does", "tables do"));
     }
     if skipped > 0 {
-        text += &format!("; {skipped} are left alone");
+        text += &format!("; {} skipped", counted_are(skipped, "table", "tables"));
     }
     text
 }

@@ -144,7 +144,7 @@ fn s3_behind_a_private_authority_holds_backups_and_what_is_wrong_with_it_is_told
     assert_eq!(status["snapshotCount"], 1, "{status:#}");
     // The first one was still there, until now.
     let message = text(&status["history"][0]["message"]);
-    assert!(message.contains("took 1 old backups away, 1 are left"), "{message}");
+    assert!(message.contains("deleted 1 old backup, 1 backup is kept"), "{message}");
     assert_eq!(condition(&done, "RetentionFailed"), Value::Null);
     world.assert_untouched_or_restored();
     audit::assert_nothing_was_denied(&format!("{}:keeper-synapse-keeper", world.namespace));

@@ -231,7 +231,7 @@ fn what_synapse_does_not_start_with_is_taken_back() {
     let ready = condition(&failed, "Ready");
     assert_eq!(ready["reason"], "NotReadyAgain", "{ready:#}");
     let message = text(&ready["message"]);
-    for said in ["synapse-main has 0 of 1 Pods Ready", "it was taken back: synapse is the old database again"] {
+    for said in ["synapse-main has 0 of 1 Pods Ready", "it was rolled back: synapse is the old database again"] {
         assert!(message.contains(said), "{said:?} is not in {message}");
     }
     assert_eq!(failed["status"]["restored"], Value::Null);

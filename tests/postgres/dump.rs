@@ -272,7 +272,9 @@ async fn a_dump_comes_back_out_of_a_restic_repository() {
         let uid = format!("restic{format}-001");
         let task = restore(&database, &dump, &uid).of_repository(&repository);
         let finished = task.run().await;
-        assert!(finished.result().summary.contains("rows of"), "{finished:?}");
+        let summary = &finished.result().summary;
+        let moment = summary.split(" into ").next().and_then(|told| told.rsplit(' ').next());
+        assert_eq!(moment.map(str::len), Some("2026-11-22T20:02:04Z".len()), "{summary}");
         assert_eq!(content(&beside(&database, &uid, "0")), before, "{name}");
     }
     let swapped = swap(&database, "restic-Fc-001").run().await.result().restored.clone().expect("a swap");

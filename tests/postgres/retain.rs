@@ -26,7 +26,7 @@ async fn old_backups_go_and_the_rest_is_whole() {
     }
 
     let all = retain(&repository).run().await;
-    assert!(all.result().summary.contains("took 0 old backups away, 3 are left"), "{all:?}");
+    assert!(all.result().summary.contains("no old backup to delete, 3 backups are kept"), "{all:?}");
     let kept = retain(&repository).with(&["--keep-last=2", "--keep-daily=1"]).run().await;
     let listed = kept.result().backups.clone().unwrap();
     let ids: Vec<&str> = listed.newest.iter().map(|backup| backup.id.as_str()).collect();
@@ -139,5 +139,5 @@ async fn while_a_snapshot_cannot_be_read_nothing_is_taken_away() {
     fs::write(&path, whole).unwrap();
     assert_eq!(repository.snapshots(ALL), stored);
     let done = retain().await;
-    assert!(done.result().summary.contains("took 1 old backups away, 1 are left"), "{done:?}");
+    assert!(done.result().summary.contains("deleted 1 old backup, 1 backup is kept"), "{done:?}");
 }

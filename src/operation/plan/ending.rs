@@ -140,15 +140,30 @@ fn taken_back(run: &Run) -> Option<String> {
     let undo = run.undo.as_ref()?;
     let result = run.steps.get(undo.step).and_then(|step| step.result.as_ref());
     Some(match (&undo.failure, result) {
-        (Some(failure), _) if run.in_doubt && !run.must_stay_down() => format!(
-            "nobody knows whether it was done, for it could not be taken back ({}): the homeserver has the one database or the \
-             other, and either is whole",
-            failure.message
-        ),
-        (Some(failure), _) => format!("it could not be taken back: {}", failure.message),
-        (None, Some(result)) => format!("it was taken back: {}", result.summary),
-        (None, None) => "it was taken back".to_owned(),
+        (Some(failure), _) if run.in_doubt && !run.must_stay_down() => {
+            let step = run.step_to_take_back().map_or("the last", |step| &step.name);
+            // What failed the run has often failed this, too: once is enough.
+            let is_new = run.failure.as_ref().is_none_or(|first| first.message != failure.message);
+            let why = if is_new { format!(" ({})", failure.message) } else { String::new() };
+            format!(
+                "whether step {step} was done is unknown, because it could not be rolled back{why}. The homeserver has the old \
+                 database or the new one, and either is whole. The comment of the database says which: {}",
+                comment_of_database(run)
+            )
+        }
+        (Some(failure), _) => format!("it could not be rolled back: {}", failure.message),
+        (None, Some(result)) => format!("it was rolled back: {}", result.summary),
+        (None, None) => "it was rolled back".to_owned(),
     })
+}
+
+/// What to type to see whose database has the homeserver's name.
+fn comment_of_database(run: &Run) -> String {
+    let database = run.synapse.as_ref().map_or("synapse", |pinned| &pinned.spec.postgres.database);
+    format!(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = {}",
+        crate::postgres::quote::literal(database)
+    )
 }
 
 /// What the steps say of themselves. Preflight's says what was to be done, not what was.

@@ -10,6 +10,7 @@ use crate::{
         schedule::{Calendar, Due},
     },
     recipes::Wait,
+    words::moment,
 };
 
 impl Planner<'_> {
@@ -141,7 +142,10 @@ impl Planner<'_> {
                 true => Headline {
                     phase: Phase::Scheduled,
                     reason: "Scheduled".to_owned(),
-                    message: "waits for its first run".to_owned(),
+                    message: match &self.status.next_run_at {
+                        Some(next) => format!("waits for its first run at {}", moment(next.0)),
+                        None => "waits for its first run".to_owned(),
+                    },
                 },
                 false => self.pending("Pending", "has not begun"),
             };

@@ -112,6 +112,9 @@ const SAFETY: SignedDuration = SignedDuration::from_secs(30);
 /// How long an object that waits for nothing is left alone.
 const RESYNC: SignedDuration = SignedDuration::from_hours(1);
 
+/// What is said while the Lease is being taken: another may be faster.
+pub const TAKES_LEASE: &str = "takes the homeserver's Lease";
+
 /// Decides.
 pub fn plan(subject: &Subject, observed: &Observed, now: Timestamp) -> Plan {
     let mut planner = Planner { subject, observed, now, status: subject.status.clone() };
@@ -215,7 +218,7 @@ impl Planner<'_> {
 
     /// A new one, or one whose holder has left the database unfinished: with what the homeserver had before that.
     fn take_lease(&mut self) -> Next {
-        let headline = self.pending("Starting", "takes the homeserver's Lease");
+        let headline = self.pending("Starting", TAKES_LEASE);
         let kept = match &self.observed.lease {
             LeaseState::KeptDown(kept) => Some(kept.clone()),
             _ => None,

@@ -42,9 +42,11 @@ impl Planner<'_> {
         let fills = self.run().next_step().is_some_and(|index| self.run().steps[index].fills);
         if !fills && self.run().work_until().is_some_and(|until| self.now > until) {
             let at_most = &self.run().downtime.at_most;
+            let vacuums =
+                self.run().next_step().is_some_and(|index| self.run().steps[index].name.starts_with("vacuum"));
+            let or = if vacuums { ", or name fewer tables in its vacuum.tables" } else { "" };
             let message = format!(
-                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: \
-                 raise it, or name fewer tables in vacuum.tables"
+                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: raise it{or}"
             );
             self.fail("DowntimeExceeded", Transient, message);
         }

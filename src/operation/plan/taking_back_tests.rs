@@ -36,7 +36,7 @@ fn what_synapse_does_not_start_with_is_taken_back_and_the_run_has_failed() {
     let last = &world.subject.status.history[0];
     assert_eq!((last.outcome, last.reason.as_deref()), (Outcome::Failed, Some("NotReadyAgain")));
     let message = last.message.as_deref().unwrap();
-    for said in ["Deployment/worker has 0 of 3 Pods Ready", "; it was taken back"] {
+    for said in ["Deployment/worker has 0 of 3 Pods Ready", "; it was rolled back"] {
         assert!(message.contains(said), "{said:?} is not in {message:?}");
     }
     assert!(run(&world).window.as_ref().unwrap().ready_at.is_some(), "it waits until it serves again");
@@ -90,7 +90,7 @@ fn what_cannot_be_taken_back_comes_up_all_the_same() {
     world.assert_all_is_back();
     assert_eq!(undone(&world), Some(StepState::Failed));
     let message = world.subject.status.history[0].message.clone().unwrap();
-    assert!(message.contains("it could not be taken back: step undo-vacuum-1: no"), "{message}");
+    assert!(message.contains("it could not be rolled back: step undo-vacuum-1: no"), "{message}");
     assert!(run(&world).undo.as_ref().unwrap().failure.is_some());
 }
 

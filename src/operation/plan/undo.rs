@@ -91,7 +91,7 @@ impl Planner<'_> {
         }
         let message = match begun.fills {
             true => format!("step {} has not come to its end: empties the database", begun.name),
-            false => format!("nobody knows what step {} has done: takes it back if it was done", begun.name),
+            false => format!("what step {} has done is unknown: rolls it back if it was done", begun.name),
         };
         self.begin_taking_back(message)
     }
@@ -106,7 +106,7 @@ impl Planner<'_> {
         }
         // What came back in place is whole, and there was nothing before it.
         let done = run.step_to_take_back().filter(|step| step.state == StepState::Succeeded && !step.fills)?;
-        self.begin_taking_back(format!("no Pod of Synapse became Ready: takes step {} back", done.name))
+        self.begin_taking_back(format!("no Pod of Synapse became Ready: rolls step {} back", done.name))
     }
 
     /// Once. The homeserver goes down for it, where it is up or where somebody has started it meanwhile: with the counts that were

@@ -19,6 +19,7 @@ use crate::{
         output::progress,
         report::{Result, StepResult, TaskError},
     },
+    words::{counted, counted_are},
 };
 
 /// What to keep.
@@ -86,7 +87,11 @@ pub async fn run(Arguments { destination, keep, time_zone, of_run }: Arguments) 
     let inventory = Listing::read_all(&repository, &destination).await?.inventory();
     let old = outdated(&inventory.backups, &keep, &zone, of_run.as_deref());
     let leftovers: Vec<String> = inventory.leftovers.values().flatten().cloned().collect();
-    progress(&format!("{} old backups go, and {} snapshots of attempts that failed", old.len(), leftovers.len()));
+    progress(&format!(
+        "deletes {} and {} of failed attempts",
+        counted(old.len(), "old backup", "old backups"),
+        counted(leftovers.len(), "snapshot", "snapshots")
+    ));
 
     let manifests: Vec<String> = old.iter().map(|backup| backup.shown.id.clone()).collect();
     let streams: Vec<String> = old.iter().flat_map(|backup| backup.streams.clone()).collect();
@@ -98,9 +103,13 @@ pub async fn run(Arguments { destination, keep, time_zone, of_run }: Arguments) 
         repository.prune().await?;
     }
     let left = Listing::read(&repository, &destination).await?.inventory();
-    let mut summary = format!("took {} old backups away, {} are left", manifests.len(), left.backups.len());
+    let deleted = match manifests.len() {
+        0 => "no old backup to delete".to_owned(),
+        old => format!("deleted {}", counted(old, "old backup", "old backups")),
+    };
+    let mut summary = format!("{deleted}, {} kept", counted_are(left.backups.len(), "backup", "backups"));
     if !leftovers.is_empty() {
-        summary += &format!("; cleared away {} snapshots of attempts that had failed", leftovers.len());
+        summary += &format!("; deleted {} of failed attempts", counted(leftovers.len(), "snapshot", "snapshots"));
     }
     Ok(StepResult { summary, backups: Some(left.listed()), ..StepResult::default() })
 }

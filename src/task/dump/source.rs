@@ -72,7 +72,8 @@ impl Source {
             return Ok(Found {
                 repository: Some((repository, stored.snapshot)),
                 path,
-                taken_at: stored.at,
+                // restic has it to the nanosecond, which nobody wants to read.
+                taken_at: Timestamp::from_second(stored.at.as_second()).unwrap_or(stored.at),
                 bytes: stored.bytes,
             });
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    mark::{Mark, name_aside},
+    mark::Mark,
     server::{Found, Server, find},
 };
 use crate::{
@@ -84,7 +84,7 @@ impl Present {
             (Method::InPlace, _) => format!("into {database} itself, which nobody has used"),
             (Method::Beside, Self::Absent) => format!("there is no database {database} yet"),
             (Method::Beside, _) => {
-                format!("{database} would be kept as {}", name_aside(database, jiff::Timestamp::now()))
+                format!("{database} would be kept as {database}_before_<time>")
             }
         }
     }

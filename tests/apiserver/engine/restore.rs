@@ -162,7 +162,7 @@ async fn what_no_pod_is_ready_with_is_taken_back_whoever_is_killed(stage: Arc<St
     let ended = until_ended(&world).await;
     let last = &ended.history[0];
     assert_eq!((last.outcome, last.reason.as_deref()), (Outcome::Failed, Some("NotReadyAgain")), "{last:?}");
-    assert!(last.message.as_ref().is_some_and(|message| message.contains("it was taken back")), "{last:?}");
+    assert!(last.message.as_ref().is_some_and(|message| message.contains("it was rolled back")), "{last:?}");
     world.assert_homeserver_is_back().await;
     assert_eq!(world.generations().await, [5, 5, 1, 5], "down and up, and once more");
     assert_eq!(world.place.ledger.entries().iter().filter(|entry| back(entry)).count(), 1);

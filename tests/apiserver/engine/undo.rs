@@ -97,7 +97,7 @@ async fn a_swap_that_died_without_a_word_is_taken_back_before_any_pod_comes(stag
     let world = with_mas(&stage, test).await;
     world.play(ends(Fate::RunsOutOfMemory, None));
     let _operator = world.operator();
-    says(&fails(&world).await, "OutOfMemory", &["it was taken back: swap-database done"]);
+    says(&fails(&world).await, "OutOfMemory", &["it was rolled back: swap-database done"]);
     world.assert_homeserver_is_back().await;
     assert_nobody_came_in_between(&world);
     assert_eq!(world.generations().await, [3, 3, 1, 3], "down once, and up once");
@@ -168,7 +168,11 @@ async fn one_database_is_whole_whichever_it_is_and_is_served(stage: Arc<Stage>, 
     let world = without_mas(&stage, test).await;
     world.play(ends(Fate::RunsOutOfMemory, Some(Fate::RunsOutOfMemory)));
     let _operator = world.operator();
-    says(&fails(&world).await, "OutOfMemory", &["nobody knows whether it was done", "either is whole"]);
+    says(
+        &fails(&world).await,
+        "OutOfMemory",
+        &["whether step swap was done is unknown", "either is whole", "shobj_description"],
+    );
     world.assert_homeserver_is_back().await;
     assert_nobody_came_in_between(&world);
 }

@@ -46,7 +46,7 @@ fn leaves(finished: &Finished) -> Option<Leaves> {
 
 fn says_that_nothing_was_swapped(finished: &Finished) {
     let summary = &finished.result().summary;
-    assert!(summary.contains("was not swapped: there was nothing to take back"), "{summary}");
+    assert!(summary.contains("was not swapped: there was nothing to roll back"), "{summary}");
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub async fn swap_back(
             return Err(TaskError::terminal(
                 "NothingToTakeBack",
                 format!(
-                    "Database {} is not what this restore has put there: nothing is taken back.",
+                    "Database {} is not what this restore has put there: nothing is rolled back.",
                     connection.database
                 ),
             ));
@@ -63,7 +63,7 @@ pub async fn swap_back(
     let Some(old) = mark.replaced.as_ref().and_then(|name| find(databases, name)).filter(is_whole) else {
         return Err(TaskError::terminal(
             "NothingToTakeBack",
-            "There was no whole database before the restore, or it is gone: nothing can be taken back.",
+            "There was no whole database before the restore, or it is gone: nothing can be rolled back.",
         ));
     };
     let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
@@ -71,7 +71,7 @@ pub async fn swap_back(
         return Err(TaskError::terminal(
             "RestoredDatabaseUsed",
             format!(
-                "Synapse has written into the restored database: clients hold tokens of it, so it is not taken back. The old \
+                "Synapse has written into the restored database: clients hold tokens of it, so it is not rolled back. The old \
                  one is {}.",
                 old.name
             ),
@@ -91,7 +91,7 @@ pub async fn swap_back(
 fn not_swapped(connection: &Connection, whole: &Found) -> StepResult {
     StepResult {
         beside: Some(whole.as_left()),
-        summary: format!("{} was not swapped: there was nothing to take back", connection.database),
+        summary: format!("{} was not swapped: there was nothing to roll back", connection.database),
         ..StepResult::default()
     }
 }
