@@ -19,7 +19,8 @@ pub const MEMORY_LIMIT: &str = "1Gi";
 /// Where a task finds it. On a volume its Secret does not say it.
 pub fn place(repository: &Repository) -> Place {
     let location = repository.volume.as_ref().map(|volume| format!("{VOLUME}/{}", volume.path));
-    Place { repository_dir: SECRET.into(), repository: location, stalled_within: None }
+    let repository_claim = repository.volume.as_ref().map(|volume| volume.claim_name.clone());
+    Place { repository_dir: SECRET.into(), repository: location, repository_claim, stalled_within: None }
 }
 
 /// What a task needs to reach the repository.

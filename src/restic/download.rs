@@ -8,8 +8,9 @@ use tokio::{
 };
 
 use super::{
-    Repository, collect,
+    Repository,
     errors::{self, explain},
+    said::{each_complaint, keep},
 };
 use crate::task::report::Result;
 
@@ -50,7 +51,12 @@ impl Download {
     pub(super) fn start(mut command: Command, repository: Repository, what: String) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
-        let complained = collect(child.stderr.take());
+        let (stderr, secrets) = (child.stderr.take(), repository.secrets.clone());
+        let complained = tokio::spawn(async move {
+            let mut complained = String::new();
+            each_complaint(stderr, secrets, |line| keep(&mut complained, line)).await;
+            complained
+        });
         let output = child.stdout.take();
         Ok(Self { child, output, repository, what, complained })
     }

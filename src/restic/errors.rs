@@ -2,7 +2,10 @@
 
 use std::{io, process::ExitStatus, time::Duration};
 
-use super::Repository;
+use super::{
+    Repository,
+    said::{cause, message, retried},
+};
 use crate::task::report::{ErrorClass, TaskError};
 
 /// There is no repository.
@@ -11,55 +14,81 @@ pub const MISSING: &str = "RepositoryMissing";
 /// A signal ended restic.
 pub const KILLED: &str = "ResticKilled";
 
+/// The password opens no key of the repository.
+pub const PASSWORD_REFUSED: &str = "RepositoryPasswordRefused";
+
+/// The storage, or the file system, refuses it.
+pub const ACCESS_DENIED: &str = "RepositoryAccessDenied";
+
+/// Somebody holds a lock.
+pub const LOCKED: &str = "RepositoryLocked";
+
 /// What is stored is not what was stored, or not all of it.
 pub const DAMAGED: &str = "RepositoryDamaged";
 
 const DAMAGE: &str = "Something in the repository is damaged or missing: look with `restic check`, and mend what can be \
                       mended with `restic repair`.";
 
+const MAY_NOT_DELETE: &str = "This access may not delete: neither retention nor deletionPolicy: Delete can work with it. The \
+                              backups are not hurt.";
+
 const NO_REPOSITORY: &str = "There is no repository: is RESTIC_REPOSITORY right? It is made by the first backup of an \
                              object, and never where that object has had one.";
-
-/// As much of restic's own words is repeated.
-const WORDS: usize = 1500;
 
 /// restic ended with an error.
 pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr: &str) -> TaskError {
     use ErrorClass::{Terminal, Transient};
-    let said = words(&repository.without_secrets(stderr));
+    let advice = |advice: &str| advice.to_owned();
     let (class, reason, advice) = match status.code() {
-        Some(10) => (Terminal, MISSING, NO_REPOSITORY),
-        Some(11) => (Transient, "RepositoryLocked", "Another restic holds the lock of the repository."),
-        Some(12) => (
-            Terminal,
-            "RepositoryPasswordRefused",
-            "RESTIC_PASSWORD is not a password of this repository. Without it nobody can read the backups.",
-        ),
-        code => match known(&said) {
+        Some(10) => (Terminal, MISSING, advice(NO_REPOSITORY)),
+        Some(11) => (Transient, LOCKED, advice("Another restic holds the lock of the repository.")),
+        Some(12) => (Terminal, PASSWORD_REFUSED, repository.about_the_password()),
+        code => match known(repository, stderr) {
             Some((reason, advice)) => (Terminal, reason, advice),
             // A prune may have moved it just now.
-            None if lacks_data(&said) => (Transient, DAMAGED, DAMAGE),
-            None if code.is_none() => (Transient, KILLED, "Somebody ended restic, or it had too little memory."),
-            None => (Transient, "ResticFailed", ""),
+            None if lacks_data(stderr) => (Transient, DAMAGED, advice(DAMAGE)),
+            None if code.is_none() => {
+                (Transient, KILLED, advice("Somebody ended restic, or it had too little memory."))
+            }
+            None => (Transient, "ResticFailed", String::new()),
         },
     };
     TaskError {
         class,
         reason: reason.to_owned(),
-        message: format!("While {doing}: {said} {advice}").trim_end().to_owned(),
+        message: format!("While {doing}: {} {advice}", cause(stderr)).trim_end().to_owned(),
     }
 }
 
 /// What restic says while it goes on trying: an error, where that does not go away by itself.
 ///
 /// Of an object storage it asks for the file `config` before anything else, and for a quarter of an hour, also where the
-/// answer is that there is no such bucket. Later errors are left to it: by then it has shown that it can get in, and may hold
-/// a lock.
+/// answer is that there is no such bucket. So it does with a file that may not be deleted. Other errors are left to it: by then
+/// it has shown that it can get in.
 pub fn in_vain(repository: &Repository, doing: &str, line: &str) -> Option<TaskError> {
+    let text = message(line);
+    retried(&text).filter(|_| text.contains("(<config/") || text.starts_with("Remove("))?;
+    let (reason, advice) = known(repository, line)?;
+    Some(TaskError::terminal(reason, format!("While {doing}: {} {advice}", cause(line))))
+}
+
+/// The storage does not let restic take its own lock out, now that the work is done.
+pub fn is_about_a_lock_that_stays(line: &str) -> bool {
     let line = message(line);
-    let said = words(&repository.without_secrets(retried(&line).filter(|_| line.contains("(<config/"))?));
-    let (reason, advice) = known(&said)?;
-    Some(TaskError::terminal(reason, format!("While {doing}: {said} {advice}")))
+    line.starts_with("Remove(<lock/") && is_about_access(&line)
+}
+
+/// Files that restic was to delete, and did not, though it calls that a success.
+pub fn not_deleted(repository: &Repository, doing: &str, stderr: &str) -> Option<TaskError> {
+    let refused: String =
+        stderr.lines().filter(|line| line.starts_with("Remove(") || line.contains("unable to remove")).collect();
+    let known = known(repository, stderr).map(|(reason, advice)| (ErrorClass::Terminal, reason, advice));
+    let (class, reason, advice) = known.unwrap_or((ErrorClass::Transient, "ResticFailed", String::new()));
+    (!refused.is_empty()).then(|| TaskError {
+        class,
+        reason: reason.to_owned(),
+        message: format!("While {doing}: {} {advice}", cause(stderr)).trim_end().to_owned(),
+    })
 }
 
 /// Why restic tries a request once more, if that is what a line tells.
@@ -69,8 +98,8 @@ pub fn tries_again(line: &str) -> Option<String> {
 
 /// restic was given up: it tried the same again and again, and came no further.
 pub fn came_no_further(repository: &Repository, doing: &str, within: Duration, complaint: &str) -> TaskError {
-    let said = words(&repository.without_secrets(complaint));
-    match known(&said) {
+    let said = cause(complaint);
+    match known(repository, complaint) {
         Some((reason, advice)) => TaskError::terminal(reason, format!("While {doing}: {said} {advice}")),
         None => TaskError::transient(
             "RepositoryUnreachable",
@@ -83,41 +112,46 @@ pub fn came_no_further(repository: &Repository, doing: &str, within: Duration, c
 }
 
 /// The reason and the advice for what does not go away by itself.
-fn known(said: &str) -> Option<(&'static str, &'static str)> {
+fn known(repository: &Repository, said: &str) -> Option<(&'static str, String)> {
+    let advice = |advice: &str| advice.to_owned();
     if is_about_access(said) {
-        return Some((
-            "RepositoryAccessDenied",
-            "The storage refuses the access: look at the credentials in the repository's Secret and at their rights.",
-        ));
+        let deletes = said.contains("Remove(") || said.contains("unable to remove") || said.contains("RemoveObject");
+        return Some((ACCESS_DENIED, if deletes { advice(MAY_NOT_DELETE) } else { repository.about_access() }));
+    }
+    if said.contains("read-only file system") {
+        return Some((ACCESS_DENIED, format!("{} is mounted read-only.", repository.place())));
     }
     if said.contains("certificate") {
         return Some((
             "RepositoryCertificateRefused",
-            "Put the certificate authority of the storage into the repository's Secret as ca.crt.",
+            advice("Put the certificate authority of the storage into the repository's Secret as ca.crt."),
         ));
     }
     if is_full(said) {
+        let place = repository.place();
         return Some((
             "RepositoryFull",
-            "The storage is full, or its quota is. The backups that are there are not hurt.",
+            format!("{place} is full, or its quota is used up. The backups that are there are not hurt."),
         ));
     }
     if said.contains("specified bucket does not exist") {
-        return Some((MISSING, NO_REPOSITORY));
+        return Some((MISSING, advice(NO_REPOSITORY)));
     }
     if is_damage(said) {
-        return Some((DAMAGED, DAMAGE));
+        return Some((DAMAGED, advice(DAMAGE)));
     }
-    said.contains("failed to find snapshot").then_some((
-        "SnapshotNotFound",
-        "The backup is not in the repository any more: did the retention take it, or somebody?",
-    ))
+    said.contains("failed to find snapshot").then(|| {
+        (
+            "SnapshotNotFound",
+            advice("The backup is not in the repository any more: did the retention take it, or somebody?"),
+        )
+    })
 }
 
 /// Snapshots that restic could not read, and passed over (`Ignoring "…": …`; cmd/restic/find.go).
-pub fn passed_over(repository: &Repository, stderr: &str) -> Option<TaskError> {
+pub fn passed_over(stderr: &str) -> Option<TaskError> {
     let complaints: Vec<String> = stderr.lines().map(message).filter(|line| line.starts_with("Ignoring ")).collect();
-    let said = words(&repository.without_secrets(&complaints.join("\n")));
+    let said = cause(&complaints.join("\n"));
     (!complaints.is_empty())
         .then(|| TaskError::transient(DAMAGED, format!("restic cannot read every snapshot: {said} {DAMAGE}")))
 }
@@ -126,11 +160,17 @@ pub fn passed_over(repository: &Repository, stderr: &str) -> Option<TaskError> {
 pub fn locked(host: &str, waited: Duration) -> TaskError {
     let minutes = waited.as_secs() / 60;
     TaskError::transient(
-        "RepositoryLocked",
+        LOCKED,
         format!(
             "{host} has held a lock on the repository for more than {minutes} min: a prune, or a long backup. Try later."
         ),
     )
+}
+
+/// Who holds the lock, as restic names him: "… already locked exclusively by PID 7 on <host> by <user> (UID 0, GID 0)".
+pub fn holder(locked: &TaskError) -> String {
+    let after = locked.message.split_once(" by PID ").and_then(|(_, rest)| rest.split_once(" on "));
+    after.and_then(|(_, rest)| rest.split_whitespace().next()).unwrap_or("Somebody").to_owned()
 }
 
 /// restic is not there.
@@ -142,9 +182,9 @@ pub fn not_started(error: &io::Error) -> TaskError {
 }
 
 /// Nobody answers, or nothing that helps.
-pub fn no_answer(repository: &Repository, doing: &str, within: Duration, stderr: &str) -> TaskError {
+pub fn no_answer(doing: &str, within: Duration, stderr: &str) -> TaskError {
     let seconds = within.as_secs();
-    let said = if stderr.trim().is_empty() { String::new() } else { words(&repository.without_secrets(stderr)) + " " };
+    let said = if stderr.trim().is_empty() { String::new() } else { cause(stderr) + " " };
     TaskError::transient(
         "RepositoryUnreachable",
         format!(
@@ -153,33 +193,26 @@ pub fn no_answer(repository: &Repository, doing: &str, within: Duration, stderr:
     )
 }
 
-/// What is secret in a key's value: all of it, or the password in a URL.
-pub fn secret_parts(key: &str, value: &str) -> Option<String> {
-    // Short ones are not secret: regions, numbers, "true".
-    const SECRET: usize = 8;
-    let secret = match key {
-        "RESTIC_REPOSITORY" => {
-            let (account, _) = value.split_once("://")?.1.split_once('@')?;
-            return Some(account.split_once(':')?.1.to_owned()).filter(|password| !password.is_empty());
-        }
-        "AWS_DEFAULT_REGION" | "AWS_REGION" | "RESTIC_REPOSITORY_FILE" => return None,
-        _ => value,
-    };
-    (secret.len() >= SECRET).then(|| secret.to_owned())
-}
-
 fn is_about_access(said: &str) -> bool {
     [
         "Access Denied",
         "AccessDenied",
+        "Access denied",
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
         // What S3 says with these codes; restic leaves the codes out. Not all servers use the same words.
         "request signature we calculated does not match",
         "does not exist in our records",
         "No user exists with the provided access key",
+        "401 Unauthorized",
         "403 Forbidden",
         "permission denied",
+        "operation not permitted",
+        // A lock on the object, in the words of MinIO, Azure and Google.
+        "WORM protected",
+        "BlobImmutableDueToPolicy",
+        "retention policy",
+        "does not have storage.objects.",
     ]
     .iter()
     .any(|words| said.contains(words))
@@ -215,35 +248,6 @@ fn is_full(said: &str) -> bool {
     ]
     .iter()
     .any(|words| said.contains(words))
-}
-
-/// The end of what was said, on one line: there restic says why.
-fn words(said: &str) -> String {
-    let mut lines: Vec<String> = said.lines().map(message).filter(|line| !line.is_empty()).collect();
-    for line in &mut lines {
-        if let Some(why) = retried(line) {
-            *line = why.to_owned();
-        }
-    }
-    // Of many tries, all for the same reason.
-    lines.dedup();
-    let text = lines.join("; ");
-    let from = text.ceil_char_boundary(text.len().saturating_sub(WORDS));
-    if text.is_empty() { "it said nothing.".to_owned() } else { format!("{}.", text[from..].trim_end_matches('.')) }
-}
-
-/// With `--json` an error is an object with the message in it.
-fn message(line: &str) -> String {
-    let object: Option<serde_json::Value> = serde_json::from_str(line).ok();
-    let message =
-        object.as_ref().and_then(|object| object["message"].as_str().or_else(|| object["error"]["message"].as_str()));
-    message.unwrap_or(line).trim().to_owned()
-}
-
-/// Why restic tries something once more, if that is what the line tells.
-fn retried(line: &str) -> Option<&str> {
-    let (_, tells) = line.split_once(" returned error, retrying after ")?;
-    tells.split_once(": ").map(|(_, why)| why)
 }
 
 #[cfg(test)]
@@ -297,32 +301,11 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_told_with_the_reason_once() {
         let refused = looked("dial tcp: lookup s3: no such host");
-        let error = no_answer(&repository(), DOING, Duration::from_secs(60), &format!("{refused}\n{refused}\n"));
+        let error = no_answer(DOING, Duration::from_secs(60), &format!("{refused}\n{refused}\n"));
         assert_eq!(error.reason, "RepositoryUnreachable");
         let expected = "no answer within 60 s. Stat: dial tcp: lookup s3: no such host. Is the host";
         assert!(error.message.contains(expected), "{}", error.message);
-        let error = no_answer(&repository(), DOING, Duration::from_secs(60), "");
+        let error = no_answer(DOING, Duration::from_secs(60), "");
         assert!(error.message.contains("60 s. Is the host"), "{}", error.message);
-    }
-
-    #[test]
-    fn only_the_password_of_a_url_is_secret() {
-        assert_eq!(
-            secret_parts("RESTIC_REPOSITORY", "rest:https://me:correcthorse@host/"),
-            Some("correcthorse".to_owned())
-        );
-        assert_eq!(secret_parts("RESTIC_REPOSITORY", "s3:https://s3.example.org/backups"), None);
-        assert_eq!(secret_parts("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"), Some("wJalrXUtnFEMI".to_owned()));
-        assert_eq!(secret_parts("AWS_DEFAULT_REGION", "eu-central-1"), None);
-    }
-
-    #[test]
-    fn json_and_plain_words_are_told_alike() {
-        assert_eq!(
-            words("{\"message_type\":\"exit_error\",\"code\":12,\"message\":\"Fatal: wrong password\"}\n"),
-            "Fatal: wrong password."
-        );
-        assert_eq!(words("Fatal: a\n\nb\n"), "Fatal: a; b.");
-        assert_eq!(words(""), "it said nothing.");
     }
 }

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Download, Repository,
     errors::{self, explain},
-    pulse::{Pulse, each_line},
+    pulse::Pulse,
+    said::{each_complaint, keep},
+    secrets::Secrets,
     upload::interrupt,
 };
 use crate::task::report::{Result, TaskError};
@@ -195,27 +197,32 @@ impl Repository {
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
         let pulse = self.pulse();
         let said = pulse.follow(child.stdout.take());
-        let complained = tokio::spawn(listen(child.stderr.take(), pulse.clone()));
+        let complained = tokio::spawn(listen(child.stderr.take(), self.secrets.clone(), pulse.clone()));
         let doing = format!("{doing} ({})", self.location());
         let given_up = tokio::select! {
-            status = child.wait() => Ok(status),
+            status = child.wait() => Ok(Some(status)),
+            () = pulse.is_done_but_for_the_lock() => {
+                let _ = child.kill().await;
+                Ok(None)
+            }
             () = stop.cancelled() => {
                 Err(TaskError::transient("Stopped", format!("Was told to stop (SIGTERM) while {doing}.")))
             }
             why = pulse.stops() => Err(errors::came_no_further(self, &doing, pulse.within(), &why)),
         };
         let status = match given_up {
-            Ok(status) => status.map_err(|error| errors::not_started(&error))?,
+            Ok(status) => status.transpose().map_err(|error| errors::not_started(&error))?,
             Err(why) => {
                 interrupt(&mut child, None).await;
                 return Err(why);
             }
         };
         let Complaints { mut refused, others } = complained.await.unwrap_or_default();
-        if !status.success() && status.code() != Some(INCOMPLETE) && refused.is_empty() {
+        let failed = status.filter(|status| !status.success());
+        if let Some(status) = failed.filter(|status| status.code() != Some(INCOMPLETE) && refused.is_empty()) {
             return Err(explain(self, &doing, status, &others));
         }
-        if status.success() {
+        if status.is_some_and(|status| status.success()) {
             refused.clear();
         }
         Ok(Ended { said: said.await.unwrap_or_default(), refused })
@@ -233,7 +240,7 @@ impl Ended {
     fn summary<T: for<'a> Deserialize<'a>>(&self, repository: &Repository) -> Result<T> {
         let summary = self.said.lines().filter_map(|line| serde_json::from_str(line).ok()).next_back();
         summary.ok_or_else(|| {
-            let said = repository.without_secrets(&self.said);
+            let said = repository.secrets.mask(&self.said);
             TaskError::terminal("ResticFailed", format!("restic gave no summary: {said}"))
         })
     }
@@ -253,8 +260,7 @@ impl Complaints {
             Some(Refused { why, .. }) if why.contains("no such file or directory") && line.contains("archival") => {}
             Some(refused) if self.refused.len() < KEPT => self.refused.push(refused),
             Some(_) => {}
-            None if self.others.len() < 1 << 14 => self.others.extend([line, "\n"]),
-            None => {}
+            None => keep(&mut self.others, line),
         }
     }
 }
@@ -267,9 +273,9 @@ fn about_file(line: &str) -> Option<Refused> {
     (said["message_type"] == "error").then_some(Refused { item, why: text(&said["error"]["message"])? })
 }
 
-async fn listen(stderr: Option<ChildStderr>, pulse: Pulse) -> Complaints {
+async fn listen(stderr: Option<ChildStderr>, secrets: Secrets, pulse: Pulse) -> Complaints {
     let mut complaints = Complaints::default();
-    each_line(stderr, |line| {
+    each_complaint(stderr, secrets, |line| {
         pulse.hears(line);
         complaints.hear(line);
     })

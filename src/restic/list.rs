@@ -60,7 +60,7 @@ impl Repository {
     /// Transient, `RepositoryDamaged`. What restic answers.
     pub async fn list_all(&self, any_of: &[Vec<String>]) -> Result<Vec<Listed>> {
         let (listed, complaints) = self.list_and_complaints(any_of).await?;
-        errors::passed_over(self, &complaints).map_or(Ok(listed), Err)
+        errors::passed_over(&complaints).map_or(Ok(listed), Err)
     }
 
     async fn list_and_complaints(&self, any_of: &[Vec<String>]) -> Result<(Vec<Listed>, String)> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{Repository, errors};
+use super::{Repository, errors, repository::LIST_WITHIN};
 use crate::task::{output::progress, report::Result};
 
 /// Others' locks are looked at this often.
@@ -23,9 +23,9 @@ pub enum Wants {
     ToTakeAway,
 }
 
+/// Whose lock is in the way.
 #[derive(Deserialize)]
 struct Lock {
-    exclusive: bool,
     hostname: String,
 }
 
@@ -34,28 +34,37 @@ impl Repository {
     /// half an hour. One that lives is never taken away.
     ///
     /// # Errors
-    /// Transient, `RepositoryLocked`, if somebody works on it for longer.
+    /// Transient, `RepositoryLocked`, if somebody works on it for longer. Terminal, `RepositoryAccessDenied`, if a dead lock must
+    /// not be deleted.
     pub async fn wait_for_locks(&self, wants: Wants) -> Result<()> {
-        let locks = self.locks().await?;
-        self.wait_for(locks, wants).await
-    }
-
-    /// The same, where it is known which locks there were a moment ago.
-    pub(super) async fn wait_for(&self, mut locks: Vec<String>, wants: Wants) -> Result<()> {
         let began = Instant::now();
-        while let Some(Lock { hostname, .. }) = self.in_the_way(&locks, wants).await {
+        while let Some(Lock { hostname }) = self.in_the_way(wants).await? {
             if began.elapsed() > HEALS_WITHIN {
                 return Err(errors::locked(&hostname, HEALS_WITHIN));
             }
             self.remove_dead_locks().await?;
-            locks = self.locks().await?;
-            if self.in_the_way(&locks, wants).await.is_some() {
+            if self.in_the_way(wants).await?.is_some() {
                 progress(&format!("waits for the lock that {hostname} holds on the repository"));
                 tokio::time::sleep(LOOK_EVERY).await;
-                locks = self.locks().await?;
             }
         }
         Ok(())
+    }
+
+    /// Makes sure that restic can take its own lock out again. Where it cannot, no lock that keeps others out must be taken: it
+    /// would stay, and stop every later backup. So this comes before what takes something away, and before any wait for locks.
+    ///
+    /// # Errors
+    /// Terminal, `RepositoryAccessDenied`: locks stay, and nothing can be deleted.
+    pub async fn can_delete(&self) -> Result<()> {
+        match self.lock_and_unlock().await {
+            Ok(complaints) => {
+                errors::not_deleted(self, "taking a lock out of the repository", &complaints).map_or(Ok(()), Err)
+            }
+            // Somebody takes something away: whoever holds that lock may delete.
+            Err(error) if error.reason == errors::LOCKED => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The names of all locks. Without a lock, so that it need not wait for a prune.
@@ -64,16 +73,31 @@ impl Repository {
         Ok(listed.split_whitespace().map(str::to_owned).collect())
     }
 
-    async fn in_the_way(&self, locks: &[String], wants: Wants) -> Option<Lock> {
-        for id in locks {
-            // It may be gone by now.
-            let Ok(json) = self.ask(&["cat", "lock", id, "--no-lock"]).await else { continue };
-            let Ok(lock) = serde_json::from_str::<Lock>(&json) else { continue };
-            if lock.exclusive || wants == Wants::ToTakeAway {
-                return Some(lock);
+    /// One of the locks that are in the way.
+    async fn in_the_way(&self, wants: Wants) -> Result<Option<Lock>> {
+        match wants {
+            // restic itself looks at all of them, however many have stayed, at once.
+            Wants::ToAdd => match self.lock_and_unlock().await {
+                Ok(_) => Ok(None),
+                Err(error) if error.reason == errors::LOCKED => Ok(Some(Lock { hostname: errors::holder(&error) })),
+                Err(error) => Err(error),
+            },
+            Wants::ToTakeAway => {
+                for id in self.locks().await? {
+                    // It may be gone by now.
+                    let Ok(json) = self.ask(&["cat", "lock", &id, "--no-lock"]).await else { continue };
+                    if let Ok(lock) = serde_json::from_str(&json) {
+                        return Ok(Some(lock));
+                    }
+                }
+                Ok(None)
             }
         }
-        None
+    }
+
+    /// Takes the lock of who adds something, and gives it back; what restic complained of.
+    async fn lock_and_unlock(&self) -> Result<String> {
+        self.say(&["cat", "config", "--quiet"], LIST_WITHIN).await.map(|(_, complaints)| complaints)
     }
 
     async fn remove_dead_locks(&self) -> Result<()> {

@@ -9,8 +9,11 @@ mod files;
 mod list;
 mod locks;
 mod lookup;
+mod mounted;
 mod pulse;
 mod repository;
+mod said;
+mod secrets;
 mod upload;
 
 pub use download::Download;

@@ -11,24 +11,23 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
-    task::JoinHandle,
-};
+use tokio::{io::AsyncRead, sync::Notify, task::JoinHandle};
 
-use super::errors;
+use super::{
+    errors,
+    said::{each_line, keep},
+};
 
 /// How often restic tells how far it has come, in times a second.
 pub const TELLS: (&str, &str) = ("RESTIC_PROGRESS_FPS", "1");
-
-/// Of what a program says, as much is kept.
-const WORDS: usize = 16 << 10;
 
 /// What is known of a restic's progress; all copies know the same.
 #[derive(Clone)]
 pub struct Pulse {
     last: Arc<Mutex<Beat>>,
     within: Duration,
+    /// The work is done, and the storage does not let go of the lock.
+    done_but_for_the_lock: Arc<Notify>,
 }
 
 struct Beat {
@@ -37,6 +36,8 @@ struct Beat {
     since: Instant,
     /// What it has complained of since.
     complaint: Option<String>,
+    /// The summary was there.
+    is_over: bool,
 }
 
 /// As restic prints it with `--json`.
@@ -49,6 +50,7 @@ enum Said {
         #[serde(default)]
         bytes_restored: u64,
     },
+    Summary,
     #[serde(other)]
     Other,
 }
@@ -56,8 +58,8 @@ enum Said {
 impl Pulse {
     /// It is given up when it complains and comes no further within this time.
     pub fn new(within: Duration) -> Self {
-        let beat = Beat { done: 0, since: Instant::now(), complaint: None };
-        Self { last: Arc::new(Mutex::new(beat)), within }
+        let beat = Beat { done: 0, since: Instant::now(), complaint: None, is_over: false };
+        Self { last: Arc::new(Mutex::new(beat)), within, done_but_for_the_lock: Arc::default() }
     }
 
     /// Reads restic's output beside everything else, and keeps what is no news of its progress.
@@ -66,8 +68,8 @@ impl Pulse {
         tokio::spawn(async move {
             let mut kept = String::new();
             each_line(output, |line| {
-                if !pulse.hears_of_progress(line) && kept.len() < WORDS {
-                    kept.extend([line, "\n"]);
+                if !pulse.hears_of_progress(line) {
+                    keep(&mut kept, line);
                 }
             })
             .await;
@@ -77,20 +79,37 @@ impl Pulse {
 
     /// Whether that was news of its progress.
     fn hears_of_progress(&self, line: &str) -> bool {
-        let Ok(Said::Status { bytes_done, bytes_restored }) = serde_json::from_str(line) else { return false };
-        let done = bytes_done + bytes_restored;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if done != last.done {
-            *last = Beat { done, since: Instant::now(), complaint: None };
+        match serde_json::from_str(line) {
+            Ok(Said::Status { bytes_done, bytes_restored }) => {
+                let done = bytes_done + bytes_restored;
+                if done != last.done {
+                    *last = Beat { done, since: Instant::now(), complaint: None, is_over: false };
+                }
+                true
+            }
+            Ok(Said::Summary) => {
+                last.is_over = true;
+                false
+            }
+            _ => false,
         }
-        true
     }
 
     /// Notes what restic complains of, if that is that it tries something again.
     pub fn hears(&self, line: &str) {
-        if let Some(why) = errors::tries_again(line) {
-            self.last.lock().unwrap_or_else(PoisonError::into_inner).complaint = Some(why);
+        let Some(why) = errors::tries_again(line) else { return };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.complaint = Some(why);
+        if last.is_over && errors::is_about_a_lock_that_stays(line) {
+            self.done_but_for_the_lock.notify_one();
         }
+    }
+
+    /// Returns when all is stored, and restic only goes on trying to take its lock out of a storage that refuses that: a quarter
+    /// of an hour for nothing.
+    pub async fn is_done_but_for_the_lock(&self) {
+        self.done_but_for_the_lock.notified().await;
     }
 
     /// Returns when it is given up: what it complained of last.
@@ -106,16 +125,6 @@ impl Pulse {
 
     pub fn within(&self) -> Duration {
         self.within
-    }
-}
-
-/// Looks at every line of an output, until its end.
-pub async fn each_line(output: Option<impl AsyncRead + Unpin>, mut look: impl FnMut(&str)) {
-    let mut lines = output.map(|output| BufReader::new(output).split(b'\n'));
-    while let Some(lines) = &mut lines
-        && let Ok(Some(line)) = lines.next_segment().await
-    {
-        look(&String::from_utf8_lossy(&line));
     }
 }
 

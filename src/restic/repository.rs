@@ -2,25 +2,27 @@
 
 use std::{
     ffi::OsString,
-    fs,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::Command,
-};
+use tokio::{io::AsyncReadExt, process::Command, sync::Notify};
 
 use super::{
     Wants,
     errors::{self, explain},
+    mounted::{LOCATION, Mounted, Password},
     pulse::{Pulse, TELLS},
-    upload::Upload,
+    said::{each_complaint, keep},
+    secrets::Secrets,
+    upload::{Upload, interrupt},
 };
-use crate::task::report::{Result, TaskError};
+use crate::{bytes, task::report::Result};
 
 /// The program, on the PATH.
 const PROGRAM: &str = "restic";
@@ -44,20 +46,20 @@ pub(super) const RETRY_LOCK: &str = "5m";
 /// A restic that complains, and comes no further for so long, is given up: the snapshot of the database is held meanwhile.
 const STALLED_WITHIN: Duration = Duration::from_secs(5 * 60);
 
-/// Where the repository is.
-const LOCATION: &str = "RESTIC_REPOSITORY";
-
-/// The key of a Secret with the certificate authority of a server behind TLS, as in a Secret of type `kubernetes.io/tls`.
-const CA: &str = "ca.crt";
-
 /// A repository, as restic is told of it.
 #[derive(Clone)]
 pub struct Repository {
     environment: Vec<(OsString, OsString)>,
+    passwords: Arc<[Password]>,
+    /// Which of them is used; all copies use the same.
+    password: Arc<AtomicUsize>,
     cache: PathBuf,
     /// What must not be repeated, whoever says it.
-    secrets: Vec<String>,
+    pub(super) secrets: Secrets,
     word: String,
+    oddities: Vec<String>,
+    /// The PersistentVolumeClaim that it is on, where that is known.
+    claim: Option<String>,
     /// A prune waits until what is read has been read.
     locks_to_read: bool,
     stalled_within: Duration,
@@ -66,59 +68,31 @@ pub struct Repository {
 impl Repository {
     /// Reads a mounted Secret: every key that could name an environment variable (`RESTIC_REPOSITORY`, `RESTIC_PASSWORD`,
     /// `AWS_ACCESS_KEY_ID`, …) becomes one, and `ca.crt` is the authority of the server's certificate. The password stays
-    /// in its file. `location` is where the repository is, instead of `RESTIC_REPOSITORY`; restic's cache and scratch files go
-    /// into `scratch`.
+    /// in its file, unless it opens nothing so. `location` is where the repository is, instead of `RESTIC_REPOSITORY`; restic's
+    /// cache and scratch files go into `scratch`.
     ///
     /// # Errors
-    /// Terminal, `SecretKeyMissing`, without a location or a password.
+    /// Terminal: `SecretKeyMissing`, without a location or a password; `SecretUnreadable`, `SecretKeyWhiteSpace`.
     pub fn from_directory(directory: &Path, location: Option<&str>, scratch: &Path) -> Result<Self> {
-        let missing = |what: &str| {
-            let message = format!("The Secret of the repository lacks {what} (looked in {}).", directory.display());
-            TaskError::terminal("SecretKeyMissing", message)
-        };
-        // restic runs in other folders than ours.
-        let directory = &directory.canonicalize().map_err(|error| missing(&format!("everything: {error}")))?;
-        let entries = fs::read_dir(directory).map_err(|error| missing(&format!("everything: {error}")))?;
-        let mut keys: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|key| is_known(key) && !(location.is_some() && key == LOCATION))
-            .collect();
-        keys.sort();
-        let mut environment = Vec::new();
-        let mut secrets = Vec::new();
-        let mut word = Sha256::new();
-        for key in &keys {
-            let path = directory.join(key);
-            word.update(fs::read(&path).map_err(|error| missing(&format!("{key}: {error}")))?);
-            match key.as_str() {
-                CA => environment.push(("RESTIC_CACERT".into(), path.into())),
-                "RESTIC_PASSWORD" => environment.push(("RESTIC_PASSWORD_FILE".into(), path.into())),
-                key => {
-                    let value = fs::read_to_string(&path).map_err(|error| missing(&format!("{key}: {error}")))?;
-                    let value = value.trim_end_matches(['\r', '\n']).to_owned();
-                    secrets.extend(errors::secret_parts(key, &value));
-                    environment.push((key.into(), value.into()));
-                }
-            }
-        }
-        let has = |names: &[&str]| names.iter().any(|name| keys.iter().any(|key| key == name));
-        match location {
-            Some(location) => environment.push((LOCATION.into(), location.into())),
-            None if has(&[LOCATION]) => {}
-            None => return Err(missing("the key RESTIC_REPOSITORY")),
-        }
-        if !has(&["RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
-            return Err(missing("the key RESTIC_PASSWORD"));
-        }
-        let word = word.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let Mounted { environment, passwords, secrets, word, oddities } = Mounted::read(directory, location)?;
         Ok(Self {
             environment,
+            passwords: passwords.into(),
+            password: Arc::default(),
             secrets,
             word,
+            oddities,
+            claim: None,
             cache: scratch.into(),
             locks_to_read: false,
             stalled_within: STALLED_WITHIN,
         })
+    }
+
+    /// It is on this PersistentVolumeClaim.
+    #[must_use]
+    pub fn on_claim(self, claim: Option<String>) -> Self {
+        Self { claim, ..self }
     }
 
     /// A word of letters and digits, the same for as long as the Secret is, and known only to who has that.
@@ -155,7 +129,8 @@ impl Repository {
     pub async fn open(&self, may_make_it: bool) -> Result<bool> {
         // One question for all: each call of restic derives the key anew, which takes half a second of a core.
         match self.locks().await {
-            Ok(locks) => self.wait_for(locks, Wants::ToAdd).await.map(|()| false),
+            Ok(locks) if locks.is_empty() => Ok(false),
+            Ok(_) => self.wait_for_locks(Wants::ToAdd).await.map(|()| false),
             Err(error) if may_make_it && error.reason == errors::MISSING => {
                 self.run(&["init"], ANSWER_WITHIN).await.map(|_| true)
             }
@@ -219,7 +194,9 @@ impl Repository {
         for some in ids.chunks(500) {
             let mut arguments = vec!["forget", "--quiet", "--retry-lock", RETRY_LOCK];
             arguments.extend(some.iter().map(String::as_str));
-            self.run(&arguments, LOCKED_WITHIN).await?;
+            let (_, complaints) = self.say(&arguments, LOCKED_WITHIN).await?;
+            // It is not restic that fails where the storage refuses to delete.
+            errors::not_deleted(self, "forgetting snapshots", &complaints).map_or(Ok(()), Err)?;
         }
         Ok(())
     }
@@ -245,47 +222,75 @@ impl Repository {
 
     /// The same, with what it complained of all the same.
     pub(super) async fn say(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
+        loop {
+            match self.say_once(arguments, within).await {
+                Err(error) if error.reason == errors::PASSWORD_REFUSED && self.has_another_password() => {}
+                said => return said,
+            }
+        }
+    }
+
+    /// From now on the password is given in another way, if there is one.
+    fn has_another_password(&self) -> bool {
+        let next = self.password.load(Ordering::Relaxed) + 1;
+        let is_there = next < self.passwords.len();
+        if is_there {
+            self.password.store(next, Ordering::Relaxed);
+        }
+        is_there
+    }
+
+    async fn say_once(&self, arguments: &[&str], within: Duration) -> Result<(String, String)> {
         // Not the names of hundreds of snapshots.
         let doing = format!("running restic {}", arguments.iter().take(8).copied().collect::<Vec<_>>().join(" "));
         let mut command = self.command();
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (mut said, mut complained) = (Vec::new(), String::new());
-        let reading = async {
-            if let Some(mut stdout) = stdout {
-                stdout.read_to_end(&mut said).await.map_err(|error| errors::not_started(&error))?;
-            }
-            Ok(())
-        };
-        let listening = async {
-            let mut lines = stderr.map(|stderr| BufReader::new(stderr).split(b'\n'));
-            while let Some(lines) = &mut lines
-                && let Ok(Some(line)) = lines.next_segment().await
-            {
-                let line = String::from_utf8_lossy(&line);
-                if let Some(error) = errors::in_vain(self, &doing, &line) {
-                    return Err(error);
-                }
-                complained.extend([&line, "\n"]);
-            }
-            Ok(())
-        };
+        let (mut said, mut complained, mut in_vain) = (Vec::new(), String::new(), None);
+        let gives_up = Notify::new();
         let running = async {
-            tokio::try_join!(reading, listening)?;
-            child.wait().await.map_err(|error| errors::not_started(&error))
+            let reading = async {
+                if let Some(mut stdout) = stdout {
+                    stdout.read_to_end(&mut said).await.map_err(|error| errors::not_started(&error))?;
+                }
+                Ok(())
+            };
+            let listening = each_complaint(stderr, self.secrets.clone(), |line| {
+                if in_vain.is_none() {
+                    in_vain = errors::in_vain(self, &doing, line);
+                    in_vain.iter().for_each(|_| gives_up.notify_one());
+                }
+                keep(&mut complained, line);
+            });
+            let waiting = async { child.wait().await.map_err(|error| errors::not_started(&error)) };
+            tokio::select! {
+                ended = async { tokio::try_join!(reading, async { listening.await; Ok(()) }, waiting) } => {
+                    ended.map(|((), (), status)| Some(status))
+                }
+                () = gives_up.notified() => Ok(None),
+            }
         };
-        match tokio::time::timeout(within, running).await {
-            Ok(Ok(status)) if status.success() => Ok((String::from_utf8_lossy(&said).into_owned(), complained)),
-            Ok(Ok(status)) => Err(explain(self, &doing, status, &complained)),
+        let ended = tokio::time::timeout(within, running).await;
+        match ended {
+            Ok(Ok(Some(status))) if status.success() => Ok((String::from_utf8_lossy(&said).into_owned(), complained)),
+            Ok(Ok(Some(status))) => Err(explain(self, &doing, status, &complained)),
+            Ok(Ok(None)) => {
+                // It may hold a lock, which it takes away.
+                interrupt(&mut child, None).await;
+                Err(in_vain.unwrap_or_else(|| errors::no_answer(&doing, within, &complained)))
+            }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(errors::no_answer(self, &doing, within, &complained)),
+            Err(_) => Err(errors::no_answer(&doing, within, &complained)),
         }
     }
 
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.envs(self.environment.iter().cloned()).env("RESTIC_CACHE_DIR", &self.cache).kill_on_drop(true);
+        if let Some(Password { variable, value }) = self.passwords.get(self.password.load(Ordering::Relaxed)) {
+            command.env(variable, value);
+        }
         // It complains of a request with which nothing moves, and tries it again, well before it is given up.
         command.arg(format!("--stuck-request-timeout={}ms", (self.stalled_within / 2).as_millis()));
         command
@@ -306,64 +311,60 @@ impl Repository {
 
     /// Where it is, without a password.
     pub(super) fn location(&self) -> String {
+        self.secrets.mask(&self.raw_location())
+    }
+
+    fn raw_location(&self) -> String {
         let location = self.environment.iter().find(|(key, _)| key == LOCATION);
-        self.without_secrets(&location.map(|(_, location)| location.to_string_lossy()).unwrap_or_default())
+        location.map(|(_, location)| location.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// A text of restic without anything that came out of the Secret, but for where the repository is.
-    pub(super) fn without_secrets(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+    /// The folder that it is, where it is one.
+    pub(super) fn folder(&self) -> Option<PathBuf> {
+        let location = self.raw_location();
+        let path = location.strip_prefix("local:").unwrap_or(&location);
+        (path.starts_with('/') || path.starts_with('.')).then(|| path.into())
     }
-}
 
-/// Kubernetes keeps links of its own beside the keys (`..data`).
-fn is_known(key: &str) -> bool {
-    let mut characters = key.chars();
-    key == CA
-        || (characters.next().is_some_and(|first| first.is_ascii_uppercase() || first == '_')
-            && characters.all(|next| next.is_ascii_uppercase() || next.is_ascii_digit() || next == '_'))
-}
+    /// What a person knows it by: the claim with its size, or the storage.
+    pub(super) fn place(&self) -> String {
+        let Some(folder) = self.folder() else { return "The storage".to_owned() };
+        let name = self
+            .claim
+            .as_ref()
+            .map_or_else(|| format!("The volume of {}", self.location()), |claim| format!("Claim {claim}"));
+        let there = folder.ancestors().find(|folder| folder.exists());
+        let Some(stat) = there.and_then(|folder| rustix::fs::statvfs(folder).ok()) else { return name };
+        let bytes = |blocks: u64| bytes::human(i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX));
+        format!("{name} ({}, {} of it free)", bytes(stat.f_blocks), bytes(stat.f_bavail))
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn directory(keys: &[(&str, &str)]) -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        for (key, value) in keys {
-            fs::write(directory.path().join(key), value).unwrap();
+    /// What helps where the access is refused.
+    pub(super) fn about_access(&self) -> String {
+        if self.folder().is_some() {
+            let name = self.claim.as_ref().map_or_else(|| "The folder".to_owned(), |claim| format!("Claim {claim}"));
+            return format!(
+                "{name} cannot be read and written as user {}: set jobs.runAsUser or jobs.fsGroup to what owns it.",
+                rustix::process::geteuid().as_raw()
+            );
         }
-        directory
-    }
-
-    #[test]
-    fn a_mounted_secret_is_restic_s_environment() {
-        let keys = [
-            ("RESTIC_REPOSITORY", "s3:https://minio/backups\n"),
-            ("RESTIC_PASSWORD", "geheim"),
-            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
-            ("ca.crt", "PEM"),
-            ("..data", "Kubernetes' own"),
-            ("notes.txt", "of the admin"),
-        ];
-        let mounted = directory(&keys);
-        let repository = Repository::from_directory(mounted.path(), None, Path::new("/cache")).unwrap();
-        let names: Vec<&str> = repository.environment.iter().map(|(name, _)| name.to_str().unwrap()).collect();
-        let expected = ["AWS_SECRET_ACCESS_KEY", "RESTIC_PASSWORD_FILE", "RESTIC_REPOSITORY", "RESTIC_CACERT"];
-        assert_eq!(names, expected);
-        assert_eq!(repository.environment[2].1, "s3:https://minio/backups", "without the line's end");
-        assert!(!format!("{:?}", repository.environment).contains("geheim"), "the password stays in its file");
-        assert_eq!(repository.without_secrets("key wJalrXUtnFEMI refused"), "key *** refused");
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let reason = |keys: &[(&str, &str)]| {
-            let mounted = directory(keys);
-            Repository::from_directory(mounted.path(), None, Path::new("/cache")).err().map(|error| error.message)
+        let odd = match &self.oddities[..] {
+            [] => String::new(),
+            oddities => format!(" Beware: {}.", oddities.join(", ")),
         };
-        assert!(reason(&[("RESTIC_PASSWORD", "a")]).unwrap().contains("RESTIC_REPOSITORY"));
-        assert!(reason(&[("RESTIC_REPOSITORY", "/a")]).unwrap().contains("RESTIC_PASSWORD"));
-        assert!(reason(&[]).unwrap().contains("RESTIC_REPOSITORY"));
+        format!(
+            "The storage refuses the access: look at the credentials in the repository's Secret and at their rights.{odd}"
+        )
+    }
+
+    /// What helps where the password is refused.
+    pub(super) fn about_the_password(&self) -> String {
+        let tried = match self.passwords.len() {
+            0 | 1 => "",
+            _ => " It begins or ends with white space or a byte order mark: it was tried with these and without.",
+        };
+        format!(
+            "RESTIC_PASSWORD is not a password of this repository.{tried} Without the right one nobody can read the backups."
+        )
     }
 }

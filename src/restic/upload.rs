@@ -13,7 +13,9 @@ use tokio::{
 use super::{
     Repository,
     errors::{self, explain},
-    pulse::{Pulse, each_line},
+    pulse::Pulse,
+    said::{each_complaint, keep},
+    secrets::Secrets,
 };
 use crate::task::report::{Result, TaskError};
 
@@ -62,7 +64,7 @@ impl Upload {
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
         let pulse = repository.pulse();
         let said = pulse.follow(child.stdout.take());
-        let complained = tokio::spawn(listen(child.stderr.take(), pulse.clone()));
+        let complained = tokio::spawn(listen(child.stderr.take(), repository.secrets.clone(), pulse.clone()));
         let input = child.stdin.take();
         let what = format!("storing {what} in {}", repository.location());
         Ok(Self { child, input, repository, what, pulse, said, complained })
@@ -86,19 +88,23 @@ impl Upload {
         drop(self.input.take());
         let stops = self.stops();
         let status = tokio::select! {
-            status = self.child.wait() => status.map_err(|error| errors::not_started(&error))?,
+            status = self.child.wait() => Some(status.map_err(|error| errors::not_started(&error))?),
+            () = self.pulse.is_done_but_for_the_lock() => {
+                let _ = self.child.kill().await;
+                None
+            }
             why = stops => {
                 interrupt(&mut self.child, None).await;
                 return Err(why);
             }
         };
         let (said, complained) = (self.said.await.unwrap_or_default(), self.complained.await.unwrap_or_default());
-        if !status.success() {
+        if let Some(status) = status.filter(|status| !status.success()) {
             return Err(explain(&self.repository, &self.what, status, &complained));
         }
         let summary = said.lines().filter_map(|line| serde_json::from_str::<Summary>(line).ok()).next_back();
         let Some(summary) = summary else {
-            let said = self.repository.without_secrets(&said);
+            let said = self.repository.secrets.mask(&said);
             return Err(TaskError::terminal(
                 "ResticFailed",
                 format!("While {}: restic gave no summary: {said}", self.what),
@@ -141,13 +147,11 @@ pub(super) async fn interrupt(child: &mut Child, input: Option<ChildStdin>) {
     }
 }
 
-async fn listen(stderr: Option<ChildStderr>, pulse: Pulse) -> String {
+async fn listen(stderr: Option<ChildStderr>, secrets: Secrets, pulse: Pulse) -> String {
     let mut complained = String::new();
-    each_line(stderr, |line| {
+    each_complaint(stderr, secrets, |line| {
         pulse.hears(line);
-        if (complained.len() as u64) < WORDS {
-            complained.extend([line, "\n"]);
-        }
+        keep(&mut complained, line);
     })
     .await;
     complained

@@ -3,6 +3,7 @@
 //! Each test runs the program itself and reads its report, in a database of its own. `support` starts the server and
 //! makes sure that nothing of it outlives the tests.
 
+mod append_only;
 mod authentication;
 mod backup;
 mod connect;
@@ -36,3 +37,4 @@ mod vacuum;
 mod vanished;
 mod verify;
 mod verify_synapse;
+mod white_space;

@@ -4,7 +4,14 @@
 //! stored is not touched. Manifests go first: cut off in the middle there is no backup that is half there, and the next attempt
 //! goes on with the rest.
 
-use super::{list::has, manifest::MANIFEST_TAG, origins::tags_of};
+use std::collections::BTreeSet;
+
+use super::{
+    list::{has, tag},
+    manifest::MANIFEST_TAG,
+    origins::tags_of,
+    removal::{Doomed, remove},
+};
 use crate::{
     restic::Listed,
     task::{
@@ -43,11 +50,16 @@ pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> 
     repository.look().await?;
     let wanted = tags_of(&origins);
     let stored = repository.list(&wanted).await?;
-    let (manifests, rest): (Vec<Listed>, Vec<Listed>) =
+    let (mut manifests, rest): (Vec<Listed>, Vec<Listed>) =
         stored.into_iter().partition(|snapshot| has(snapshot, MANIFEST_TAG));
+    // The oldest first.
+    manifests.sort_by_key(|manifest| tag(manifest, "taken-at=").map(str::to_owned));
     progress(&format!("{} backups go, {} snapshots in all", manifests.len(), manifests.len() + rest.len()));
-    repository.forget(&ids(&manifests)).await?;
-    repository.forget(&ids(&rest)).await?;
+    let doomed: Vec<Doomed> = manifests.iter().map(|manifest| doomed(manifest, &rest)).collect();
+    let of_backups: BTreeSet<&String> = doomed.iter().flat_map(|backup| &backup.streams).collect();
+    let others: Vec<String> =
+        rest.iter().map(|snapshot| &snapshot.id).filter(|id| !of_backups.contains(id)).cloned().collect();
+    remove(&repository, &doomed, &others).await?;
     // Always: an attempt before may have been cut off here.
     repository.prune().await?;
     let left = repository.list_all(&wanted).await?;
@@ -64,6 +76,9 @@ pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> 
     Ok(StepResult { summary, ..StepResult::default() })
 }
 
-fn ids(snapshots: &[Listed]) -> Vec<String> {
-    snapshots.iter().map(|snapshot| snapshot.id.clone()).collect()
+/// A backup with all of its attempt.
+fn doomed(manifest: &Listed, rest: &[Listed]) -> Doomed {
+    let attempt = tag(manifest, "attempt=");
+    let of_it = rest.iter().filter(|snapshot| attempt.is_some() && tag(snapshot, "attempt=") == attempt);
+    Doomed { manifest: manifest.id.clone(), streams: of_it.map(|snapshot| snapshot.id.clone()).collect() }
 }

@@ -109,7 +109,12 @@ mod tests {
 
     fn destination(adopted: &[&str]) -> Destination {
         Destination {
-            place: Place { repository_dir: "/r".into(), repository: None, stalled_within: None },
+            place: Place {
+                repository_dir: "/r".into(),
+                repository: None,
+                repository_claim: None,
+                stalled_within: None,
+            },
             init: false,
             server_name: "example.org".to_owned(),
             origin: "own".to_owned(),

@@ -12,7 +12,12 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan, Zoned, tz::TimeZone};
 
-use super::{Destination, list::Backup, origins::Listing};
+use super::{
+    Destination,
+    list::Backup,
+    origins::Listing,
+    removal::{Doomed, remove},
+};
 use crate::{
     api::retention::Retention,
     task::{
@@ -78,7 +83,7 @@ impl Keep {
 /// Runs the task. Cut off, it leaves whole backups and what is no backup.
 ///
 /// # Errors
-/// Terminal, `UnknownTimeZone`; what restic answers.
+/// Terminal: `UnknownTimeZone`; `RepositoryAccessDenied`, where the storage refuses to delete. What restic answers.
 pub async fn run(Arguments { destination, keep, time_zone, of_run }: Arguments) -> Result<StepResult> {
     let zone = TimeZone::get(&time_zone)
         .map_err(|error| TaskError::terminal("UnknownTimeZone", format!("{time_zone}: {error}.")))?;
@@ -93,14 +98,19 @@ pub async fn run(Arguments { destination, keep, time_zone, of_run }: Arguments) 
         counted(leftovers.len(), "snapshot", "snapshots")
     ));
 
-    let manifests: Vec<String> = old.iter().map(|backup| backup.shown.id.clone()).collect();
-    let streams: Vec<String> = old.iter().flat_map(|backup| backup.streams.clone()).collect();
-    repository.forget(&manifests).await?;
-    let marks = inventory.marks_of_no_use(&manifests);
-    repository.forget(&[streams, leftovers.clone(), marks].concat()).await?;
-    // What an earlier one had forgotten before it was cut off is given back by the next that forgets.
-    if !manifests.is_empty() || !leftovers.is_empty() {
+    let doomed = |backup: &&Backup| Doomed { manifest: backup.shown.id.clone(), streams: backup.streams.clone() };
+    // The newest is the first of the list.
+    let doomed: Vec<Doomed> = old.iter().rev().map(doomed).collect();
+    let manifests: Vec<String> = doomed.iter().map(|backup| backup.manifest.clone()).collect();
+    let mut warnings = Vec::new();
+    if !doomed.is_empty() || !leftovers.is_empty() {
+        remove(&repository, &doomed, &leftovers).await?;
+        repository.forget(&inventory.marks_of_no_use(&manifests)).await?;
+        // What an earlier one had forgotten before it was cut off is given back by the next that forgets.
         repository.prune().await?;
+    } else if !keep.is_everything() {
+        // It would fail on the day when there is something to take away.
+        warnings.extend(repository.can_delete().await.err().map(|error| error.message));
     }
     let left = Listing::read(&repository, &destination).await?.inventory();
     let deleted = match manifests.len() {
@@ -111,7 +121,7 @@ pub async fn run(Arguments { destination, keep, time_zone, of_run }: Arguments) 
     if !leftovers.is_empty() {
         summary += &format!("; deleted {} of failed attempts", counted(leftovers.len(), "snapshot", "snapshots"));
     }
-    Ok(StepResult { summary, backups: Some(left.listed()), ..StepResult::default() })
+    Ok(StepResult { summary, warnings, backups: Some(left.listed()), ..StepResult::default() })
 }
 
 /// The name of the hour, the day, … that a moment belongs to.

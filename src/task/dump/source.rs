@@ -57,7 +57,8 @@ impl Source {
 
     fn place(&self) -> Option<Place> {
         let repository_dir = self.repository_dir.clone()?;
-        Some(Place { repository_dir, repository: self.repository.clone(), stalled_within: None })
+        let repository = self.repository.clone();
+        Some(Place { repository_dir, repository, repository_claim: None, stalled_within: None })
     }
 
     /// Finds it; restic's cache goes into `scratch`.

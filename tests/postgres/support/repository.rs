@@ -119,7 +119,17 @@ impl Repository {
 
     /// Puts a key into the mounted Secret.
     pub fn mount(&self, key: &str, value: &str) {
+        self.mount_bytes(key, value.as_bytes());
+    }
+
+    /// The same with what need not be text.
+    pub fn mount_bytes(&self, key: &str, value: &[u8]) {
         fs::write(self.secret().join(key), value).expect("a mounted key");
+    }
+
+    /// The real restic.
+    pub fn program(&self) -> PathBuf {
+        PROGRAMS.join("restic")
     }
 
     pub fn unmount(&self, key: &str) {

@@ -34,22 +34,55 @@ pub struct Storage {
     daemon: Option<Daemon>,
     data: PathBuf,
     megabytes: Option<u32>,
+    /// Secrets lead to a user whom a policy of the bucket binds, and not to the server's own account.
+    has_users: bool,
     port: u16,
 }
 
 impl Storage {
     pub fn start() -> Self {
-        Self::with(None)
+        Self::with(None, false)
+    }
+
+    /// With a bucket and a repository in it, and a user whom [`Self::deny`] binds.
+    pub fn with_a_user() -> Self {
+        let storage = Self::with(None, true);
+        storage.restic(&["init"]);
+        storage.deny(&[]);
+        storage
+    }
+
+    /// The user may do everything in the bucket but delete what begins so, such as `data/`.
+    pub fn deny(&self, deletes_of: &[&str]) {
+        let bucket = "arn:aws:s3:::backups";
+        let statement = |effect: &str, action: &str, resources: &[String]| serde_json::json!({"Effect": effect, "Principal": "*", "Action": action, "Resource": resources});
+        let mut statements = vec![statement("Allow", "s3:*", &[bucket.to_owned(), format!("{bucket}/*")])];
+        let denied: Vec<String> = deletes_of.iter().map(|prefix| format!("{bucket}/{prefix}*")).collect();
+        statements.extend((!denied.is_empty()).then(|| statement("Deny", "s3:DeleteObject", &denied)));
+        self.write("policy", &serde_json::json!({"Statement": statements}).to_string());
+    }
+
+    /// What is written from now on cannot be deleted before tomorrow.
+    pub fn lock_objects(&self) {
+        let retention = serde_json::json!({"Mode": "GOVERNANCE", "Days": 1, "Years": null});
+        let lock =
+            serde_json::json!({"Enabled": true, "DefaultRetention": retention, "CreatedAt": "2026-01-01T00:00:00Z"});
+        self.write("bucket-lock", &lock.to_string());
+    }
+
+    /// Where the server keeps what it knows of the bucket.
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.data.join("beside/backups/meta").join(name), text).expect("a file beside the bucket");
     }
 
     /// All that it stores is on a disk of its own.
     pub fn on_a_small_disk(megabytes: u32) -> Self {
-        Self::with(Some(megabytes))
+        Self::with(Some(megabytes), false)
     }
 
-    fn with(megabytes: Option<u32>) -> Self {
+    fn with(megabytes: Option<u32>, has_users: bool) -> Self {
         let data = daemon::new_directory();
-        let mut storage = Self { daemon: None, data, megabytes, port: free_port() };
+        let mut storage = Self { daemon: None, data, megabytes, has_users, port: free_port() };
         storage.restart(SECRET_KEY);
         storage
     }
@@ -61,22 +94,27 @@ impl Storage {
         let program = directory.join("versitygw");
         fs::copy(PROGRAMS.join("versitygw"), &program).expect("a copy that its user may run");
         let (buckets, beside) = (self.data.join("buckets"), self.data.join("beside"));
-        for folder in [&buckets, &beside] {
+        let users = self.data.join("users");
+        for folder in [&buckets, &beside, &users] {
             fs::create_dir_all(folder).expect("a folder");
         }
+        let user =
+            serde_json::json!({"access": ACCESS_KEY, "secret": SECRET_KEY, "role": "user", "userID": 0, "groupID": 0});
+        let known = serde_json::json!({"accessAccounts": {ACCESS_KEY: user}});
+        fs::write(users.join("users.json"), known.to_string()).expect("a file");
         daemon::give_to_postgres(&self.data);
         let volume = self.megabytes.map(|megabytes| Volume { directory: self.data.clone(), megabytes });
+        let of_users = self.has_users.then(|| format!("--iam-dir={}", users.display()));
         let words = [
             "env".to_owned(),
-            format!("ROOT_ACCESS_KEY={ACCESS_KEY}"),
+            format!("ROOT_ACCESS_KEY={}", self.root()),
             format!("ROOT_SECRET_KEY={secret_key}"),
             program.display().to_string(),
             "--quiet".to_owned(),
             format!("--port=127.0.0.1:{}", self.port),
-            "posix".to_owned(),
-            format!("--sidecar={}", beside.display()),
-            buckets.display().to_string(),
         ];
+        let posix = ["posix".to_owned(), format!("--sidecar={}", beside.display()), buckets.display().to_string()];
+        let words: Vec<String> = words.into_iter().chain(of_users).chain(posix).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let daemon = Daemon::start_on(volume.as_ref(), directory, "KILL", &words);
         let started = Instant::now();
@@ -87,10 +125,24 @@ impl Storage {
         self.daemon = Some(daemon);
     }
 
+    /// The access key of the server's own account, which has the same secret key.
+    fn root(&self) -> &'static str {
+        if self.has_users { "root" } else { ACCESS_KEY }
+    }
+
     /// A Secret that leads to it through a wire.
     pub fn secret(&self, wire: &Wire) -> Repository {
+        self.secret_for(wire.port)
+    }
+
+    /// A Secret that leads to it.
+    pub fn direct_secret(&self) -> Repository {
+        self.secret_for(self.port)
+    }
+
+    fn secret_for(&self, port: u16) -> Repository {
         let repository = Repository::not_made();
-        repository.mount("RESTIC_REPOSITORY", &location(wire.port));
+        repository.mount("RESTIC_REPOSITORY", &location(port));
         repository.mount("AWS_ACCESS_KEY_ID", ACCESS_KEY);
         repository.mount("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         repository
@@ -102,7 +154,7 @@ impl Storage {
             .args(["--no-cache", "--repo", &location(self.port)])
             .args(arguments)
             .env("RESTIC_PASSWORD", REPOSITORY_PASSWORD)
-            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_ACCESS_KEY_ID", self.root())
             .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
             .output()
             .expect("restic");
