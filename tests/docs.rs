@@ -10,10 +10,11 @@ use std::{
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
-/// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of S3, and what events call the action.
-const NO_REASONS: [&str; 46] = [
+/// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of storages, and what events call the action.
+const NO_REASONS: [&str; 49] = [
     "AccessDenied",
     "Always",
+    "BlobImmutableDueToPolicy",
     "ConfigMap",
     "ContainerCreating",
     "Credentials",
@@ -46,10 +47,12 @@ const NO_REASONS: [&str; 46] = [
     "ReadWriteMany",
     "ReadWriteOnce",
     "ReadWriteOncePod",
+    "RemoveObject",
     "Resume",
     "Run",
     "RuntimeDefault",
     "Secret",
+    "Somebody",
     "SignatureDoesNotMatch",
     "Synapse",
     "SynapseBackup",
