@@ -78,6 +78,11 @@ pub fn is_about_a_lock_that_stays(line: &str) -> bool {
     line.starts_with("Remove(<lock/") && is_about_access(&line)
 }
 
+/// The storage lets nobody delete, or not yet.
+pub fn is_about_deleting(error: &TaskError) -> bool {
+    error.reason == ACCESS_DENIED && error.message.contains(MAY_NOT_DELETE)
+}
+
 /// Files that restic was to delete, and did not, though it calls that a success.
 pub fn not_deleted(repository: &Repository, doing: &str, stderr: &str) -> Option<TaskError> {
     let refused: String =

@@ -80,6 +80,8 @@ impl Repository {
             Wants::ToAdd => match self.lock_and_unlock().await {
                 Ok(_) => Ok(None),
                 Err(error) if error.reason == errors::LOCKED => Ok(Some(Lock { hostname: errors::holder(&error) })),
+                // It had the lock, and could only not give it back.
+                Err(error) if errors::is_about_deleting(&error) => Ok(None),
                 Err(error) => Err(error),
             },
             Wants::ToTakeAway => {

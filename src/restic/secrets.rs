@@ -35,6 +35,9 @@ const PLAIN: &[&str] = &[
 /// Keys with one of these in their names hold secrets, however short.
 const TELLING: &[&str] = &["PASS", "KEY", "SECRET", "TOKEN", "CRED", "SAS"];
 
+/// Keys with one of these endings name an account: no more than a name, which may be an ordinary word.
+const NAMING: &[&str] = &["_ACCESS_KEY_ID", "_ACCOUNT_ID", "_ACCOUNT_NAME", "_USERNAME", "_USER"];
+
 /// All that is masked.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -107,7 +110,8 @@ fn is_at(text: &str, at: usize, form: &str) -> bool {
 fn secrets_in(key: &str, value: &str) -> Vec<String> {
     let tells = TELLING.iter().any(|word| key.contains(word));
     let is_switch = || value.parse::<f64>().is_ok() || ["true", "false"].contains(&value.trim());
-    if PLAIN.contains(&key) {
+    let is_short_name = || value.len() < LONG && NAMING.iter().any(|ending| key.ends_with(ending));
+    if PLAIN.contains(&key) || is_short_name() {
         vec![]
     } else if key.ends_with("_COMMAND") {
         // A password may stand in the command itself.
@@ -274,6 +278,8 @@ mod tests {
             let text = format!("in {value}, retrying after {value}s");
             assert_eq!(mask(key, value, &text), text);
         }
+        let text = "no account backups has a bucket backups";
+        assert_eq!(mask("AWS_ACCESS_KEY_ID", "backups", text), text);
         let text = "Post https://auth.example.org/v3: refused";
         assert_eq!(mask("OS_AUTH_URL", "https://auth.example.org/v3", text), text);
         assert_eq!(mask("HTTPS_PROXY", "http://me:pw@proxy:3128", "pw of proxy:3128"), "*** of proxy:3128");

@@ -65,8 +65,7 @@ impl Storage {
     /// What is written from now on cannot be deleted before tomorrow.
     pub fn lock_objects(&self) {
         let retention = serde_json::json!({"Mode": "GOVERNANCE", "Days": 1, "Years": null});
-        let lock =
-            serde_json::json!({"Enabled": true, "DefaultRetention": retention, "CreatedAt": "2026-01-01T00:00:00Z"});
+        let lock = serde_json::json!({"Enabled": true, "DefaultRetention": retention, "CreatedAt": jiff::Timestamp::now().to_string()});
         self.write("bucket-lock", &lock.to_string());
     }
 
