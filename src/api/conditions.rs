@@ -52,6 +52,8 @@ pub enum Type {
     PostgresSupported,
     /// Synapse: the database is that of this homeserver.
     DatabaseMatches,
+    /// Synapse: the tables of a whole homeserver are in the database.
+    DatabaseWhole,
     /// Synapse: the role owns every table.
     TablesOwned,
     /// Synapse: it tells its version.
@@ -59,7 +61,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -81,6 +83,7 @@ impl Type {
         Self::BackgroundUpdatesDone,
         Self::PostgresSupported,
         Self::DatabaseMatches,
+        Self::DatabaseWhole,
         Self::TablesOwned,
         Self::SynapseAnswers,
     ];
@@ -109,6 +112,7 @@ impl Type {
             Self::BackgroundUpdatesDone => "BackgroundUpdatesDone",
             Self::PostgresSupported => "PostgresSupported",
             Self::DatabaseMatches => "DatabaseMatches",
+            Self::DatabaseWhole => "DatabaseWhole",
             Self::TablesOwned => "TablesOwned",
             Self::SynapseAnswers => "SynapseAnswers",
         }

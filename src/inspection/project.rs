@@ -13,7 +13,7 @@ use crate::{
     bytes,
     operation::observed::Refusal,
     postgres::connect::OLDEST_POSTGRES,
-    synapse::database,
+    synapse::{database, schema::Missing},
     task::report::{ErrorClass, InspectionFindings, TaskError},
 };
 
@@ -48,6 +48,7 @@ pub fn found(status: &mut SynapseStatus, generation: i64, findings: InspectionFi
     background_updates(&mut conditions, &findings);
     postgres_version(&mut conditions, &findings);
     matches(&mut conditions, &findings);
+    whole(&mut conditions, &findings);
     owned(&mut conditions, &findings);
     synapse_answers(&mut conditions, &findings);
     left_databases(&mut conditions, &findings.left_databases);
@@ -205,6 +206,20 @@ fn matches(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
     }
 }
 
+/// Without its state, a homeserver that comes back knows of no room who is in it.
+fn whole(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
+    match Missing::named(findings.missing_tables.clone()) {
+        None if findings.schema_version.is_none() => conditions.clear(Type::DatabaseWhole),
+        None => {
+            conditions.set(Type::DatabaseWhole, true, "Whole", "the tables of a whole homeserver are in the database")
+        }
+        Some(missing) => {
+            let message = format!("{}. It is not backed up, and nothing is restored into it", missing.message());
+            conditions.set(Type::DatabaseWhole, false, missing.reason(), &message)
+        }
+    };
+}
+
 /// VACUUM leaves alone what the role does not own.
 fn owned(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
     match &findings.foreign_tables {
@@ -232,11 +247,12 @@ fn synapse_answers(conditions: &mut Conditions<'_>, findings: &InspectionFinding
 }
 
 /// What has to be true for `Ready`, in the order in which it gives its reason.
-const GOOD: [Type; 9] = [
+const GOOD: [Type; 10] = [
     Type::WorkloadsFound,
     Type::DatabaseReachable,
     Type::PostgresSupported,
     Type::DatabaseMatches,
+    Type::DatabaseWhole,
     Type::TablesOwned,
     Type::LocaleSafe,
     Type::SequencesConsistent,

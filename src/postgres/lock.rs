@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Explain, Result, Session, errors};
+use super::{Application, Explain, Result, Session, errors};
 use crate::task::report::TaskError;
 
 /// The key of the lock: "synkeepr" in ASCII. Advisory locks belong to one database, so one key is enough.
@@ -51,7 +51,7 @@ async fn take(session: &mut Session, sql: &'static str) -> Result<()> {
                 "DatabaseBusy",
                 format!(
                     "Another task of synapse-keeper works on this database: {holder}. Two operators, or two Synapse \
-                     objects for one database? It is tried again later."
+                     objects for one database? Nothing was changed. It is tried again later."
                 ),
             ));
         }
@@ -73,7 +73,8 @@ pub async fn until_lost(session: &mut Session) -> TaskError {
 async fn holder(session: &mut Session) -> Result<String> {
     // A bigint key is shown in two halves, with objsubid 1.
     let holder: Option<(String, String)> = sqlx::query_as(
-        "SELECT coalesce(nullif(application_name, ''), 'no application name'), to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS TZ') \
+        "SELECT coalesce(nullif(application_name, ''), 'no application name'), \
+             coalesce(to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'a time that is not shown without pg_read_all_stats') \
          FROM pg_locks JOIN pg_stat_activity USING (pid) \
          WHERE locktype = 'advisory' AND granted AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
          AND classid::int8 = ($1 >> 32) AND objid::int8 = ($1 & 4294967295) AND objsubid = 1 LIMIT 1",
@@ -86,6 +87,28 @@ async fn holder(session: &mut Session) -> Result<String> {
         Some((application, since)) => format!("{application}, connected since {since}"),
         None => "it has just ended".to_owned(),
     })
+}
+
+/// A task of another operation that holds the lock in this database, by its session's name.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn held_by_another(
+    session: &mut Session,
+    database: &str,
+    application: &Application,
+) -> Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) JOIN pg_database d ON d.oid = l.database \
+         WHERE l.locktype = 'advisory' AND l.granted AND d.datname = $2 AND l.classid::int8 = ($1 >> 32) \
+             AND l.objid::int8 = ($1 & 4294967295) AND l.objsubid = 1 AND NOT starts_with(a.application_name, $3) LIMIT 1",
+    )
+    .bind(KEY)
+    .bind(database)
+    .bind(application.operation_prefix())
+    .fetch_optional(&mut session.connection)
+    .await
+    .explain("asking who holds the lock of synapse-keeper")
 }
 
 /// Makes sure that a lock of a session outlives a transaction: behind a pooler in transaction mode it belongs to a server

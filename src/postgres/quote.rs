@@ -11,9 +11,31 @@ pub fn literal(text: &str) -> String {
     if text.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
+/// The schema of a quoted name such as `"my schema".events`, as SQL has it. A name without a schema has none.
+pub fn schema_of(name: &str) -> &str {
+    let mut is_quoted = false;
+    let dot = name.find(|any: char| {
+        is_quoted ^= any == '"';
+        any == '.' && !is_quoted
+    });
+    &name[..dot.unwrap_or_default()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schema_may_have_any_name() {
+        for (name, schema) in [
+            ("public.events", "public"),
+            ("\"a.b\".events", "\"a.b\""),
+            ("\"a\"\".b\".\"x.y\"", "\"a\"\".b\""),
+            ("events", ""),
+        ] {
+            assert_eq!(schema_of(name), schema, "{name}");
+        }
+    }
 
     #[test]
     fn nothing_gets_out_of_its_quotes() {

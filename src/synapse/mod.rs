@@ -4,6 +4,8 @@
 
 pub mod authentication;
 pub mod database;
+pub mod guests;
+pub mod schema;
 pub mod sequences;
 pub mod signing_keys;
 pub mod version;

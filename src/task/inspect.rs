@@ -11,6 +11,8 @@ use crate::{
     postgres::{Explain, Result, Session, relations},
     synapse::{
         database::{self, Tables},
+        guests,
+        schema::{self, Schema},
         sequences, version,
     },
     task::{arguments::Connection, output::progress, report::InspectionFindings, restore::left::left},
@@ -39,6 +41,9 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
     let mut session = arguments.connection.target()?.connect().await?;
     let mut findings = server(&mut session).await?;
+    if let Some(schema) = schema::enter(&mut session, None).await? {
+        findings.warnings.extend(where_they_are(&schema, &arguments.connection)?);
+    }
     let tables = relations::tables(&mut session).await?;
     findings.dead_rows = tables.iter().map(|table| table.dead_rows).sum();
     findings.largest_tables = tables.iter().take(LARGEST).map(facts).collect();
@@ -51,6 +56,7 @@ pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
         Some(schema) => {
             findings.schema_version = Some(schema.version);
             findings.schema_compat_version = schema.compat_version;
+            findings.missing_tables = schema::Missing::of(&names).map(schema::Missing::tables).unwrap_or_default();
             progress("reading Synapse's tables");
             synapse(&mut session, &names, arguments.server_name.as_deref(), &mut findings).await?;
         }
@@ -60,6 +66,13 @@ pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
                 .to_owned(),
         ),
     }
+    if let Some(guests) = guests::find(&mut session).await? {
+        findings.warnings.push(format!(
+            "The role also owns tables that are not Synapse's: {}. A backup and a restore take them along. If a bridge or another \
+             program uses them, add its Deployment to spec.workloads: its sessions are taken for Synapse's",
+            guests.named()
+        ));
+    }
     if let Some(url) = &arguments.synapse_url {
         match version::server_version(url).await {
             Ok(version) => findings.synapse_version = Some(version),
@@ -67,6 +80,25 @@ pub async fn run(arguments: Arguments) -> Result<InspectionFindings> {
         }
     }
     Ok(findings)
+}
+
+/// What people should know of the schema that has Synapse's tables.
+fn where_they_are(schema: &Schema, connection: &Connection) -> Result<Vec<String>> {
+    let role = connection.target()?.credentials.username;
+    let Schema { name, is_found, others } = schema;
+    let not_found = (!is_found).then(|| {
+        format!(
+            "Synapse's tables are in schema {name}, and no setting of the database or of role {role} leads there: homeserver.yaml \
+             has to (database.args.options)"
+        )
+    });
+    let twice = (!others.is_empty()).then(|| {
+        format!(
+            "Schema {} has tables of Synapse, too, which Synapse does not use: it uses those in {name}",
+            others.join(", ")
+        )
+    });
+    Ok(not_found.into_iter().chain(twice).collect())
 }
 
 /// What is true of the server and of any database.

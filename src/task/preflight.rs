@@ -14,7 +14,7 @@ use crate::{
     },
     bytes,
     postgres::{Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
-    synapse::database,
+    synapse::{database, schema},
     task::{
         arguments::Connection,
         backup, dump,
@@ -128,6 +128,7 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
         // Nobody is locked out for a task that would then wait for another, such as a backup.
         lock::acquire(&mut session).await?;
     }
+    schema::enter(&mut session, None).await?;
     progress("the server can be used");
 
     let mut findings = PreflightFindings { warnings: locale_warnings(&mut session).await?, ..Default::default() };
@@ -226,7 +227,7 @@ async fn vacuum_plan(
     let mode = vacuum.mode;
     let offline = mode == VacuumMode::Full;
     let request = request(arguments, name, vacuum)?;
-    let Survey { candidates, skipped } = survey::survey(session, &request).await?;
+    let Survey { candidates, skipped, is_of_synapse } = survey::survey(session, &request).await?;
     let seconds = seconds_left.filter(|_| offline);
     let (fitting, left) = plan::fit(&candidates, mode, seconds);
 
@@ -244,6 +245,9 @@ async fn vacuum_plan(
     tables.extend(left.iter().map(|candidate| candidate.to_plan(mode, no_time())));
     tables.extend(skipped.iter().map(|(candidate, reason)| candidate.to_plan(mode, Some(reason.clone()))));
     let mut summary = summary(mode, fitting.len(), left.len(), skipped.len(), gain, expected_seconds);
+    if !is_of_synapse {
+        summary += survey::NOT_OF_SYNAPSE;
+    }
     if tables.len() > TABLES_SHOWN {
         summary += &format!("; of {} tables, {TABLES_SHOWN} are listed", tables.len());
         tables.truncate(TABLES_SHOWN);

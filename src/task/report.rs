@@ -314,6 +314,8 @@ pub struct InspectionFindings {
     pub largest_tables: Vec<crate::api::synapse::TableFacts>,
     pub schema_version: Option<i32>,
     pub schema_compat_version: Option<i32>,
+    /// Tables that every whole homeserver has, and that are not there.
+    pub missing_tables: Vec<String>,
     pub synapse_version: Option<String>,
     /// Why the version of Synapse is not known.
     pub synapse_version_error: Option<String>,

@@ -10,7 +10,7 @@ use crate::{
     support::{Database, PASSWORD, Program, Repository, synapse_python},
 };
 
-fn preflight(database: &Database, repository: &Repository, secret: &Path, told: Option<&Path>) -> Program {
+pub fn preflight(database: &Database, repository: &Repository, secret: &Path, told: Option<&Path>) -> Program {
     let mut wanted = repository.destination();
     let more = json!({
         "serverName": "example.org", "snapshot": "latest", "restore": "matrix/r", "existing": "Rename",

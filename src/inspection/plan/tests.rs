@@ -87,7 +87,8 @@ fn a_change_and_a_finished_operation_ask_for_another_look() {
 
 #[test]
 fn each_wrong_thing_is_a_condition_that_says_what_to_do() {
-    let wrong: [(InspectionFindings, Type, &str, &str); 9] = [
+    let split = ["state_groups", "state_group_edges", "state_groups_state"].map(str::to_owned);
+    let wrong: [(InspectionFindings, Type, &str, &str); 11] = [
         (
             InspectionFindings { collate: "en_US.UTF-8".to_owned(), ..healthy() },
             Type::LocaleSafe,
@@ -118,6 +119,18 @@ fn each_wrong_thing_is_a_condition_that_says_what_to_do() {
             Type::DatabaseMatches,
             "ServerNameDiffers",
             "postgres.database",
+        ),
+        (
+            InspectionFindings { missing_tables: split.to_vec(), ..healthy() },
+            Type::DatabaseWhole,
+            "DatabaseSplit",
+            "not supported yet. It is not backed up",
+        ),
+        (
+            InspectionFindings { missing_tables: vec!["event_json".to_owned()], ..healthy() },
+            Type::DatabaseWhole,
+            "TablesMissing",
+            "missing: event_json.",
         ),
         (
             InspectionFindings { foreign_tables: Some("1 of 170 tables".to_owned()), ..healthy() },

@@ -5,6 +5,7 @@ use crate::{
     synapse::{
         authentication,
         database::{self, SchemaVersion, Tables},
+        schema,
     },
     task::report::{Result, TaskError},
 };
@@ -15,6 +16,8 @@ pub struct Facts {
     pub locale: Locale,
     /// Its size.
     pub bytes: i64,
+    /// Where Synapse's tables are.
+    pub schema: Option<String>,
 }
 
 impl Facts {
@@ -23,14 +26,17 @@ impl Facts {
             postgres_version: session.version,
             locale: Locale::read(session).await?,
             bytes: relations::database_bytes(session).await?,
+            schema: None,
         })
     }
 
     /// Those of Synapse's database.
     ///
     /// # Errors
-    /// Terminal: `NoSynapseSchema`, or `ServerNameDiffers` where the users are of another homeserver.
+    /// Terminal: `NoSynapseSchema`; `DatabaseSplit` and `TablesMissing` where it is not whole; `ServerNameDiffers` where the users
+    /// are of another homeserver.
     pub async fn of_synapse(session: &mut Session, server_name: &str) -> Result<(Self, SchemaVersion)> {
+        let schema = schema::enter(session, None).await?.map(|schema| schema.name);
         let tables = relations::tables(session).await?;
         let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
         let Some(schema_version) = database::schema_version(session, &names).await? else {
@@ -40,6 +46,9 @@ impl Facts {
             };
             return Err(TaskError::terminal("NoSynapseSchema", format!("{is}: is postgres.database right?")));
         };
+        if let Some(missing) = schema::Missing::of(&names) {
+            return Err(missing.refused("In this database", "A backup of it would not bring a homeserver back."));
+        }
         match database::server_name(session, &names).await? {
             Some(found) if found != server_name => {
                 return Err(TaskError::terminal(
@@ -51,7 +60,7 @@ impl Facts {
             }
             _ => {}
         }
-        Ok((Self::read(session).await?, schema_version))
+        Ok((Self { schema, ..Self::read(session).await? }, schema_version))
     }
 
     /// Those of the database of the Matrix Authentication Service, with its newest migration.

@@ -130,7 +130,7 @@ impl Held {
 
     /// For the manifest.
     pub fn dump(&self, parts: StoredParts) -> Dump {
-        let Facts { postgres_version, locale, bytes } = &self.facts;
+        let Facts { postgres_version, locale, bytes, schema } = &self.facts;
         let Covered { not_restored, superuser_needed, unfilled_views, search_path } =
             self.covered.get().cloned().unwrap_or_default();
         Dump {
@@ -143,6 +143,7 @@ impl Held {
             superuser_needed,
             unfilled_views,
             search_path,
+            schema: schema.clone(),
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What a backup consists of and what is in it: the file that goes in last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::parts;
 use crate::{
-    postgres::Locale,
+    postgres::{Locale, quote},
     restic::Repository,
-    synapse::database::SchemaVersion,
+    synapse::database::{SchemaVersion, Tables},
     task::{
         report::{Result, TaskError},
         schema::{Needed, NotRestored},
@@ -167,6 +167,9 @@ pub struct Dump {
     /// The `search_path` of the session that made the backup: materialized views are filled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search_path: Option<String>,
+    /// Where Synapse's tables are. Absent: an older release has not said it, or it is another database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
 }
 
 /// Streams by the name of their file.
@@ -292,6 +295,19 @@ impl Dump {
     /// Every table with its rows, by its quoted name.
     pub fn rows_by_table(&self) -> impl Iterator<Item = (&str, u64)> {
         self.parts.values().flat_map(|part| &part.rows).map(|(table, rows)| (table.as_str(), *rows))
+    }
+
+    /// The tables by their names without a schema.
+    pub fn names(&self) -> Tables<'_> {
+        let left_out = self.left_out.iter().map(String::as_str);
+        let tables = self.rows_by_table().map(|(table, _)| table).chain(left_out);
+        tables.map(|table| table.rsplit('.').next().unwrap_or(table)).collect()
+    }
+
+    /// The schemas of its tables, as SQL has them.
+    pub fn schemas(&self) -> BTreeSet<String> {
+        let tables = self.rows_by_table().map(|(table, _)| table).chain(self.left_out.iter().map(String::as_str));
+        tables.map(|table| quote::schema_of(table).to_owned()).collect()
     }
 
     /// Rows in all tables.

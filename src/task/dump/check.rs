@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use super::Wanted;
 use crate::{
     postgres::{Explain, Session, Target, relations},
-    synapse::database::{self, SchemaVersion, Tables},
+    synapse::{
+        database::{self, SchemaVersion, Tables},
+        schema,
+    },
     task::{
         report::{Result, TaskError},
         restore::Present,
@@ -20,9 +23,9 @@ const NAMED: usize = 5;
 /// Returns what people should know.
 ///
 /// # Errors
-/// Terminal: `NoSynapseSchema`, `ServerNameDiffers`, `SchemaTooNew`, `DumpIncomplete`.
+/// Terminal: `NoSynapseSchema`, `DatabaseSplit`, `TablesMissing`, `ServerNameDiffers`, `SchemaTooNew`, `DumpIncomplete`.
 pub async fn is_of(target: &Target, wanted: &Wanted, present: Present) -> Result<Vec<String>> {
-    let mut session = target.connect().await?;
+    let mut session = schema::connect(target, None).await?;
     let tables = relations::tables(&mut session).await?;
     let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
     let Some(schema) = database::schema_version(&mut session, &names).await? else {
@@ -32,6 +35,9 @@ pub async fn is_of(target: &Target, wanted: &Wanted, present: Present) -> Result
              replaced.",
         ));
     };
+    if let Some(missing) = schema::Missing::of(&names) {
+        return Err(missing.refused("In the dump", "Nothing was replaced."));
+    }
     if let Some(user) = database::foreign_user(&mut session, &names, &wanted.server_name).await? {
         return Err(TaskError::terminal(
             "ServerNameDiffers",
@@ -62,7 +68,7 @@ pub async fn is_of(target: &Target, wanted: &Wanted, present: Present) -> Result
 /// # Errors
 /// Those of PostgreSQL.
 pub async fn lacks(restored: &Target, replaced: &Target) -> Result<Option<String>> {
-    let (mut new, mut old) = (restored.connect().await?, replaced.connect().await?);
+    let (mut new, mut old) = (schema::connect(restored, None).await?, schema::connect(replaced, None).await?);
     let (here, there) = (relations::tables(&mut new).await?, relations::tables(&mut old).await?);
     let tables =
         |tables: &[relations::Table]| -> BTreeSet<String> { tables.iter().map(|table| table.name.clone()).collect() };

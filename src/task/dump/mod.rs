@@ -33,7 +33,7 @@ use super::{
     schema::views,
     stopped,
 };
-use crate::{api::restore::DatabaseLeft, bytes};
+use crate::{api::restore::DatabaseLeft, bytes, synapse::schema};
 
 pub use self::{
     source::Source,
@@ -62,7 +62,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let Arguments { connection, wanted, at_once } = &arguments;
     let begun = stop.run_until_cancelled(wanted::ready(connection, wanted, scratch.path())).await;
     let wanted::Ready { fit, found, choice, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
-    let (mut server, present, programs) = (fit.server, fit.present, fit.programs);
+    let (mut server, present, programs, _lock) = (fit.server, fit.present, fit.programs, fit.lock);
     let mark = Mark {
         state: State::Unfinished,
         restore: wanted.terms.restore.clone(),
@@ -75,6 +75,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         whose: Whose::Synapse,
         with_authentication: false,
         replaced: None,
+        schema: None,
         comment: None,
     };
     if let Some(done) = done_before(&mut server, &mark).await? {
@@ -94,6 +95,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
             warnings.push(format!("{forgotten} one-time keys of the dump were forgotten: clients upload new ones"));
         }
         warnings.extend(check::is_of(target, wanted, present).await?);
+        warnings.extend(schema::lead_to(target, None).await?);
         if present != Present::Absent {
             warnings.extend(check::lacks(target, &connection.target()?).await?);
         }

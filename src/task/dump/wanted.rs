@@ -90,7 +90,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
     Ok(PreflightFindings {
         plan: vec![plan],
         arguments: BTreeMap::from([(step.to_owned(), arguments)]),
-        warnings: said.err().into_iter().chain(not_restored(choice)).collect(),
+        warnings: said.err().into_iter().chain(fit.warnings.clone()).chain(not_restored(choice)).collect(),
         ..PreflightFindings::default()
     })
 }

@@ -10,6 +10,7 @@ use sqlx::AssertSqlSafe;
 use crate::{
     api::restore::ScheduledTasks,
     postgres::{Explain, Result, Session},
+    synapse::schema,
     task::{backup::snapshot::ONE_TIME_KEYS, output::progress, report::TaskError},
 };
 
@@ -20,17 +21,18 @@ const MARGIN: i64 = 1_000_000;
 /// Tasks of Synapse 1.163 that take something away for good (`synapse/handlers/pagination.py`, `admin.py`).
 const DELETING: [&str; 4] = ["purge_history", "purge_room", "shutdown_and_purge_room", "redact_all_events"];
 
-/// Does all of it. `old`: what the database had that it takes the place of. Returns what there is to tell people.
+/// Does all of it, in a session that is in Synapse's schema. `schema`: its name, where that is known. `old`: what the database had that it takes the place of. Returns what there is to tell people.
 ///
 /// # Errors
 /// Terminal, `OneTimeKeysLeft`. Those of PostgreSQL.
 pub async fn bring_ahead(
     session: &mut Session,
+    schema: Option<&str>,
     old: &BTreeMap<String, Position>,
     wish: ScheduledTasks,
 ) -> Result<Vec<String>> {
     no_one_time_keys(session).await?;
-    let sequences = push_sequences(session, old).await?;
+    let sequences = push_sequences(session, schema, old).await?;
     progress(&format!("{sequences} sequences go on behind all that was ever handed out"));
     let mut notes = scheduled_tasks(session, wish).await?;
     let users = resync_device_lists(session).await?;
@@ -41,33 +43,39 @@ pub async fn bring_ahead(
 }
 
 /// What of a sequence is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
+    /// As SQL has it, with its schema.
+    quoted: String,
     /// The next number to come.
     next: i64,
     /// It cannot count further than this.
     most: i64,
 }
 
-/// Every sequence that counts upwards, by its quoted name.
+/// Every sequence that counts upwards. One of Synapse's goes by its name without a schema: the tables may have been moved to
+/// another one since the backup. `schema`: Synapse's, where that is known.
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub async fn positions(session: &mut Session) -> Result<BTreeMap<String, Position>> {
+pub async fn positions(session: &mut Session, schema: Option<&str>) -> Result<BTreeMap<String, Position>> {
     const DOING: &str = "reading the sequences";
-    let sequences: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT format('%I.%I', schemaname, sequencename), max_value FROM pg_sequences WHERE increment_by > 0 \
+    let schema = schema::enter(session, schema).await?.map(|schema| schema.name);
+    let sequences: Vec<(String, String, i64)> = sqlx::query_as(
+        "SELECT CASE WHEN schemaname = $1 THEN quote_ident(sequencename) ELSE format('%I.%I', schemaname, sequencename) END, \
+             format('%I.%I', schemaname, sequencename), max_value FROM pg_sequences WHERE increment_by > 0 \
              AND schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
     )
+    .bind(schema)
     .fetch_all(&mut session.connection)
     .await
     .explain(DOING)?;
     let mut positions = BTreeMap::new();
-    for (name, most) in sequences {
+    for (name, quoted, most) in sequences {
         // `pg_sequences.last_value` is NULL for one that was set and not used yet.
-        let sql = format!("SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {name}");
+        let sql = format!("SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {quoted}");
         let next = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut session.connection).await.explain(DOING)?;
-        positions.insert(name, Position { next, most });
+        positions.insert(name, Position { quoted, next, most });
     }
     Ok(positions)
 }
@@ -79,18 +87,22 @@ pub async fn positions(session: &mut Session) -> Result<BTreeMap<String, Positio
 ///
 /// # Errors
 /// Those of PostgreSQL.
-async fn push_sequences(session: &mut Session, old: &BTreeMap<String, Position>) -> Result<usize> {
-    let restored = positions(session).await?;
+async fn push_sequences(
+    session: &mut Session,
+    schema: Option<&str>,
+    old: &BTreeMap<String, Position>,
+) -> Result<usize> {
+    let restored = positions(session, schema).await?;
     for (name, position) in &restored {
-        let next = pushed(*position, old.get(name).copied());
+        let next = pushed(position, old.get(name));
         // Not used yet: who looks later sees whether Synapse has used it.
-        let sql = format!("SELECT setval('{}', {next}, false)", name.replace('\'', "''"));
+        let sql = format!("SELECT setval('{}', {next}, false)", position.quoted.replace('\'', "''"));
         session.execute(&sql).await.explain("pushing a sequence forward")?;
     }
     Ok(restored.len())
 }
 
-fn pushed(restored: Position, old: Option<Position>) -> i64 {
+fn pushed(restored: &Position, old: Option<&Position>) -> i64 {
     let used = old.map_or(restored.next, |old| old.next.max(restored.next));
     let far = used.saturating_add(MARGIN);
     // A small one, such as a smallserial's, has no room for it.
@@ -205,16 +217,16 @@ mod tests {
 
     #[test]
     fn a_sequence_goes_beyond_both_databases() {
-        let at = |next| Position { next, most: i64::MAX };
-        assert_eq!(pushed(at(100), Some(at(500))), 1_000_500);
-        assert_eq!(pushed(at(500), Some(at(100))), 1_000_500);
-        assert_eq!(pushed(at(100), None), 1_000_100, "the old one is lost: who knows what it had handed out");
+        let at = |next| Position { quoted: String::new(), next, most: i64::MAX };
+        assert_eq!(pushed(&at(100), Some(&at(500))), 1_000_500);
+        assert_eq!(pushed(&at(500), Some(&at(100))), 1_000_500);
+        assert_eq!(pushed(&at(100), None), 1_000_100, "the old one is lost: who knows what it had handed out");
     }
 
     #[test]
     fn a_small_sequence_is_not_used_up() {
-        let small = |next| Position { next, most: 32_767 };
-        assert_eq!(pushed(small(100), Some(small(500))), 500);
-        assert_eq!(pushed(small(40_000), None), 32_767);
+        let small = |next| Position { quoted: String::new(), next, most: 32_767 };
+        assert_eq!(pushed(&small(100), Some(&small(500))), 500);
+        assert_eq!(pushed(&small(40_000), None), 32_767);
     }
 }

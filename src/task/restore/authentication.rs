@@ -124,6 +124,9 @@ impl Half {
     pub async fn accepts(&mut self, existing: Existing, dump: &AuthenticationDump) -> Result<()> {
         let databases = self.server.databases().await?;
         let here = self.may_go_aside(existing, &databases).await?;
+        self.server.may_rename(&self.connection.database).await?;
+        self.server.may_be_put_aside(&self.connection.database).await?;
+        self.server.tablespace_of(&self.connection.database).await?;
         self.server.can_end_sessions(&self.connection.database).await?;
         if let Some(here) = here.filter(|here| *here < dump.migration) {
             return Err(TaskError::terminal(
@@ -177,7 +180,7 @@ impl Half {
         let Refill { chosen, dump, scratch, at_once } = refill;
         let mark = Mark { whose: OF_SERVICE, with_authentication: false, ..of.clone() };
         let name = self.name_beside();
-        self.server.create(&name, &dump.locale, &mark).await?;
+        self.server.create(&name, &self.connection.database, &dump.locale, &mark).await?;
         progress(&format!("made database {name} beside {}", self.connection.database));
         let target = self.server.as_owner(&self.connection, &name)?;
         let programs = Programs::of(self.server.version()).await?;
@@ -251,14 +254,16 @@ impl Half {
             return Err(super::swap::gone());
         };
         self.may_go_aside(existing, &databases).await?;
+        self.server.may_be_put_aside(&database).await?;
         let present = find(&databases, &database);
         let aside = present.map(|_| name_aside(&database, jiff::Timestamp::now()));
         let earlier = present.and_then(|found| found.mark.as_ref()).map(Mark::history).unwrap_or_default();
-        let mark = Mark { earlier, replaced: aside.clone(), ..mark.now(State::InPlace) };
+        let comment = present.and_then(Found::own_comment);
+        let mark = Mark { earlier, replaced: aside.clone(), comment, ..mark.now(State::InPlace) };
         let mut renames = Vec::new();
         let mut notes = Vec::new();
         if let Some(aside) = aside {
-            notes = self.server.copy_settings(&database, &new.name).await?;
+            notes = self.server.copy_settings(&self.connection, &database, &new.name).await?;
             renames.push((database.clone(), aside, None));
         }
         renames.push((new.name.clone(), database, Some(mark)));

@@ -22,7 +22,7 @@ use crate::{
     api::restore::DatabaseLeft,
     bytes,
     postgres::{Target, disk},
-    synapse::database,
+    synapse::{database, schema},
     task::{
         arguments::Connection,
         authentication::Whose,
@@ -42,7 +42,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Arguments { connection, wanted, at_once, .. } = &arguments;
     let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
-    let Ready { fit: Fit { mut server, programs, .. }, chosen, mut authentication, .. } =
+    let Ready { fit: Fit { mut server, programs, lock: _lock, .. }, chosen, mut authentication, .. } =
         begun.unwrap_or_else(|| Err(stopped()))?;
     let mark = Mark {
         state: State::Unfinished,
@@ -56,6 +56,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         whose: Whose::Synapse,
         with_authentication: authentication.is_some(),
         replaced: None,
+        schema: chosen.manifest.database.schema.clone(),
         comment: None,
     };
     if let Some(done) = done_before(&mut server, &mark).await? {
@@ -77,6 +78,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         let mut warnings = filling.fill().await?.warnings();
         progress("counts the rows and reads them for the planner's statistics");
         let checked = check(target, Whose::Synapse, dump, *at_once).await?;
+        warnings.extend(schema::lead_to(target, dump.schema.as_deref()).await?);
         let with_it = match (&mut authentication, &chosen.manifest.authentication_service) {
             (Some(half), Some(service)) => {
                 let refill = Refill { chosen: &chosen, dump: &service.database, scratch, at_once: *at_once };
@@ -143,7 +145,7 @@ pub async fn make<T>(
     let name = name_beside(&connection.operation, connection.attempt);
     let target = server.as_owner(connection, &name)?;
     let filled = async {
-        server.create(&name, &database::locale(), mark).await?;
+        server.create(&name, &connection.database, &database::locale(), mark).await?;
         progress(&format!("made database {name} beside {}", connection.database));
         let (told, mark) = fill(&target).await?;
         server.mark(&name, &mark.now(State::Whole)).await?;

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    postgres::{Explain, Session},
+    postgres::{Explain, Session, quote},
     task::{
         backup::manifest::Dump,
         report::{Result, TaskError},
@@ -66,12 +66,39 @@ pub async fn refuse_what_is_not_synapse_s(session: &mut Session, dump: &Dump, da
     ))
 }
 
+/// Looks for schemas that the backup's tables need, and that are there and not our role's: it cannot make them anew.
+///
+/// # Errors
+/// Terminal, `NotSchemaOwner`, with the statement. Those of PostgreSQL.
+pub async fn refuse_schemas_of_others(session: &mut Session, dump: &Dump, database: &str, role: &str) -> Result<()> {
+    let schemas: Vec<String> = dump.schemas().into_iter().filter(|schema| schema != "public").collect();
+    let found: Option<(String, String)> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT format('%I', nspname), pg_get_userbyid(nspowner)::text FROM ({SCHEMAS}) n \
+         WHERE format('%I', nspname) = ANY ($1) AND NOT pg_has_role($2, nspowner, 'USAGE') LIMIT 1"
+    )))
+    .bind(schemas)
+    .bind(role)
+    .fetch_optional(&mut session.connection)
+    .await
+    .explain("looking whose the schemas are")?;
+    let Some((schema, owner)) = found else { return Ok(()) };
+    Err(TaskError::terminal(
+        "NotSchemaOwner",
+        format!(
+            "Schema {schema} in database {database} belongs to role {owner}, and the backup has a schema of that name, which a \
+             restore makes as role {role}. Nothing was changed. As a superuser, in that database: ALTER SCHEMA {schema} OWNER TO \
+             {};",
+            quote::ident(role)
+        ),
+    ))
+}
+
 /// Statements that drop all that our role owns there, in an order that needs no CASCADE: what hangs on it and is somebody
-/// else's stops them. `schemas`: those beside `public`, too.
+/// else's stops them. `schemas`: which of them go, too, by their quoted names; `None`: all but `public`.
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub async fn statements(session: &mut Session, schemas: bool) -> Result<Vec<String>> {
+pub async fn statements(session: &mut Session, schemas: Option<Vec<String>>) -> Result<Vec<String>> {
     let sql = format!(
         "WITH n AS ({SCHEMAS}), objects AS (\
              SELECT CASE c.relkind WHEN 'm' THEN 1 WHEN 'v' THEN 2 WHEN 'S' THEN 5 ELSE 3 END AS place, \
@@ -89,7 +116,7 @@ pub async fn statements(session: &mut Session, schemas: bool) -> Result<Vec<Stri
              FROM pg_type t JOIN n ON n.oid = t.typnamespace LEFT JOIN pg_class r ON r.oid = t.typrelid \
              WHERE (t.typtype IN ('d', 'e', 'r') OR r.relkind = 'c') AND pg_has_role(t.typowner, 'USAGE') AND {} \
              UNION ALL SELECT 8, 'SCHEMA', format('%I', n.nspname) \
-             FROM n WHERE $1 AND n.nspname <> 'public' AND pg_has_role(n.nspowner, 'USAGE') AND {}) \
+             FROM n WHERE ($1::text[] IS NULL OR format('%I', n.nspname) = ANY ($1)) AND n.nspname <> 'public' AND pg_has_role(n.nspowner, 'USAGE') AND {}) \
          SELECT format('DROP %s %s', kind, string_agg(name, ', ' ORDER BY name)) FROM objects GROUP BY place, kind ORDER BY place",
         of_no_extension("pg_class", "c"),
         of_no_extension("pg_proc", "p"),

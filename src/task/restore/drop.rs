@@ -63,8 +63,11 @@ impl Server {
                 TaskError { message, ..error }
             })?,
         }
-        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote::ident(name));
         self.session.execute("SET statement_timeout = '10min'").await.explain("setting the statement's time")?;
+        // A swap that did not come to its end may have made it one, as the old database is.
+        let statement = format!("ALTER DATABASE {} IS_TEMPLATE false", quote::ident(name));
+        self.session.execute(&statement).await.explain("dropping what an earlier attempt left")?;
+        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote::ident(name));
         self.session.execute(&statement).await.explain("dropping what an earlier attempt left")
     }
 

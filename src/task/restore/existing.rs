@@ -8,8 +8,11 @@ use super::{
 };
 use crate::{
     api::restore::{Existing, Method},
-    postgres::{Explain, Session, relations},
-    synapse::database::{self, SchemaVersion, Tables},
+    postgres::{Explain, Session, quote, relations},
+    synapse::{
+        database::{self, SchemaVersion, Tables},
+        schema,
+    },
     task::{
         arguments::Connection,
         report::{Result, TaskError},
@@ -35,13 +38,13 @@ impl Present {
     /// Looks.
     ///
     /// # Errors
-    /// Those of PostgreSQL.
+    /// Terminal, `DatabaseSplit` and `TablesMissing`: half a homeserver. Those of PostgreSQL.
     pub async fn look(server: &Server, connection: &Connection, databases: &[Found]) -> Result<Self> {
         let Some(found) = find(databases, &connection.database) else { return Ok(Self::Absent) };
         if found.mark.as_ref().is_some_and(Mark::is_filling) {
             return Ok(Self::Unfinished);
         }
-        let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
+        let mut session = schema::connect(&server.as_owner(connection, &connection.database)?, None).await?;
         let tables = relations::tables(&mut session).await?;
         if tables.is_empty() {
             return Ok(Self::Empty);
@@ -49,6 +52,14 @@ impl Present {
         let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
         let schema = database::schema_version(&mut session, &names).await?;
         let schema = schema.map(|SchemaVersion { version, .. }| version);
+        if let Some(missing) = schema.and_then(|_| schema::Missing::of(&names)) {
+            let (name, away) = (quote::ident(&found.name), quote::ident(&format!("{}_incomplete", found.name)));
+            let advice = format!(
+                "With the rest in another database, a restore into this one would not fit it. Nothing was changed. If these tables \
+                 are lost, put this database aside by hand, with Synapse down: ALTER DATABASE {name} RENAME TO {away};"
+            );
+            return Err(missing.refused(&format!("In database {}", found.name), &advice));
+        }
         let (users, events) =
             (count(&mut session, &names, "users").await?, count(&mut session, &names, "events").await?);
         // Without Synapse's tables nobody knows what the others are worth.

@@ -25,7 +25,7 @@ use crate::{
     api::restore::Restored,
     bytes,
     postgres::{Explain, Session, disk, lock, quote, relations, sessions},
-    synapse::database,
+    synapse::{database, schema},
     task::{
         arguments::Connection,
         authentication::Whose,
@@ -102,7 +102,9 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     let mark = mark(found, arguments, &chosen.backup.shown.id, chosen.backup.taken_at);
     let is_unfinished = found.mark.as_ref().is_some_and(Mark::is_filling);
     let mut statements = vec![comment(&found.name, &mark), read_only(&found.name)];
-    statements.extend(clear::statements(server.session(), is_unfinished).await?);
+    // The backup makes its schemas anew.
+    let schemas = (!is_unfinished).then(|| chosen.manifest.database.schemas().into_iter().collect());
+    statements.extend(clear::statements(server.session(), schemas).await?);
     *touched = true;
     let target = server.as_owner(connection, &connection.database)?;
     if let Err(error) = server.at_once(&statements, "marking the database as unfinished, and emptying it").await {
@@ -126,9 +128,11 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     };
     progress("counts the rows and reads them for the planner's statistics");
     let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
-    let mut session = target.connect().await?;
+    warnings.extend(schema::lead_to(&target, dump.schema.as_deref()).await?);
+    let mut session = schema::connect(&target, dump.schema.as_deref()).await?;
     // Nobody has used what was there: it has handed nothing out.
-    warnings.extend(ahead::bring_ahead(&mut session, &BTreeMap::new(), *scheduled_tasks).await?);
+    warnings
+        .extend(ahead::bring_ahead(&mut session, dump.schema.as_deref(), &BTreeMap::new(), *scheduled_tasks).await?);
     drop(session);
     let whole = [comment(&found.name, &mark.now(State::InPlace)), writable_again(&found.name)];
     server.at_once(&whole, "marking the database as whole").await?;
@@ -163,6 +167,7 @@ fn mark(found: &Found, arguments: &Arguments, snapshot: &str, taken_at: Timestam
         whose: Whose::Synapse,
         with_authentication: false,
         replaced: None,
+        schema: None,
         comment: unfinished.map_or_else(|| found.comment.clone(), |mark| mark.comment.clone()),
     }
 }
@@ -173,7 +178,7 @@ async fn take(server: &mut Server, connection: &Connection) -> Result<()> {
     let session = server.session();
     sessions::end_earlier(session, &application).await?;
     lock::acquire(session).await?;
-    let mut owner = connection.target()?.connect().await?;
+    let mut owner = schema::connect(&connection.target()?, None).await?;
     let others = sessions::others(&mut owner, &connection.ignore_sessions).await?;
     let intruders: Vec<_> = others.into_iter().filter(sessions::OtherSession::is_in_the_way).collect();
     if !intruders.is_empty() {
@@ -258,7 +263,7 @@ async fn empty(connection: &Connection, administrator: &Administrator) -> Result
     let found = server.databases().await?;
     let found = here(&found, connection)?;
     let Some(mark) = found.mark.as_ref().filter(|mark| mark.is_filling()) else { return Ok(false) };
-    let statements = clear::statements(server.session(), true).await?;
+    let statements = clear::statements(server.session(), None).await?;
     server.at_once(&statements, "emptying the unfinished database").await?;
     let before = mark.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote::literal);
     let comment = format!("COMMENT ON DATABASE {} IS {before}", quote::ident(&found.name));

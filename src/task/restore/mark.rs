@@ -46,7 +46,10 @@ pub struct Mark {
     /// The database whose place it took: it goes by this name now. None: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
-    /// The comment that a database had which is filled in place: it gets it back where that comes to nothing.
+    /// Where Synapse's tables are, as the backup has it. Absent: nobody has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// The comment of somebody else that was there before. One that is filled in place gets it back where that comes to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }
@@ -174,6 +177,7 @@ mod tests {
             whose: Whose::Synapse,
             with_authentication: false,
             replaced: None,
+            schema: None,
             comment: None,
         };
         assert_eq!(Mark::read(&mark.to_comment()), Some(mark));

@@ -1,5 +1,7 @@
 //! What would make a restore fail, found out before it begins. Changes nothing.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -14,8 +16,12 @@ use super::{
 use crate::{
     api::{operation::StepPlan, restore::Method},
     bytes,
-    postgres::{disk, programs::Programs},
-    synapse::database,
+    postgres::{Session, disk, programs::Programs},
+    synapse::{
+        database,
+        guests::{self, Guests},
+        schema,
+    },
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
@@ -74,7 +80,14 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
     let ready = ready(connection, wanted, scratch.path()).await?;
     let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
     let said = wanted.terms.what_synapse_said();
-    let warnings = said.as_ref().err().cloned().into_iter().chain(ready.warnings.clone()).collect();
+    let warnings = said
+        .as_ref()
+        .err()
+        .cloned()
+        .into_iter()
+        .chain(ready.fit.warnings.clone())
+        .chain(ready.warnings.clone())
+        .collect();
     let mut findings = PreflightFindings { warnings, ..PreflightFindings::default() };
     for (name, check) in steps {
         let (plan, more) = match check {
@@ -126,12 +139,23 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     let mut fit = wanted.terms.fit(connection, wanted.method).await?;
     let chosen = wanted.source.find(scratch).await?;
     let manifest = &chosen.manifest;
+    if wanted.method == Method::InPlace {
+        let mut session = fit.server.target.connect().await?;
+        let (database, role) = (&connection.database, &fit.server.owner);
+        clear::refuse_schemas_of_others(&mut session, &manifest.database, database, role).await?;
+    }
     if wanted.method == Method::InPlace && fit.present != Present::Unfinished {
         let mut session = fit.server.target.connect().await?;
         clear::refuse_what_is_not_synapse_s(&mut session, &manifest.database, &connection.database).await?;
     }
     not_older(fit.server.version(), &manifest.database)?;
+    let tables = manifest.database.names();
+    if let Some(missing) = schema::Missing::of(&tables) {
+        let what = format!("In backup {:.8}", chosen.backup.shown.id);
+        return Err(missing.refused(&what, "Nothing was changed. Choose a backup of a whole homeserver."));
+    }
     wanted.terms.accept(manifest.schema(), fit.present, "backup")?;
+    fit.warnings.extend(guests(connection, &chosen, &mut fit.lock).await?);
     let mut authentication = authentication(connection, wanted, &mut fit.server, manifest).await?;
     let on_one_server = authentication.as_ref().is_some_and(|half| half.is_on_one_server);
     let beside = manifest.authentication_service.as_ref().filter(|_| on_one_server);
@@ -159,6 +183,34 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
         warnings.extend(checked.map_err(|error| whose.tell(error))?);
     }
     Ok(Ready { fit, chosen, authentication, needed, free, warnings })
+}
+
+/// Tables of somebody else in the backup go back in time with Synapse's, and those that came since are not in it.
+async fn guests(connection: &Connection, chosen: &Chosen, old: &mut Option<Session>) -> Result<Vec<String>> {
+    let database = &connection.database;
+    let dump = &chosen.manifest.database;
+    let tables: BTreeSet<&str> =
+        dump.rows_by_table().map(|(table, _)| table).chain(dump.left_out.iter().map(String::as_str)).collect();
+    let back = Guests::among(tables, chosen.manifest.schema_version);
+    let here = match old {
+        Some(session) => guests::find(session).await?,
+        None => None,
+    };
+    let back_in_time = back.as_ref().map(|guests| {
+        format!(
+            "the backup has tables that are not Synapse's ({}): they go back in time with it. Whoever uses them, such as a bridge, \
+             stops as well where spec.workloads of the Synapse object has its Deployment",
+            guests.named()
+        )
+    });
+    let left_behind = here.and_then(|here| here.without(back.as_ref())).map(|guests| {
+        format!(
+            "{database} has tables that are neither Synapse's nor in the backup ({}): they stay behind in the old database. \
+             Whoever uses them, such as a bridge, finds none after the restore",
+            guests.named()
+        )
+    });
+    Ok(back_in_time.into_iter().chain(left_behind).collect())
 }
 
 /// The database of the Matrix Authentication Service: it comes back with Synapse's, or neither does.

@@ -34,6 +34,31 @@ impl Server {
         ))
     }
 
+    /// Whether our role may rename a database: it takes its owner.
+    ///
+    /// # Errors
+    /// Terminal, `NotDatabaseOwner`, with what to grant. Those of PostgreSQL.
+    pub async fn may_rename(&mut self, database: &str) -> Result<()> {
+        let owner: Option<String> = sqlx::query_scalar(
+            "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1 AND NOT pg_has_role(datdba, 'USAGE')",
+        )
+        .bind(database)
+        .fetch_optional(&mut self.session.connection)
+        .await
+        .explain("looking who owns the database")?;
+        let Some(owner) = owner else { return Ok(()) };
+        let (role, name) = (quote::ident(&self.target.credentials.username), quote::ident(database));
+        Err(TaskError::terminal(
+            "NotDatabaseOwner",
+            format!(
+                "Database {database} belongs to role {owner}, and only its owner may rename it when it is put aside. Nothing was \
+                 changed. As a superuser: GRANT {} TO {role}; or ALTER DATABASE {name} OWNER TO {};",
+                quote::ident(&owner),
+                quote::ident(&self.owner)
+            ),
+        ))
+    }
+
     /// Makes sure of the role's rights.
     ///
     /// # Errors

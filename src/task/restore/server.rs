@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::mark::Mark;
 use crate::{
     api::restore::DatabaseLeft,
-    postgres::{Credentials, Explain, Locale, Session, Target, quote, sessions},
+    postgres::{Credentials, Explain, Locale, Session, Target, lock, quote, sessions},
     synapse::database,
     task::{
         arguments::Connection,
@@ -87,6 +87,11 @@ impl Found {
     /// The same, for people.
     pub fn as_left(&self) -> DatabaseLeft {
         DatabaseLeft::new(&self.name, self.bytes, self.mark.as_ref().map(|mark| mark.restore.as_str()))
+    }
+
+    /// What somebody else has written on it.
+    pub fn own_comment(&self) -> Option<String> {
+        self.mark.as_ref().map_or_else(|| self.comment.clone(), |mark| mark.comment.clone())
     }
 }
 
@@ -180,7 +185,7 @@ impl Server {
         Ok(connection.target()?.to(database))
     }
 
-    /// All databases but templates. One that is dropped meanwhile has no size.
+    /// All databases but the two that PostgreSQL makes others from. One that is dropped meanwhile has no size.
     ///
     /// # Errors
     /// Those of PostgreSQL.
@@ -188,7 +193,7 @@ impl Server {
         let rows: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
             "SELECT datname::text, pg_get_userbyid(datdba)::text, shobj_description(oid, 'pg_database'), \
                  CASE WHEN has_database_privilege(oid, 'CONNECT') THEN coalesce(pg_database_size(oid), 0) ELSE 0 END \
-             FROM pg_database WHERE NOT datistemplate ORDER BY 1",
+             FROM pg_database WHERE datname NOT IN ('template0', 'template1') ORDER BY 1",
         )
         .fetch_all(&mut self.session.connection)
         .await
@@ -237,17 +242,19 @@ impl Server {
         .explain("looking for a template")
     }
 
-    /// Makes an empty database with its mark.
+    /// Makes an empty database with its mark, in the tablespace of the one `beside` which it is made.
     ///
     /// # Errors
-    /// Those of PostgreSQL.
-    pub async fn create(&mut self, name: &str, locale: &Locale, mark: &Mark) -> Result<()> {
+    /// As [`Self::tablespace_of`].
+    pub async fn create(&mut self, name: &str, beside: &str, locale: &Locale, mark: &Mark) -> Result<()> {
+        let tablespace = self.tablespace_of(beside).await?;
+        let tablespace = tablespace.map(|name| format!(" TABLESPACE {}", quote::ident(&name))).unwrap_or_default();
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
         let template = self.template(mark.whose, locale).await?;
         let template = template.as_deref().unwrap_or("template0");
         let statement = locale.creation_from(template, name, Some(&self.owner), self.version());
-        self.run(&statement, "making a database").await?;
+        self.run(&format!("{statement}{tablespace}"), "making a database").await?;
         self.mark(name, mark).await
     }
 
@@ -272,11 +279,15 @@ impl Server {
         self.at_once(&statements, "swapping the names of the databases").await
     }
 
-    /// Ends all sessions in a database that our role may end. Those of a superuser it may not.
+    /// Ends all sessions in a database that our role may end. Those of a superuser it may not, and none while a task of another
+    /// operation has its lock there. Says who is left.
     ///
     /// # Errors
     /// Those of PostgreSQL.
     pub async fn end_sessions(&mut self, database: &str) -> Result<Vec<String>> {
+        if let Some(task) = lock::held_by_another(&mut self.session, database, &self.target.application).await? {
+            return Ok(vec![format!("{task}, a task of another operation")]);
+        }
         // A failed call would undo the others': each is tried on its own.
         let pids: Vec<(i32, String)> = sqlx::query_as(
             "SELECT pid, format('role %s, application %s, pid %s', coalesce(usename, 'none'), \
@@ -296,29 +307,6 @@ impl Server {
             }
         }
         Ok(left)
-    }
-
-    /// Gives a database the settings and the rights that another has: `pg_dump` leaves them out. What our role may not give
-    /// is told.
-    ///
-    /// # Errors
-    /// Those of PostgreSQL.
-    pub async fn copy_settings(&mut self, from: &str, to: &str) -> Result<Vec<String>> {
-        let statements: Vec<String> = sqlx::query_scalar(SETTINGS_OF)
-            .bind(from)
-            .bind(to)
-            .fetch_all(&mut self.session.connection)
-            .await
-            .explain("reading the settings of a database")?;
-        let mut refused = Vec::new();
-        for statement in statements {
-            if let Err(error) = self.session.execute(&statement).await {
-                let why =
-                    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
-                refused.push(format!("{statement}: {why}"));
-            }
-        }
-        Ok(refused)
     }
 
     /// All of it or nothing, in the database that it is in.
@@ -342,30 +330,6 @@ impl Server {
         self.session.execute(statement).await.explain(doing)
     }
 }
-
-/// Statements that give database `$2` what database `$1` has: rights, settings, and settings of roles in it. The settings of
-/// this list are lists of names, and stand in the catalog as SQL has them (`variable_is_guc_list_quote` in PostgreSQL's
-/// `src/bin/pg_dump/dumputils.c`).
-const SETTINGS_OF: &str = "\
-    WITH settings AS (\
-        SELECT s.setrole, split_part(c, '=', 1) AS name, substr(c, strpos(c, '=') + 1) AS value \
-        FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c WHERE d.datname = $1), \
-    statements AS (\
-        SELECT 1 AS place, format('REVOKE ALL ON DATABASE %I FROM PUBLIC', $2::text) AS statement \
-            FROM pg_database WHERE datname = $1 AND datacl IS NOT NULL \
-        UNION ALL SELECT 2, format('GRANT %s ON DATABASE %I TO %s%s', a.privilege_type, $2::text, \
-                CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END, \
-                CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) \
-            FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = $1 \
-        UNION ALL SELECT 3, \
-            CASE WHEN setrole = 0 THEN format('ALTER DATABASE %I', $2::text) \
-                ELSE format('ALTER ROLE %I IN DATABASE %I', pg_get_userbyid(setrole), $2::text) END \
-            || format(' SET %I TO ', name) \
-            || CASE WHEN name IN ('local_preload_libraries', 'search_path', 'session_preload_libraries', \
-                    'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories') THEN value \
-                ELSE quote_literal(value) END \
-            FROM settings) \
-    SELECT statement FROM statements ORDER BY place, statement";
 
 /// The statement that writes a mark.
 pub fn comment(name: &str, mark: &Mark) -> String {

@@ -36,7 +36,8 @@ use crate::{
         restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
     },
     bytes,
-    postgres::sessions,
+    postgres::{Session, relations, sessions},
+    synapse::schema,
     task::{
         arguments::Connection,
         authentication::AuthenticationService,
@@ -124,48 +125,79 @@ async fn swap(
     if mark.with_authentication && half.is_none() {
         return Err(not_named());
     }
+    // It has the task's lock until the names change.
+    let mut old = server.locked(connection, databases).await?;
     Present::look(server, connection, databases).await?.may_go_aside(arguments.existing, &connection.database)?;
-    let (of_service, mut notes) = match &mut half {
+    server.may_be_put_aside(&connection.database).await?;
+    let (of_service, mut notes, lock_of_service) = match &mut half {
         Some(half) => ahead_of_service(arguments, half).await.map_err(|error| half.tell(error))?,
         None => Default::default(),
     };
-
-    let old_positions = match present {
-        Some(_) => ahead::positions(&mut alone(arguments, server, connection).await?).await?,
+    let old_positions = match &mut old {
+        Some(old) => {
+            alone(arguments, old, connection).await?;
+            ahead::positions(old, None).await?
+        }
         None => BTreeMap::new(),
     };
-    let mut session = server.as_owner(connection, &new.name)?.connect().await?;
+    let target = server.as_owner(connection, &new.name)?;
+    let mut session = target.connect().await?;
     sessions::end_earlier(&mut session, &server.target.application).await?;
-    notes.extend(ahead::bring_ahead(&mut session, &old_positions, arguments.scheduled_tasks).await?);
+    schema::enter(&mut session, mark.schema.as_deref()).await?;
+    is_whole(&mut session, &new.name).await?;
+    notes.extend(
+        ahead::bring_ahead(&mut session, mark.schema.as_deref(), &old_positions, arguments.scheduled_tasks).await?,
+    );
     drop(session);
 
     let aside = present.map(|_| name_aside(&connection.database, Timestamp::now()));
     let earlier = present.and_then(|found| found.mark.as_ref()).map(Mark::history).unwrap_or_default();
-    let mark = Mark { earlier, replaced: aside.clone(), ..mark.now(State::InPlace) };
+    let comment = present.and_then(Found::own_comment);
+    let known = mark.schema.clone();
+    let mark = Mark { earlier, replaced: aside.clone(), comment, ..mark.now(State::InPlace) };
     let mut renames = Vec::new();
     if let Some(aside) = aside {
-        let refused = server.copy_settings(&connection.database, &new.name).await?;
-        notes.extend(refused.into_iter().map(|refused| format!("a setting was not taken over: {refused}")));
+        notes.extend(server.copy_settings(connection, &connection.database, &new.name).await?);
+        let owner = present.map(|found| &found.owner).filter(|owner| **owner != server.owner);
+        notes.extend(owner.map(|owner| {
+            format!("{} belongs to role {} now; the old one belongs to {owner}", connection.database, server.owner)
+        }));
         if present.and_then(|found| found.mark.as_ref()).is_some_and(Mark::is_filling) {
             server.at_once(&[writable_again(&new.name)], "letting Synapse write").await?;
         }
         renames.push((connection.database.clone(), aside, None));
     }
+    notes.extend(schema::lead_to(&target, known.as_deref()).await?);
     renames.push((new.name.clone(), connection.database.clone(), Some(mark)));
+    drop((old, lock_of_service));
     *touched = true;
     rename_both(arguments, server, half.as_deref_mut(), of_service, renames).await?;
     read_back(arguments, server, half, State::InPlace, notes).await
 }
 
 /// What gives the service's database its name, when nobody uses the old one any more.
-async fn ahead_of_service(arguments: &Arguments, half: &mut Half) -> Result<(Vec<Rename>, Vec<String>)> {
-    let (renames, refused) = half.renames(arguments.existing).await?;
-    // Only where there is an old one.
-    if renames.len() > 1 {
-        alone(arguments, &half.server, &half.connection).await?;
+async fn ahead_of_service(
+    arguments: &Arguments,
+    half: &mut Half,
+) -> Result<(Vec<Rename>, Vec<String>, Option<Session>)> {
+    let databases = half.server.databases().await?;
+    let mut old = half.server.locked(&half.connection, &databases).await?;
+    let (renames, notes) = half.renames(arguments.existing).await?;
+    // Only where an old one is to be put aside.
+    if let Some(old) = old.as_mut().filter(|_| renames.len() > 1) {
+        alone(arguments, old, &half.connection).await?;
     }
-    let notes = refused.into_iter().map(|refused| format!("a setting was not taken over: {refused}"));
-    Ok((renames, notes.collect()))
+    Ok((renames, notes, old))
+}
+
+/// What takes the place of the old one is a whole homeserver, whoever has restored it.
+async fn is_whole(session: &mut Session, name: &str) -> Result<()> {
+    let tables = relations::tables(session).await?;
+    let names = tables.iter().map(|table| table.name.as_str()).collect();
+    match schema::Missing::of(&names) {
+        None => Ok(()),
+        Some(missing) => Err(missing.refused(&format!("In the restored database {name}"), "Nothing was replaced.")),
+    }
 }
 
 /// What the servers say now.

@@ -13,8 +13,11 @@ use crate::{
     api::restore::{Existing, Method},
     bytes,
     postgres::{
+        Session,
         disk::{self, Wal},
+        lock,
         programs::Programs,
+        sessions,
     },
     synapse::database::SchemaVersion,
     task::{
@@ -53,6 +56,10 @@ pub struct Fit {
     pub present: Present,
     pub programs: Programs,
     pub wal: Wal,
+    /// It holds the task's lock in the homeserver's database. `None`: there is none, or the session of the server holds it.
+    pub lock: Option<Session>,
+    /// What is allowed but worth a look, for people.
+    pub warnings: Vec<String>,
 }
 
 /// Nobody knows which Synapse will run.
@@ -103,22 +110,39 @@ impl Terms {
             Method::Beside => Server::connect(connection, &self.administrator).await?,
             Method::InPlace => Server::connect_in_place(connection, &self.administrator).await?,
         };
+        let databases = server.databases().await?;
+        refuse_a_second_time(connection, self, &databases)?;
+        let lock = hold(&mut server, connection, method, &databases).await?;
         let mut session = server.target.connect().await?;
         let mut second = server.target.connect().await?;
         crate::task::preflight::check_server(&mut session, &mut second).await?;
         let programs = Programs::of(server.version()).await?;
-        let databases = server.databases().await?;
-        refuse_a_second_time(connection, self, &databases)?;
         let present = Present::look(&server, connection, &databases).await?;
         match method {
             Method::Beside => {
                 present.may_go_aside(self.existing, &connection.database)?;
+                server.may_rename(&connection.database).await?;
+                server.may_be_put_aside(&connection.database).await?;
                 server.can_end_sessions(&connection.database).await?;
             }
-            Method::InPlace => in_place::accepts(&mut session, connection, present).await?,
+            Method::InPlace => {
+                server.no_prepared_transactions(&connection.database).await?;
+                in_place::accepts(&mut session, connection, present).await?;
+            }
         }
+        let tablespace = match method {
+            Method::Beside => server.tablespace_of(&connection.database).await?,
+            Method::InPlace => None,
+        };
+        let warnings = tablespace.map(|name| {
+            format!(
+                "{} is in tablespace {name}, and so will be the new database. Free space was looked up, or stated, for the data \
+                 folder: make sure that the disk of that tablespace has as much",
+                connection.database
+            )
+        });
         let wal = disk::wal(&mut session).await?;
-        Ok(Fit { server, present, programs, wal })
+        Ok(Fit { server, present, programs, wal, lock, warnings: warnings.into_iter().collect() })
     }
 
     /// Disk that is free for PostgreSQL, in bytes.
@@ -161,6 +185,25 @@ impl Terms {
         }
         Ok(free)
     }
+}
+
+/// One task works on a database: what is restored beside it will take its place.
+///
+/// # Errors
+/// Transient, `DatabaseBusy`, with the holder. Those of PostgreSQL.
+async fn hold(
+    server: &mut Server,
+    connection: &Connection,
+    method: Method,
+    databases: &[Found],
+) -> Result<Option<Session>> {
+    if method == Method::Beside {
+        return server.locked(connection, databases).await;
+    }
+    let application = server.target.application.clone();
+    sessions::end_earlier(server.session(), &application).await?;
+    lock::acquire(server.session()).await?;
+    Ok(None)
 }
 
 /// Argo CD makes deleted objects again, Velero brings them back without their status.

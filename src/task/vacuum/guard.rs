@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::postgres::IgnoredSession,
     postgres::{Explain, Result, Session, errors, sessions},
+    synapse::guests,
     task::{report::TaskError, stopped},
 };
 
@@ -120,11 +121,12 @@ impl Guard<'_> {
         if intruders.is_empty() {
             return Ok(());
         }
+        let hint = timeout(LOOK_WITHIN, guests::hint(&mut self.watcher)).await.unwrap_or_default();
         Err(TaskError::terminal(
             "Contested",
             format!(
                 "Somebody began to use the database meanwhile; the statement was cancelled and undone: {}. Was Synapse \
-                 scaled up? A session that does no harm can be named in postgres.ignoreSessions.",
+                 scaled up? A session that does no harm can be named in postgres.ignoreSessions.{hint}",
                 sessions::list(&intruders)
             ),
         ))

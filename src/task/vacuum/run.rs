@@ -18,6 +18,7 @@ use crate::{
     api::maintenance::VacuumMode,
     bytes,
     postgres::{Result, Session, horizon, lock, relations, sessions},
+    synapse::{guests, schema},
     task::{
         output::progress,
         preflight,
@@ -45,6 +46,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
     };
     let mut work = Work {
         request: arguments.request(),
+        is_of_synapse: survey.is_of_synapse,
         until: arguments.until,
         worker,
         guard,
@@ -78,6 +80,7 @@ async fn prepare<'a>(arguments: &'a Arguments, stop: &'a CancellationToken) -> R
     let mut watcher = target.connect().await?;
     preflight::check_server(&mut worker, &mut watcher).await?;
     lock::acquire(&mut worker).await?;
+    schema::enter(&mut watcher, None).await?;
 
     let mut guard = Guard { watcher, ignored: &arguments.connection.ignore_sessions, exclusive: full, stop };
     if full {
@@ -101,11 +104,12 @@ async fn synapse_is_gone(guard: &mut Guard<'_>) -> Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
+            let hint = guests::hint(&mut guard.watcher).await;
             return Err(TaskError::terminal(
                 "SessionsOfSynapse",
                 format!(
                     "VACUUM FULL needs the database for itself, but it is in use: {}. Nothing was changed. Stop what holds \
-                     these sessions; one that does no harm can be named in postgres.ignoreSessions.",
+                     these sessions; one that does no harm can be named in postgres.ignoreSessions.{hint}",
                     sessions::list(&intruders)
                 ),
             ));
@@ -121,6 +125,8 @@ fn seconds_until(until: Option<Timestamp>) -> Option<f64> {
 
 struct Work<'a> {
     request: Request,
+    /// There is a table of Synapse.
+    is_of_synapse: bool,
     until: Option<Timestamp>,
     worker: Session,
     guard: Guard<'a>,
@@ -236,6 +242,9 @@ impl Work<'_> {
             VacuumMode::Full => format!("freed {} in {count} {tables} in {seconds} s", bytes::human(freed)),
             VacuumMode::Analyze => format!("vacuumed and analyzed {count} {tables} in {seconds} s"),
         };
+        if !self.is_of_synapse {
+            summary += survey::NOT_OF_SYNAPSE;
+        }
         if !self.left.is_empty() {
             summary += &format!("; {} left, for lack of time", self.left.len());
         }

@@ -14,6 +14,7 @@ use crate::{
     api::maintenance::VacuumMode,
     bytes,
     postgres::{Result, Session, disk, relations},
+    synapse::schema,
     task::report::TaskError,
 };
 
@@ -42,15 +43,28 @@ pub struct Survey {
     pub candidates: Vec<Candidate>,
     /// Tables that are left alone, and why.
     pub skipped: Vec<(Candidate, String)>,
+    /// There is a table of Synapse.
+    pub is_of_synapse: bool,
 }
+
+/// What a summary says of a database in which nothing is Synapse's.
+pub const NOT_OF_SYNAPSE: &str = "; no table of Synapse is there: is postgres.database right?";
 
 /// Chooses the tables.
 ///
 /// # Errors
-/// Terminal: `TableMissing` for a name that is no table of Synapse's schema, `NotOwner` for a table of somebody else. Both
+/// Terminal: `NoSynapseSchema` where there is no table at all; `TableMissing` for a name that is no table of Synapse's schema, `NotOwner` for a table of somebody else. Both
 /// only for tables that were named; where all are meant, a foreign one is left alone.
 pub async fn survey(session: &mut Session, request: &Request) -> Result<Survey> {
+    let is_of_synapse = schema::enter(session, None).await?.is_some();
     let tables = relations::tables(session).await?;
+    if tables.is_empty() {
+        return Err(TaskError::terminal(
+            "NoSynapseSchema",
+            "There is no table of Synapse in this database: is postgres.database right? A Synapse that has never started leaves it \
+             empty.",
+        ));
+    }
     let named = |table: &relations::Table| request.tables.contains(&table.name);
     let missing: Vec<&str> = request
         .tables
@@ -68,7 +82,7 @@ pub async fn survey(session: &mut Session, request: &Request) -> Result<Survey> 
         ));
     }
 
-    let mut survey = Survey::default();
+    let mut survey = Survey { is_of_synapse, ..Survey::default() };
     for table in tables.into_iter().filter(|table| request.tables.is_empty() || named(table)) {
         let whole = Candidate { bytes_after: table.bytes, table };
         if !whole.table.owned {

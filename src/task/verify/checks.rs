@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::Deserialize;
 
 use crate::{
-    postgres::{Explain, Session, Target},
+    postgres::{Explain, Session, Target, relations},
     restic::Repository,
-    synapse::{sequences, signing_keys},
+    synapse::{schema, sequences, signing_keys},
     task::{
         backup::manifest::{CONFIG_FILE, Manifest},
         report::{Result, TaskError},
@@ -37,14 +37,26 @@ pub fn is_of(manifest: &Manifest, source: &Source) -> Result<()> {
 /// All of them; says what was seen.
 ///
 /// # Errors
-/// Terminal: `SequenceBehind`, `SigningKeyDiffers`, `ConfigUnreadable`. What PostgreSQL and restic say.
+/// Terminal: `NoSynapseSchema`, `DatabaseSplit`, `TablesMissing`, `SequenceBehind`, `SigningKeyDiffers`, `ConfigUnreadable`. What
+/// PostgreSQL and restic say.
 pub async fn all(target: &Target, repository: &Repository, manifest: &Manifest) -> Result<String> {
+    // Whoever connects from here on finds Synapse's tables, as after a restore.
+    schema::lead_to(target, manifest.database.schema.as_deref()).await?;
     let mut session = target.connect().await?;
+    is_a_whole_homeserver(&mut session).await?;
     session.execute("SET statement_timeout = 0").await.explain("setting the statement's time")?;
     let sequences = sequences_are_ahead(&mut session).await?;
     let key = signing_key_fits(&mut session, manifest).await?;
     let config = config_is_readable(repository, manifest).await?;
     Ok(format!("{sequences} sequences are ahead of their tables, no one-time key is there, {key}, {config}"))
+}
+
+async fn is_a_whole_homeserver(session: &mut Session) -> Result<()> {
+    let tables = relations::tables(session).await?;
+    match schema::Missing::of(&tables.iter().map(|table| table.name.as_str()).collect()) {
+        None => Ok(()),
+        Some(missing) => Err(missing.refused("In the backup", "It would not bring a homeserver back.")),
+    }
 }
 
 async fn sequences_are_ahead(session: &mut Session) -> Result<usize> {

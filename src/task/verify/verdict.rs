@@ -7,7 +7,7 @@ use crate::{
 
 /// Errors of a backup that does not come back. A repository that cannot be reached, a server that does not start or a disk that is
 /// full says nothing about it.
-const DAMAGE: [&str; 14] = [
+const DAMAGE: [&str; 17] = [
     DAMAGED,
     REFUSED,
     "ManifestUnreadable",
@@ -15,6 +15,9 @@ const DAMAGE: [&str; 14] = [
     "RowsDiffer",
     "OneTimeKeysLeft",
     "LocaleNotC",
+    "NoSynapseSchema",
+    "DatabaseSplit",
+    "TablesMissing",
     "SequenceBehind",
     "SigningKeyDiffers",
     "ConfigUnreadable",
@@ -38,6 +41,7 @@ mod tests {
         for (reason, message, is_damage) in [
             ("RepositoryDamaged", "ciphertext verification failed", true),
             ("RowsDiffer", "events has 1 row of 2", true),
+            ("DatabaseSplit", "state_groups is missing", true),
             ("RestoreFailed", "duplicate key value violates unique constraint [23505]", true),
             ("ServerLacks", "role \"x\" does not exist [42704]", false),
             ("OutOfMemory", "out of memory [53200]", false),

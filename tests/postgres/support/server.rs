@@ -264,6 +264,12 @@ impl Server {
         folder.display().to_string()
     }
 
+    /// A new directory that PostgreSQL may write to.
+    pub fn directory_for_postgres(&self, path: &str) {
+        fs::create_dir(path).expect("a directory");
+        daemon::give_to_postgres(Path::new(path));
+    }
+
     /// The directory of its Unix socket.
     pub fn socket(&self) -> String {
         self.daemon.directory.display().to_string()

@@ -7,13 +7,16 @@ use super::{
         mark::{Mark, State, name_beside},
         server::{Found, Server, find},
     },
-    Arguments, mine,
+    Arguments, gone, mine,
     names::rename_both,
     read_back,
 };
-use crate::task::{
-    arguments::Connection,
-    report::{Result, StepResult, TaskError},
+use crate::{
+    synapse::schema,
+    task::{
+        arguments::Connection,
+        report::{Result, StepResult, TaskError},
+    },
 };
 
 /// Takes a swap back: of the one database, of both, or of the service's alone where it was cut off between the two. Where
@@ -66,7 +69,10 @@ pub async fn swap_back(
             "There was no whole database before the restore, or it is gone: nothing can be rolled back.",
         ));
     };
-    let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
+    let Some(mut session) = server.locked(connection, databases).await? else {
+        return Err(gone());
+    };
+    schema::enter(&mut session, mark.schema.as_deref()).await?;
     if ahead::was_used(&mut session).await? {
         return Err(TaskError::terminal(
             "RestoredDatabaseUsed",
@@ -77,12 +83,12 @@ pub async fn swap_back(
             ),
         ));
     }
-    drop(session);
     let away = name_beside(&connection.operation, connection.attempt);
     let renames = vec![
         (connection.database.clone(), away, Some(mark.now(State::TakenBack))),
         (old.name.clone(), connection.database.clone(), None),
     ];
+    drop(session);
     *touched = true;
     rename_both(arguments, server, half.as_deref_mut(), of_service, renames).await?;
     read_back(arguments, server, half, State::TakenBack, vec![]).await

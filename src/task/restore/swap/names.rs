@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     postgres::{Session, sessions},
+    synapse::{guests, schema},
     task::{
         arguments::Connection,
         output::progress,
@@ -46,26 +47,27 @@ pub async fn rename_both(
     }
 }
 
-/// A session in the old database, once it is alone there. Until the last moment somebody may come: what belongs to Synapse, or
-/// to the service, stops the swap; others are sent away.
+/// Waits until nobody is in the old database but this session. Until the last moment somebody may come: what belongs to Synapse,
+/// or to the service, stops the swap; others are sent away.
 ///
 /// # Errors
 /// Terminal, `Contested`. Those of PostgreSQL.
-pub async fn alone(arguments: &Arguments, server: &Server, connection: &Connection) -> Result<Session> {
-    let mut session = server.as_owner(connection, &connection.database)?.connect().await?;
+pub async fn alone(arguments: &Arguments, session: &mut Session, connection: &Connection) -> Result<()> {
+    schema::enter(session, None).await?;
     let deadline = deadline(arguments);
     loop {
-        let others = sessions::others(&mut session, &connection.ignore_sessions).await?;
+        let others = sessions::others(session, &connection.ignore_sessions).await?;
         let intruders: Vec<_> = others.into_iter().filter(sessions::OtherSession::is_in_the_way).collect();
         if intruders.is_empty() {
-            return Ok(session);
+            return Ok(());
         }
         // Those of Pods that have just ended go by themselves.
         if Instant::now() >= deadline {
+            let hint = guests::hint(session).await;
             return Err(TaskError::terminal(
                 "Contested",
                 format!(
-                    "Somebody works on the old database while it is to be put aside: {}.",
+                    "Somebody works on the old database while it is to be put aside: {}.{hint}",
                     sessions::list(&intruders)
                 ),
             ));
