@@ -45,7 +45,7 @@ async fn all_of_an_object_goes_and_nothing_of_others() {
     let damaged = ["--tag", "synapse-keeper,origin=6e7a,format=99,attempt=later.1.1"];
     repository.restic(&[&["backup"], damaged.as_slice(), &["/etc/hostname"]].concat());
     let done = delete(&repository).run().await;
-    assert_eq!(done.result().summary, "deleted 2 backups and gave their space back");
+    assert_eq!(done.result().summary, "deleted 2 backups and gave the space back");
     others_are_whole(&repository);
     // The Pod died before it could say so.
     assert!(delete(&repository).run().await.result().summary.contains("deleted 0 backups"));

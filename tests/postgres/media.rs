@@ -308,7 +308,7 @@ async fn media_come_back_and_nothing_is_deleted() {
     };
     restore(&store.path().join("nowhere")).run().await.refused("MediaMissing", &["nowhere"]);
     let done = restore(store.path()).no_superuser().run().await;
-    assert!(done.result().summary.starts_with("3 files of media are as they were on 20"), "{done:?}");
+    assert!(done.result().summary.starts_with("3 files of media are as on 20"), "{done:?}");
     for path in [deleted, changed] {
         assert_eq!(read(path), format!("{path} in the beginning"));
     }

@@ -19,6 +19,7 @@ use crate::{
         place::Place,
         report::{Result, StepResult, TaskError},
     },
+    words::counted,
 };
 
 /// What to delete.
@@ -54,7 +55,11 @@ pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> 
         stored.into_iter().partition(|snapshot| has(snapshot, MANIFEST_TAG));
     // The oldest first.
     manifests.sort_by_key(|manifest| tag(manifest, "taken-at=").map(str::to_owned));
-    progress(&format!("{} backups go, {} snapshots in all", manifests.len(), manifests.len() + rest.len()));
+    progress(&format!(
+        "deletes {}, {} in all",
+        counted(manifests.len(), "backup", "backups"),
+        counted(manifests.len() + rest.len(), "snapshot", "snapshots")
+    ));
     let doomed: Vec<Doomed> = manifests.iter().map(|manifest| doomed(manifest, &rest)).collect();
     let of_backups: BTreeSet<&String> = doomed.iter().flat_map(|backup| &backup.streams).collect();
     let others: Vec<String> =
@@ -67,12 +72,12 @@ pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> 
         return Err(TaskError::transient(
             "BackupsLeft",
             format!(
-                "The repository still lists {} snapshots that should be gone: does somebody make new ones?",
-                left.len()
+                "The repository still lists {} of what was deleted: does somebody make new ones?",
+                counted(left.len(), "snapshot", "snapshots")
             ),
         ));
     }
-    let summary = format!("deleted {} backups and gave their space back", manifests.len());
+    let summary = format!("deleted {} and gave the space back", counted(manifests.len(), "backup", "backups"));
     Ok(StepResult { summary, ..StepResult::default() })
 }
 

@@ -15,6 +15,7 @@ use crate::{
         },
         report::Result,
     },
+    words::counted,
 };
 
 /// What is wanted of the media.
@@ -39,7 +40,8 @@ impl WantedMedia {
             Some(media) => {
                 writable(&self.media_store, Some(Instant::now() + LOOKS_FOR_LINKS))?;
                 let size = bytes::human(media.bytes.cast_signed());
-                format!("would put back what is missing of {} files of media ({size})", media.files)
+                let files = counted(media.files, "file of media", "files of media");
+                format!("would put back what is missing of {files} ({size})")
             }
         };
         Ok(StepPlan { step: step.to_owned(), summary, ..StepPlan::default() })

@@ -12,6 +12,7 @@ use crate::{
         report::{Result, TaskError},
         restore::Source,
     },
+    words::counted,
 };
 
 /// It is the backup of this homeserver, and of this object where one is named.
@@ -131,5 +132,5 @@ async fn config_is_readable(repository: &Repository, manifest: &Manifest) -> Res
         }
         objects += 1;
     }
-    Ok(format!("{objects} Secrets and ConfigMaps can be read"))
+    Ok(format!("{} of the configuration can be read", counted(objects, "object", "objects")))
 }

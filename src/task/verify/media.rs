@@ -18,6 +18,7 @@ use crate::{
         output::progress,
         report::{Result, TaskError},
     },
+    words::counted_are,
 };
 
 /// As many are read. Others the next time: in the end all are looked at.
@@ -83,7 +84,8 @@ pub async fn check(
         if read < length {
             return Err(differ(format!("{read} bytes of {length} could be read")));
         }
-        return Ok((format!("{files} files of media are there ({total}), and all of them were read"), sample));
+        let files = counted_are(files, "file of media", "files of media");
+        return Ok((format!("{files} there ({total}), all read byte by byte"), sample));
     }
     for File { path, size } in drawn.values() {
         let read = read(repository.read_stream(&media.snapshot, path.trim_start_matches('/'))?, path).await?;
@@ -91,7 +93,8 @@ pub async fn check(
             return Err(differ(format!("{path} has {read} bytes of {size}")));
         }
     }
-    Ok((format!("{files} files of media are there ({total}), and {} of them were read", drawn.len()), sample))
+    let files = counted_are(files, "file of media", "files of media");
+    Ok((format!("{files} there ({total}), {} read byte by byte", drawn.len()), sample))
 }
 
 /// Reads to the end; how many bytes that were.

@@ -33,6 +33,7 @@ use crate::{
         output::progress,
         report::{Report, Result, StepResult, TaskError},
     },
+    words::counted,
 };
 
 /// Which files, where to, and to which backup they belong.
@@ -132,8 +133,8 @@ impl Begun {
 
 fn summary(stored: &StoredFiles, took: Duration, snapshot: &str) -> String {
     format!(
-        "backed up {} files of media in {} s: {}, {} of it new; the backup is snapshot {snapshot:.8}",
-        stored.files,
+        "backed up {} in {} s: {}, {} of it new; the backup is snapshot {snapshot:.8}",
+        counted(stored.files, "file of media", "files of media"),
         took.as_secs(),
         bytes::human(stored.bytes.cast_signed()),
         bytes::human(stored.added.cast_signed()),

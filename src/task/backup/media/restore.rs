@@ -18,6 +18,7 @@ use crate::{
         report::{Result, StepResult, TaskError},
         restore::source::{Chosen, Source},
     },
+    words::counted_are,
 };
 
 /// Which backup, and where to.
@@ -79,8 +80,8 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let restored = repository.restore_files(&media.snapshot, &root, stop).await?;
     let restored = restored.map_err(|refused| store::not_written(&refused))?;
     let summary = format!(
-        "{} files of media are as they were on {}: {}, of which {} had to be written",
-        media.files,
+        "{} as on {}: {}, of which {} had to be written",
+        counted_are(media.files, "file of media", "files of media"),
         backup.taken_at,
         bytes::human(media.bytes.cast_signed()),
         bytes::human(restored.bytes_restored.cast_signed()),
