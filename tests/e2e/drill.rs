@@ -169,9 +169,13 @@ fn a_backup_that_this_synapse_does_not_know_is_told(world: &World) {
     world.assert_untouched_or_restored();
 }
 
-/// Asks for a drill with Synapse, and waits for its end.
 fn drill(world: &World, backup: &str, number: u32) -> Value {
-    let verify = json!({"cron": "@yearly", "image": "localhost/postgres:15", "synapse": true});
+    drill_on("localhost/postgres:15", world, backup, number)
+}
+
+/// Asks for a drill with Synapse on a PostgreSQL of this image, and waits for its end.
+pub fn drill_on(image: &str, world: &World, backup: &str, number: u32) -> Value {
+    let verify = json!({"cron": "@yearly", "image": image, "synapse": true});
     let annotations = json!({"synapse-keeper.dev/verify-now": number.to_string()});
     let patch = json!({"metadata": {"annotations": annotations}, "spec": {"verify": verify}});
     world.kubectl(&["patch", "synbk", backup, "--type=merge", "-p", &patch.to_string()]);

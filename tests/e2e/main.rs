@@ -20,6 +20,7 @@ mod drill;
 mod examples;
 mod homeserver;
 mod interruptions;
+mod newest;
 mod objects;
 mod person;
 mod restore;

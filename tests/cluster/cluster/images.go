@@ -17,9 +17,10 @@ import (
 )
 
 // images in the order in which they are put into the cluster. `base` is no image, only a layer.
-var images = []string{"pause", "postgres", "redis", "synapse", "s3"}
+var images = []string{"pause", "postgres", "postgres-18", "redis", "synapse", "s3"}
 
-// recipe is a folder below tests/cluster/images: image.json, and what its own script `build` needs.
+// recipe is a folder below tests/cluster/images: image.json, and what its own script `build` needs. A script `prepare` makes things
+// for it on the machine.
 type recipe struct {
 	dir     string
 	Name    string     // of the image
