@@ -3,6 +3,7 @@
 //!
 //! Nothing in here is about Synapse but the idea that one role owns its tables.
 
+pub mod clients;
 pub mod connect;
 pub mod credentials;
 pub mod disk;

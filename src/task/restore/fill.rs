@@ -149,7 +149,7 @@ impl Filling<'_> {
 
     /// The list of the schema's contents, without what is not made.
     async fn listed(&self, schema: &Path, skipped: &BTreeSet<u32>) -> Result<String> {
-        let mut list = self.programs.command("pg_restore", self.target)?;
+        let mut list = self.programs.that_read(schema).await?.command("pg_restore", self.target)?;
         list.arg("--list").arg(schema).env_remove("PGDATABASE");
         let listed = output_of(list, "pg_restore").await?;
         let id = |line: &str| line.split_once(';').and_then(|(id, _)| id.parse::<u32>().ok());
@@ -222,9 +222,10 @@ impl Filling<'_> {
 
     /// What `pg_restore` would run. It prints no SQLSTATE, and takes a database's name for more than that: it does not connect.
     async fn sql(&self, arguments: &[&str], schema: &Path) -> Result<String> {
-        let mut command = self.programs.command("pg_restore", self.target)?;
+        let programs = self.programs.that_read(schema).await?;
+        let mut command = programs.command("pg_restore", self.target)?;
         command.env_remove("PGDATABASE").arg("--file=-").args(arguments).arg(schema);
-        output_of(command, "pg_restore").await
+        Ok(programs.understood(output_of(command, "pg_restore").await?))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf> {

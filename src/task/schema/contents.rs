@@ -60,7 +60,7 @@ impl Contents {
     /// # Errors
     /// Terminal, `DumpUnreadable`: what `pg_restore` said.
     pub async fn of(programs: &Programs, target: &Target, dump: &Path) -> Result<Self> {
-        let mut command = statements(programs, target)?;
+        let mut command = statements(&programs.that_read(dump).await?, target)?;
         command.arg(dump);
         let unreadable = |said: &str| {
             TaskError::terminal("DumpUnreadable", format!("The schema of the dump cannot be read: {}.", said.trim()))
