@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of storages, and what events call the action.
-const NO_REASONS: [&str; 49] = [
+const NO_REASONS: [&str; 50] = [
     "AccessDenied",
     "Always",
     "BlobImmutableDueToPolicy",
@@ -51,6 +51,7 @@ const NO_REASONS: [&str; 49] = [
     "Resume",
     "Run",
     "RuntimeDefault",
+    "Schedule",
     "Secret",
     "Somebody",
     "SignatureDoesNotMatch",
