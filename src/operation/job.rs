@@ -9,7 +9,7 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, KeyToPath,
+            Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, KeyToPath,
             LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
             PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements,
             SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
@@ -31,7 +31,8 @@ use crate::{
         postgres::Postgres,
         verification::{OwnSynapse, ScratchServer},
     },
-    recipes::Lane,
+    recipes::{self, Lane},
+    task::mounted::{self, MountedSecret},
 };
 
 /// Name of the container in which the task runs.
@@ -179,6 +180,11 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         image_pull_policy: Some(blueprint.image_pull_policy.to_owned()),
         command: Some(vec!["synapse-keeper".to_owned(), "task".to_owned()]),
         args: Some(arguments(blueprint)),
+        env: Some(vec![EnvVar {
+            name: mounted::VARIABLE.to_owned(),
+            value: Some(serde_json::to_string(&secrets(blueprint)).expect("plain data")),
+            ..EnvVar::default()
+        }]),
         resources: Some(resources(settings.resources.as_ref(), blueprint.memory_limit.unwrap_or(MEMORY_LIMIT))),
         security_context: Some(restricted()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
@@ -233,6 +239,39 @@ fn restricted() -> SecurityContext {
         read_only_root_filesystem: Some(true),
         ..Default::default()
     }
+}
+
+/// The Secrets behind the paths that the task is told of.
+fn secrets(blueprint: &Blueprint<'_>) -> Vec<MountedSecret> {
+    let postgres = blueprint.database.map(|database| database.postgres);
+    let credentials = postgres.map(|postgres| MountedSecret {
+        path: CREDENTIALS.to_owned(),
+        secret: postgres.credentials.secret_name.clone(),
+        keys: Vec::new(),
+        field: "spec.postgres.credentials of the Synapse object".to_owned(),
+    });
+    let ca = postgres.and_then(|postgres| postgres.tls.ca_secret.as_ref()).map(|ca| MountedSecret {
+        path: CA.to_owned(),
+        secret: ca.name.clone(),
+        keys: Vec::new(),
+        field: "spec.postgres.tls.caSecret of the Synapse object".to_owned(),
+    });
+    let client = postgres.and_then(|postgres| postgres.tls.client_secret.as_ref()).map(|client| MountedSecret {
+        path: CLIENT.to_owned(),
+        secret: client.name.clone(),
+        keys: Vec::new(),
+        field: "spec.postgres.tls.clientSecret of the Synapse object".to_owned(),
+    });
+    let more = blueprint.mounts.iter().filter_map(|mount| {
+        let (secret, keys) = match &mount.source {
+            Source::Secret { name } => (name, Vec::new()),
+            Source::SecretKey { name, key, file } => (name, vec![(file.clone(), key.clone())]),
+            Source::ConfigMap { .. } | Source::Claim { .. } => return None,
+        };
+        let field = recipes::field_of(&blueprint.owner.kind, mount);
+        Some(MountedSecret { path: mount.path.clone(), secret: secret.clone(), keys, field })
+    });
+    credentials.into_iter().chain(ca).chain(client).chain(more).collect()
 }
 
 /// The task, its own arguments, and those of the connection.

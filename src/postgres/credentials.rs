@@ -3,7 +3,7 @@
 use std::{fmt, fs, io, path::Path};
 
 use super::Result;
-use crate::task::report::TaskError;
+use crate::task::{mounted, report::TaskError};
 
 /// A role and its password. Never shown: `Debug` hides the password, and nothing prints it.
 #[derive(Clone)]
@@ -62,11 +62,7 @@ fn key(field: &str, directory: &Path, key: &str) -> Result<String> {
     let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => TaskError::terminal(
             "SecretKeyMissing",
-            format!(
-                "The Secret of {field} does not exist or has no key `{key}` (there is no file {}). It needs \
-                 the keys `username` and `password`.",
-                path.display()
-            ),
+            format!("{} It needs the keys `username` and `password`.", mounted::lacks(directory, key, field)),
         ),
         _ => TaskError::terminal("SecretUnreadable", format!("{} cannot be read: {error}.", path.display())),
     })?;

@@ -30,7 +30,7 @@ pub struct Programs {
     /// `pg_dump` takes `--restrict-key` and `psql` knows `\restrict`: new in 14.19, 15.14, 16.10, 17.6 and 18.
     pub takes_restrict_key: bool,
     /// Their own.
-    major: i32,
+    pub major: i32,
     /// The server's (`server_version_num`).
     version: i32,
     /// What they read: each has the same for as long as one of them may run.

@@ -12,6 +12,8 @@ pub struct Table {
     pub owner: String,
     /// Our role has the rights of the owner. Without them VACUUM only warns, and does nothing.
     pub owned: bool,
+    /// Our role may vacuum it: as the owner, or by MAINTAIN.
+    pub maintained: bool,
     /// The table with its indexes and TOAST, in bytes.
     pub bytes: i64,
     /// Live rows: as the last VACUUM or ANALYZE counted them, else as the statistics have it.
@@ -21,15 +23,19 @@ pub struct Table {
     pub last_vacuum: Option<i64>,
 }
 
+/// The right to vacuum without being the owner is new in PostgreSQL 17.
+const MAINTAIN_SINCE: i32 = 170_000;
+
 /// The tables that a name without a schema can mean: those of `search_path`, as Synapse itself sees them. Largest first.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub async fn tables(session: &mut Session) -> Result<Vec<Table>> {
-    type Row = (i64, String, String, String, bool, i64, i64, i64, Option<i64>);
-    let rows: Vec<Row> = sqlx::query_as(
+    type Row = (i64, String, String, String, bool, bool, i64, i64, i64, Option<i64>);
+    let by_grant = if session.version >= MAINTAIN_SINCE { "has_table_privilege(c.oid, 'MAINTAIN')" } else { "false" };
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "SELECT c.oid::int8, c.relname::text, format('%I.%I', n.nspname, c.relname), pg_get_userbyid(c.relowner)::text, \
-             pg_has_role(c.relowner, 'USAGE'), coalesce(pg_total_relation_size(c.oid), 0), \
+             pg_has_role(c.relowner, 'USAGE'), pg_has_role(c.relowner, 'USAGE') OR {by_grant}, coalesce(pg_total_relation_size(c.oid), 0), \
              greatest(CASE WHEN c.reltuples < 0 THEN pg_stat_get_live_tuples(c.oid) ELSE c.reltuples::int8 END, 0), \
              coalesce(pg_stat_get_dead_tuples(c.oid), 0), \
              (extract(epoch FROM greatest(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid))) \
@@ -37,17 +43,18 @@ pub async fn tables(session: &mut Session) -> Result<Vec<Table>> {
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
              AND pg_table_is_visible(c.oid) \
-         ORDER BY 6 DESC, 2",
-    )
+         ORDER BY 7 DESC, 2",
+    )))
     .fetch_all(&mut session.connection)
     .await
     .explain("reading the sizes of the tables")?;
-    let table = |(oid, name, quoted, owner, owned, bytes, rows, dead_rows, last_vacuum): Row| Table {
+    let table = |(oid, name, quoted, owner, owned, maintained, bytes, rows, dead_rows, last_vacuum): Row| Table {
         oid,
         name,
         quoted,
         owner,
         owned,
+        maintained,
         bytes,
         rows,
         dead_rows,

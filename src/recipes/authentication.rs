@@ -10,10 +10,10 @@ use crate::{
     task::authentication::AuthenticationService,
 };
 
-const CREDENTIALS: &str = "/var/run/synapse-keeper/mas-postgres";
-const CA: &str = "/var/run/synapse-keeper/mas-postgres-ca";
-const CLIENT: &str = "/var/run/synapse-keeper/mas-postgres-client";
-const ADMINISTRATOR: &str = "/var/run/synapse-keeper/mas-postgres-admin";
+pub(super) const CREDENTIALS: &str = "/var/run/synapse-keeper/mas-postgres";
+pub(super) const CA: &str = "/var/run/synapse-keeper/mas-postgres-ca";
+pub(super) const CLIENT: &str = "/var/run/synapse-keeper/mas-postgres-client";
+pub(super) const ADMINISTRATOR: &str = "/var/run/synapse-keeper/mas-postgres-admin";
 const DATA_VOLUME: &str = "/var/run/synapse-keeper/mas-postgres-data";
 
 /// How much of it a step needs.

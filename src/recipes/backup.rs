@@ -27,9 +27,9 @@ use crate::{
 };
 
 /// Where the homeserver's configuration is mounted.
-const CONFIG: &str = "/var/run/synapse-keeper/config";
+pub(super) const CONFIG: &str = "/var/run/synapse-keeper/config";
 /// Where the homeserver's signing keys are mounted.
-const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
+pub(super) const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
 const SIGNING_KEY_FILE: &str = "signing.key";
 /// Where the claim with the media is mounted.
 const MEDIA: &str = "/var/run/synapse-keeper/media";

@@ -8,12 +8,13 @@ mod backup;
 mod deletion;
 mod drill;
 mod dump;
+mod fields;
 pub mod lane;
 mod maintenance;
 pub mod repository;
 mod restore;
 
-pub use self::{deletion::deletion, drill::Drill, lane::Lane};
+pub use self::{deletion::deletion, drill::Drill, fields::field_of, lane::Lane};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};

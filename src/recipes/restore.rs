@@ -32,7 +32,7 @@ use crate::{
 /// Where the claim with the media is mounted.
 const MEDIA: &str = "/var/run/synapse-keeper/media";
 /// Where the Secret of the role that makes databases is mounted.
-const ADMINISTRATOR: &str = "/var/run/synapse-keeper/postgres-admin";
+pub(super) const ADMINISTRATOR: &str = "/var/run/synapse-keeper/postgres-admin";
 
 impl Operation for SynapseRestore {
     const NAME: &'static str = "SynapseRestore";
@@ -105,8 +105,8 @@ impl Operation for SynapseRestore {
             return Some(Refusal {
                 reason: "AuthenticationNotInPlace",
                 message: "in place only Synapse's own database comes back, not that of the Matrix Authentication Service: the two \
-                          would be out of step. Name a role that may make databases (postgres.adminCredentials), and set \
-                          spec.database.method to Beside"
+                          would be out of step. Name a role that may make databases (postgres.adminCredentials), and \
+                          create a new SynapseRestore with spec.database: {method: Beside}"
                     .to_owned(),
             });
         }

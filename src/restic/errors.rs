@@ -1,6 +1,6 @@
 //! What restic answers, in words. Exit codes are those of restic 0.17 and newer (its manual, "Exit status codes").
 
-use std::{io, process::ExitStatus, time::Duration};
+use std::{io, path::Path, process::ExitStatus, time::Duration};
 
 use super::{
     Repository,
@@ -29,6 +29,7 @@ pub const DAMAGED: &str = "RepositoryDamaged";
 const DAMAGE: &str = "Something in the repository is damaged or missing: look with `restic check`, and mend what can be \
                       mended with `restic repair`.";
 
+/// What follows for who may add and not delete.
 const MAY_NOT_DELETE: &str = "This access may not delete: neither retention nor deletionPolicy: Delete can work with it. The \
                               backups are not hurt.";
 
@@ -176,6 +177,23 @@ pub fn locked(host: &str, waited: Duration) -> TaskError {
 pub fn holder(locked: &TaskError) -> String {
     let after = locked.message.split_once(" by PID ").and_then(|(_, rest)| rest.split_once(" on "));
     after.and_then(|(_, rest)| rest.split_whitespace().next()).unwrap_or("Somebody").to_owned()
+}
+
+/// A file that was to show whether a folder can be written to.
+pub fn not_written(repository: &Repository, folder: &Path, error: &io::Error) -> TaskError {
+    let said = match error.kind() {
+        // In restic's words, which are Go's.
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "read-only file system".to_owned(),
+        io::ErrorKind::StorageFull => "no space left on device".to_owned(),
+        io::ErrorKind::QuotaExceeded => "disk quota exceeded".to_owned(),
+        _ => error.to_string(),
+    };
+    let message = format!("While making a file in {}: {said}.", folder.display());
+    match known(repository, &said) {
+        Some((reason, advice)) => TaskError::terminal(reason, format!("{message} {advice}")),
+        None => TaskError::transient("ResticFailed", message),
+    }
 }
 
 /// restic is not there.

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
+    fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -10,7 +10,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::secrets::Secrets;
-use crate::task::report::{Result, TaskError};
+use crate::task::{
+    mounted::lacks,
+    report::{Result, TaskError},
+};
 
 /// Where the repository is.
 pub const LOCATION: &str = "RESTIC_REPOSITORY";
@@ -50,13 +53,16 @@ impl Mounted {
     /// # Errors
     /// Terminal: `SecretKeyMissing`, `SecretUnreadable`, `SecretKeyWhiteSpace`.
     pub fn read(directory: &Path, location: Option<&str>) -> Result<Self> {
-        let missing = |what: &str| {
-            let message = format!("The Secret of the repository lacks {what} (looked in {}).", directory.display());
-            TaskError::terminal("SecretKeyMissing", message)
+        let mounted = directory;
+        let missing = |key: &str| TaskError::terminal("SecretKeyMissing", lacks(mounted, key, "the repository"));
+        let unreadable = |error: io::Error| {
+            let message = format!("The Secret of the repository cannot be read in {}: {error}.", mounted.display());
+            TaskError::terminal("SecretUnreadable", message)
         };
+        let first = if location.is_some() { PASSWORD } else { LOCATION };
         // restic runs in other folders than ours.
-        let directory = &directory.canonicalize().map_err(|error| missing(&format!("everything: {error}")))?;
-        let entries = fs::read_dir(directory).map_err(|error| missing(&format!("everything: {error}")))?;
+        let directory = &directory.canonicalize().map_err(|_| missing(first))?;
+        let entries = fs::read_dir(directory).map_err(unreadable)?;
         let mut keys: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|key| is_known(key) && !(location.is_some() && key == LOCATION))
@@ -64,17 +70,17 @@ impl Mounted {
         keys.sort();
         let has = |names: &[&str]| names.iter().any(|name| keys.iter().any(|key| key == name));
         if location.is_none() && !has(&[LOCATION]) {
-            return Err(missing(&format!("the key {LOCATION}")));
+            return Err(missing(LOCATION));
         }
         if !has(&[PASSWORD, "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD_FILE"]) {
-            return Err(missing(&format!("the key {PASSWORD}")));
+            return Err(missing(PASSWORD));
         }
         let mut environment = Vec::new();
         let (mut passwords, mut texts, mut oddities) = (Vec::new(), Vec::new(), Vec::new());
         let mut word = Sha256::new();
         for key in &keys {
             let path = directory.join(key);
-            let content = fs::read(&path).map_err(|error| missing(&format!("{key}: {error}")))?;
+            let content = fs::read(&path).map_err(unreadable)?;
             word.update(&content);
             if key == CA {
                 environment.push(("RESTIC_CACERT".into(), path.into()));

@@ -138,6 +138,29 @@ impl Repository {
         }
     }
 
+    /// Makes sure that something can be written to it, by a lock that is given back; or, where there is no repository yet, that the
+    /// folder for it can be made. What a person should know of it, if anything.
+    ///
+    /// # Errors
+    /// Terminal: `RepositoryAccessDenied`, `RepositoryFull`. What restic answers.
+    pub async fn try_to_write(&self, is_there: bool) -> Result<Option<String>> {
+        if is_there {
+            return match self.can_delete().await {
+                Err(error) if errors::is_about_deleting(&error) => Ok(Some(error.message)),
+                tried => tried.map(|()| None),
+            };
+        }
+        let Some(folder) = self.folder() else { return Ok(None) };
+        let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(&folder);
+        let file = tempfile::Builder::new().prefix(".synapse-keeper-").tempfile_in(there);
+        let written = file.and_then(|mut file| {
+            std::io::Write::write_all(&mut file, &[0; 4096])?;
+            file.as_file().sync_all()?;
+            file.close()
+        });
+        written.map(|()| None).map_err(|error| errors::not_written(self, there, &error))
+    }
+
     /// Begins to store what will be written to [`Upload::input`], as a file of this name in a snapshot of its own.
     ///
     /// # Errors

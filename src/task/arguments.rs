@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::SystemTime};
 use crate::{
     api::postgres::{IgnoredSession, TlsMode},
     postgres::{Application, ClientCertificate, Credentials, Result, Target},
-    task::report::TaskError,
+    task::{mounted, report::TaskError},
 };
 
 /// The database and who asks.
@@ -74,9 +74,10 @@ impl Connection {
         if let Some((field, path)) = files.into_iter().find(|(_, path)| !path.exists()) {
             return Err(TaskError::terminal(
                 "SecretKeyMissing",
-                format!(
-                    "The Secret or the key of postgres.tls.{field} does not exist (there is no file {}).",
-                    path.display()
+                mounted::lacks(
+                    path.parent().unwrap_or(path),
+                    &path.file_name().unwrap_or_default().to_string_lossy(),
+                    &format!("postgres.tls.{field}"),
                 ),
             ));
         }

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     api::synapse::TableFacts,
-    postgres::{Explain, Result, Session, relations},
+    postgres::{Explain, Locale, Result, Session, relations},
     synapse::{
         database::{self, Tables},
         guests,
@@ -110,7 +110,12 @@ async fn server(session: &mut Session) -> Result<InspectionFindings> {
     .fetch_one(&mut session.connection)
     .await
     .explain("reading the server's version")?;
-    let (encoding, collate, ctype) = relations::locale(session).await?;
+    let Locale { encoding, collate, ctype, locale_provider, provider_locale } = Locale::read(session).await?;
+    // Then the C library's locale sorts nothing.
+    let collate = match (locale_provider.as_deref(), provider_locale) {
+        (Some("icu"), Some(locale)) => format!("icu {locale}"),
+        _ => collate,
+    };
     let mut warnings = Vec::new();
     if !sees_all {
         warnings.push(

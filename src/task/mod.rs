@@ -12,6 +12,7 @@ pub mod authentication;
 pub mod backup;
 pub mod dump;
 pub mod inspect;
+pub mod mounted;
 pub mod output;
 pub mod place;
 pub mod preflight;

@@ -143,7 +143,11 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
             Check::Vacuum(vacuum) => {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
-            Check::Backup(wanted) => backup::check(&arguments.connection, &mut session, name, wanted).await?,
+            Check::Backup(wanted) => {
+                let (plan, warning) = backup::check(&arguments.connection, &mut session, name, wanted).await?;
+                findings.warnings.extend(warning);
+                plan
+            }
             Check::Media(store) => store.check(&mut session, name).await?,
             Check::Restore(_) | Check::RestoreDump(_) | Check::RestoreMedia(_) => continue,
         };

@@ -166,7 +166,7 @@ async fn what_could_never_be_finished_is_not_begun() {
         .await;
     // Who may not make databases is told of this way.
     let beside = database.task("restore-database").of_server(&repository).with(&["--free-space", "10Gi"]).run().await;
-    beside.refused("CannotCreateDatabases", &["spec.database.method: InPlace"]);
+    beside.refused("CannotCreateDatabases", &["new SynapseRestore with spec.database: {method: InPlace}"]);
 }
 
 /// At each of its progress: the mark stands until all of it is there, and each attempt begins anew.

@@ -103,6 +103,11 @@ fn a_step_s_own_mounts_are_added() {
     assert_eq!(["/repository", "/backups", "/all"].map(read_only), [Some(true), Some(false), Some(true)]);
     assert!(!volumes.iter().any(|volume| volume.name == "postgres"), "it needs no database and has no password");
     assert_eq!(pod.containers[0].args, Some(vec!["backup".to_owned()]));
+    let said = pod.containers[0].env.as_ref().unwrap()[0].value.clone().unwrap();
+    let secrets: Vec<MountedSecret> = serde_json::from_str(&said).unwrap();
+    let named: Vec<(&str, &str)> = secrets.iter().map(|one| (one.path.as_str(), one.secret.as_str())).collect();
+    assert_eq!(named, [("/repository", "password"), ("/all", "secret")], "what a message calls them");
+    assert_eq!(secrets[0].keys, [("RESTIC_PASSWORD".to_owned(), "restic".to_owned())]);
     let limits = pod.containers[0].resources.clone().unwrap().limits.unwrap();
     assert_eq!(limits["memory"].0, "2Gi", "what the step wants, where the user wants nothing");
 }
@@ -168,7 +173,8 @@ fn a_missing_secret_must_not_keep_the_pod_from_starting() {
     let secrets: Vec<_> = pod.volumes.unwrap().into_iter().filter_map(|volume| volume.secret).collect();
     assert_eq!(secrets.len(), 3);
     assert!(secrets.iter().all(|secret| secret.optional == Some(true)));
-    assert!(pod.containers[0].env.is_none(), "a password in an environment variable shows up in many places");
+    let names: Vec<&str> = pod.containers[0].env.iter().flatten().map(|variable| variable.name.as_str()).collect();
+    assert_eq!(names, [mounted::VARIABLE], "a password in an environment variable shows up in many places");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigObjects, Destination, facts::Facts};
+use super::{ConfigObjects, Destination, facts::Facts, readable};
 use crate::{
     api::operation::StepPlan,
     bytes,
@@ -26,7 +26,7 @@ pub struct Wanted {
     pub authentication_service: Option<AuthenticationService>,
 }
 
-/// Looks at the database and at the repository; says what a backup would do.
+/// Looks at the database and at the repository; says what a backup would do, and what is worth a look.
 ///
 /// # Errors
 /// The first thing that a backup would fail for.
@@ -35,11 +35,12 @@ pub async fn check(
     session: &mut Session,
     step: &str,
     Wanted { destination, config, authentication_service }: &Wanted,
-) -> Result<StepPlan> {
+) -> Result<(StepPlan, Option<String>)> {
     config.manifests()?;
     config.signing_key_ids()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let (facts, _) = Facts::of_synapse(session, &destination.server_name).await?;
+    readable::check(session).await?;
     Programs::of(facts.postgres_version).await?;
     let and_service = match authentication_service {
         None => String::new(),
@@ -50,19 +51,21 @@ pub async fn check(
         }
     };
     let repository = destination.place.open(scratch.path())?;
-    let made = match repository.look().await {
-        Ok(()) => "",
-        Err(error) if destination.init && error.reason == MISSING => ", which would be made",
+    let (is_there, made) = match repository.look().await {
+        Ok(()) => (true, ""),
+        Err(error) if destination.init && error.reason == MISSING => (false, ", which would be made"),
         Err(error) => return Err(error),
     };
-    Ok(StepPlan {
+    let warning = repository.try_to_write(is_there).await?;
+    let plan = StepPlan {
         step: step.to_owned(),
         summary: format!(
             "would back up a database of {}{and_service} into the repository{made}",
             bytes::human(facts.bytes)
         ),
         ..StepPlan::default()
-    })
+    };
+    Ok((plan, warning))
 }
 
 /// The size of the service's database, if it can be backed up.
@@ -71,6 +74,7 @@ async fn check_service(connection: &Connection) -> Result<i64> {
     let (mut session, mut second) = (target.connect().await?, target.connect().await?);
     check_server(&mut session, &mut second).await?;
     let (facts, _) = Facts::of_authentication_service(&mut session).await?;
+    readable::check(&mut session).await?;
     Programs::of(facts.postgres_version).await?;
     Ok(facts.bytes)
 }

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     synapse::signing_keys,
-    task::report::{Result, TaskError},
+    task::{
+        mounted,
+        report::{Result, TaskError},
+    },
 };
 
 /// What to take along.
@@ -57,7 +60,14 @@ impl ConfigObjects {
         let text = fs::read_to_string(file).map_err(|error| {
             TaskError::terminal(
                 "ConfigMissing",
-                format!("The Synapse object's spec.signingKey names a Secret or a key that cannot be read: {error}."),
+                match error.kind() {
+                    io::ErrorKind::NotFound => mounted::lacks(
+                        file.parent().unwrap_or(file),
+                        &file.file_name().unwrap_or_default().to_string_lossy(),
+                        "the Synapse object's spec.signingKey",
+                    ),
+                    _ => format!("The key that the Synapse object's spec.signingKey names cannot be read: {error}."),
+                },
             )
         })?;
         signing_keys::ids(&text).ok_or_else(|| {

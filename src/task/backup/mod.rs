@@ -24,6 +24,7 @@ mod newest;
 mod origins;
 pub mod parts;
 mod providers;
+mod readable;
 mod removal;
 pub mod restore_config;
 pub mod retain;

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::source::Found;
 use crate::{
-    postgres::{Target, programs::Programs},
+    postgres::{Target, clients, programs::Programs},
     restic::{Download, collect},
     task::{
         report::{Result, TaskError},
@@ -115,7 +115,7 @@ impl Reading {
         };
         // What gzip has packed may be of the custom format: two in a row, and SQL.
         for step in 0..3 {
-            let format = reading.recognize(&found.path).await?;
+            let format = reading.recognize(&found.path, programs.major).await?;
             if step == 0 {
                 reading.format = format;
             }
@@ -138,10 +138,10 @@ impl Reading {
         let hash = Arc::default();
         let sql: Stream = Box::new(Seen { stream, hash: Arc::clone(&hash) });
         let mut reading = Self { sql, programs: Vec::new(), download, seen: hash, format: Format::Sql };
-        let mut format = reading.recognize(&found.path).await?;
+        let mut format = reading.recognize(&found.path, programs.major).await?;
         if format == Format::Gzip {
             reading.through("gzip", gunzip())?;
-            format = reading.recognize(&found.path).await?;
+            format = reading.recognize(&found.path, programs.major).await?;
         }
         if format != Format::Custom {
             return Ok(None);
@@ -161,13 +161,17 @@ impl Reading {
         Contents::read(&output.stdout).map(Some).map_err(|why| broken(&why))
     }
 
-    async fn recognize(&mut self, path: &str) -> Result<Format> {
+    async fn recognize(&mut self, path: &str, major: i32) -> Result<Format> {
         let mut head = Vec::with_capacity(HEAD);
         let read = (&mut self.sql).take(HEAD as u64).read_to_end(&mut head).await;
         read.map_err(|error| broken(&error.to_string()))?;
         if head.is_empty() {
             // Whoever should have written it says why.
             self.ended_well().await?;
+        }
+        let reader = clients::reads_archive(&head);
+        if reader > major {
+            return Err(too_new(reader, major));
         }
         let format = Format::of(&head);
         let rest = std::mem::replace(&mut self.sql, Box::new(tokio::io::empty()));
@@ -271,6 +275,16 @@ fn first_lines(said: &str) -> String {
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
     let errors: Vec<&str> = lines().filter(|line| line.contains("error:")).take(LINES).collect();
     if errors.is_empty() { lines().take(LINES).collect::<Vec<_>>().join("; ") } else { errors.join("; ") }
+}
+
+fn too_new(reader: i32, major: i32) -> TaskError {
+    TaskError::terminal(
+        "PostgresTooOld",
+        format!(
+            "The dump is of pg_dump {reader} or newer, and the newest pg_restore here is of PostgreSQL {major}: make one with an older \
+             pg_dump, or use a tools image with postgresql-client-{reader}. Nothing was replaced."
+        ),
+    )
 }
 
 fn broken(said: &str) -> TaskError {

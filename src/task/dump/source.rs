@@ -122,7 +122,9 @@ fn unreadable(path: &str, error: &io::Error) -> TaskError {
     if error.kind() == io::ErrorKind::NotFound {
         return TaskError::terminal(
             "DumpNotFound",
-            format!("There is no file {path}: is spec.from.dump right? The path counts from the root of the claim."),
+            format!(
+                "There is no file {path}. Create a new SynapseRestore with the right spec.from.dump: the path counts from the root of the claim."
+            ),
         );
     }
     TaskError::terminal(

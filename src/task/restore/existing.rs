@@ -138,7 +138,7 @@ pub async fn count(session: &mut Session, tables: &Tables<'_>, table: &'static s
 
 /// What to do with a database that somebody has used, where it stands in the way.
 pub const PUT_ASIDE: &str =
-    "To put it aside under a name with the time, and to keep it there, set spec.database.existing to Rename.";
+    "To keep it under a name with the time, create a new SynapseRestore with spec.database: {existing: Rename}.";
 
 /// The error of a database that somebody has used.
 pub fn in_use(database: &str, holds: &[(i64, &str)], advice: &str) -> TaskError {

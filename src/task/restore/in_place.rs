@@ -70,7 +70,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
 pub(super) async fn accepts(session: &mut Session, connection: &Connection, present: Present) -> Result<()> {
     let name = &connection.database;
     let advice = "In place a backup comes back only where nobody has been: name a role that may make databases in \
-                  postgres.adminCredentials, and set spec.database.method to Beside.";
+                  postgres.adminCredentials, and create a new SynapseRestore with spec.database: {method: Beside}.";
     present.is_unused(name, advice)?;
     let (encoding, collate, ctype) = relations::locale(session).await?;
     if database::accepts(&encoding, &collate, &ctype) {

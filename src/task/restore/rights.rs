@@ -82,7 +82,7 @@ impl Server {
             format!(
                 "A restore makes a new database beside the old one and swaps their names; role {role} may not. Name a role \
                  that may in postgres.adminCredentials, or, as a superuser: {missing}; Without it, a database that nobody has \
-                 used can be filled in place: spec.database.method: InPlace."
+                 used can be filled in place: create a new SynapseRestore with spec.database: {{method: InPlace}}."
             ),
         ))
     }

@@ -166,7 +166,7 @@ impl Terms {
                     format!(
                         "The new database and its WAL need about {} beside the present files. How much disk is free for \
                          PostgreSQL is not known: set postgres.dataVolume of the Synapse object to the claim of its data, or \
-                         spec.database.freeSpace to a figure.",
+                         create a new SynapseRestore with a figure in spec.database.freeSpace.",
                         bytes::human(needed)
                     ),
                 ));

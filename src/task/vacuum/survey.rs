@@ -85,14 +85,14 @@ pub async fn survey(session: &mut Session, request: &Request) -> Result<Survey> 
     let mut survey = Survey { is_of_synapse, ..Survey::default() };
     for table in tables.into_iter().filter(|table| request.tables.is_empty() || named(table)) {
         let whole = Candidate { bytes_after: table.bytes, table };
-        if !whole.table.owned {
+        if !whole.table.maintained {
             let owner = &whole.table.owner;
             if !request.tables.is_empty() {
                 return Err(TaskError::terminal(
                     "NotOwner",
                     format!(
-                        "Table {} belongs to role {owner}: only its owner can vacuum it. Use that role in \
-                         postgres.credentials, or GRANT {owner} to the role.",
+                        "Table {0} belongs to role {owner}: the role of postgres.credentials may not vacuum it. Use the owner there, \
+                         or GRANT {owner} to the role, or, since PostgreSQL 17, GRANT MAINTAIN ON {0} to it.",
                         whole.table.name
                     ),
                 ));

@@ -1,0 +1,145 @@
+//! Tables of somebody else's in Synapse's database, and rows that PostgreSQL would not take again: found out before anything is stored
+//! or stopped, or left as they are and told of.
+
+use synapse_keeper::task::report::ErrorClass;
+
+use crate::{
+    backup::back_up,
+    dump::{Dumps, restore},
+    support::{Database, Program, Repository, Server},
+};
+
+fn preflight(database: &Database, repository: &Repository) -> Program {
+    let mut destination = repository.destination();
+    destination["serverName"] = "example.org".into();
+    let check = serde_json::json!({"backup": {"destination": destination, "config": {}}});
+    let program = database.task("preflight").repository_programs(repository);
+    program.with(&["--step", &format!("database={check}")])
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_named_in_preflight_with_its_owner_and_the_grant() {
+    let repository = Repository::new();
+    for (name, sql, reason, words) in [
+        (
+            "other_schema",
+            "CREATE SCHEMA monitoring; CREATE TABLE monitoring.t (a int)",
+            "TableUnreadable",
+            &[
+                "monitoring.t of role postgres",
+                "GRANT USAGE ON SCHEMA monitoring TO \"synapse\"",
+                "GRANT SELECT ON monitoring.t",
+            ][..],
+        ),
+        (
+            "other_table",
+            "CREATE TABLE public.\"T 1\" (a int)",
+            "TableUnreadable",
+            &["public.\"T 1\"", "GRANT SELECT ON public.\"T 1\" TO"],
+        ),
+        (
+            "other_sequence",
+            "CREATE SCHEMA monitoring; GRANT USAGE ON SCHEMA monitoring TO synapse; CREATE SEQUENCE monitoring.s",
+            "TableUnreadable",
+            &["monitoring.s of role postgres", "GRANT SELECT ON SEQUENCE monitoring.s"],
+        ),
+        (
+            "row_security",
+            "CREATE TABLE t (a int); GRANT SELECT ON t TO synapse; ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "RowSecurity",
+            &["public.t of role postgres", "ALTER ROLE \"synapse\" BYPASSRLS"],
+        ),
+        (
+            "partitioned",
+            "CREATE TABLE p (a int) PARTITION BY LIST (a); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)",
+            "TableUnreadable",
+            &["public.p of role postgres, public.p1 of role postgres"],
+        ),
+    ] {
+        let database = Database::of_synapse(name);
+        database.sql(sql);
+        let finished = preflight(&database, &repository).run().await;
+        let error = finished.refused(reason, words);
+        assert_eq!(error.class, ErrorClass::Terminal);
+        assert!(!error.message.contains("must be the role that owns the tables"), "{error}");
+        if reason != "TableUnreadable" {
+            continue;
+        }
+        // What the message says mends it.
+        let grants: Vec<&str> = error.message.match_indices("GRANT ").map(|(at, _)| &error.message[at..]).collect();
+        grants.iter().filter_map(|grant| grant.split_once(';')).for_each(|(grant, _)| drop(database.sql(grant)));
+        assert_eq!(preflight(&database, &repository).run().await.report().error, None, "{name}");
+        assert!(back_up(&database, &repository).run().await.backup().rows > 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn vacuum_full_leaves_a_table_that_cannot_be_indexed_again_and_goes_on() {
+    let database = Database::empty("not_indexable");
+    database.add_bloated("bloated", 60_000);
+    database.add_bloated("second", 60_000);
+    database.sql(
+        "CREATE INDEX long_one ON bloated (body); UPDATE pg_index SET indisready = false WHERE indexrelid = 'long_one'::regclass",
+    );
+    database.sql(
+        "UPDATE bloated SET body = (SELECT string_agg(md5(g::text || random()::text), '') FROM generate_series(1, 110) g) \
+         WHERE ctid = (SELECT min(ctid) FROM bloated)",
+    );
+    database.sql("UPDATE pg_index SET indisready = true WHERE indexrelid = 'long_one'::regclass");
+    let rows = database.checksum("bloated");
+    let vacuum = ["--mode", "Full", "--free-space", "100Gi", "--minimum-gain", "1Mi"];
+    let finished = database.task("vacuum").with(&vacuum).run().await;
+    let result = finished.result();
+    assert_eq!(result.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["second"], "{finished:?}");
+    let warnings = result.warnings.join("\n");
+    for words in ["bloated is left as it was", "[54000]", "long_one", "restore"] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+    assert!(result.skipped.join("\n").contains("bloated: a row cannot be indexed again"), "{:?}", result.skipped);
+    assert_eq!(database.checksum("bloated"), rows);
+}
+
+#[tokio::test]
+async fn of_small_tables_nothing_is_told() {
+    let database = Database::of_synapse("minimum_gain_0");
+    let vacuum = ["--mode", "Full", "--free-space", "100Gi", "--minimum-gain", "0"];
+    let finished = database.task("vacuum").with(&vacuum).run().await;
+    assert_eq!(finished.result().warnings, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_lock_table_that_is_too_small_is_counted_in_preflight() {
+    let server = Server::of_its_own(&["max_locks_per_transaction=10", "max_connections=20"]);
+    let database = Database::on(server, "lock_table");
+    database.as_synapse_sql(
+        "CREATE TABLE schema_version (version int, upgraded bool); CREATE TABLE schema_compat_version (compat_version int); \
+         INSERT INTO schema_version VALUES (94, true); INSERT INTO schema_compat_version VALUES (94)",
+    );
+    // The server has not enough locks for all of them in one transaction.
+    for chunk in 0..30 {
+        database.as_synapse_sql(&format!(
+            "DO $$ BEGIN FOR i IN 1..50 LOOP EXECUTE format('CREATE TABLE x{chunk}_%s (a int)', i); END LOOP; END $$"
+        ));
+    }
+    let repository = Repository::new();
+    let finished = preflight(&database, &repository).run().await;
+    let words = ["max_locks_per_transaction is 10", "restart PostgreSQL", "ALTER SYSTEM SET max_locks_per_transaction"];
+    assert_eq!(finished.refused("LockTableTooSmall", &words).class, ErrorClass::Terminal);
+}
+
+#[tokio::test]
+async fn a_dump_of_a_newer_pg_dump_is_told_by_its_version() {
+    let (database, dumps) = (Database::of_synapse("newer_archive"), Dumps::new());
+    let archive = dumps.dump(&database, "newer.dump", &["-Fc"]);
+    let mut bytes = std::fs::read(&archive).unwrap();
+    // As pg_dump 17 and newer writes it.
+    bytes[6] = 16;
+    std::fs::write(&archive, bytes).unwrap();
+    let finished = restore(&database, &archive, "newer").run().await;
+    let installed = std::fs::read_dir("/usr/lib/postgresql").unwrap();
+    let newest = installed.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok()).max();
+    let error = finished.report().error.as_ref().expect("it is no archive of that version");
+    // Newer programs find out that this is none.
+    assert!(error.reason == "PostgresTooOld" || newest >= Some(17), "{error}");
+    assert!(!error.message.contains("cut off") || newest >= Some(17), "{error}");
+}
