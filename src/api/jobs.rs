@@ -51,6 +51,10 @@ pub struct JobSettings {
     /// reason that the kubelet or the scheduler gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_within: Option<Duration>,
+    /// How long a step may take that no budget of a downtime bounds: 2d by default, and 14d for what comes when the homeserver
+    /// is free again, such as the upload of media. After it the Job is ended and the run fails. Preflight has 45m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
     /// Group of the mounted volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -114,6 +118,7 @@ impl JobSettings {
             priority_class_name: self.priority_class_name.or_else(|| base.priority_class_name.clone()),
             run_as_user: self.run_as_user.or(base.run_as_user),
             start_within: self.start_within.or_else(|| base.start_within.clone()),
+            deadline: self.deadline.or_else(|| base.deadline.clone()),
             fs_group: self.fs_group.or(base.fs_group),
         }
     }
@@ -136,6 +141,7 @@ mod tests {
             "priorityClassName": value,
             "runAsUser": number,
             "startWithin": format!("{number}s"),
+            "deadline": format!("{number}h"),
             "fsGroup": number,
         })
     }

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use run::{Failure, Outcome, PinnedSynapse, RecordedWorkload, Role, Run, Trigger, Undo, Window, restart_reserve};
-pub use step::{Cursor, DatabaseAccess, PinnedClaim, PodTrace, StepPlan, StepState, StepStatus};
+pub use step::{Cursor, DatabaseAccess, Outlived, PinnedClaim, PodTrace, StepPlan, StepState, StepStatus};
 
 /// What an operation has done, is doing and will do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -12,7 +12,7 @@ use kube::{
 use super::plan::{self, Action, Seen};
 use crate::{
     api::{
-        DATA_FINALIZER, Synapse, SynapseBackup,
+        DATA_FINALIZER, Duration, Synapse, SynapseBackup,
         backup::BackupStatus,
         conditions::{self, Type},
         deletion::DeletionPolicy,
@@ -32,6 +32,8 @@ use crate::{
 
 /// A Job whose operator never comes back is taken away after this many seconds: it has no owner that would take it along.
 const KEPT_FOR: i32 = 3600;
+/// The Job is ended after this many seconds, unless the settings of Jobs say otherwise: a storage may never answer.
+const DEADLINE: i64 = 86_400;
 
 /// One reconcile of one backup. One that is not deleted, or leaves its data, costs no request.
 ///
@@ -160,7 +162,7 @@ async fn create_job(
         server: None,
         own_synapse: None,
         memory_limit: step.memory_limit.as_deref(),
-        deadline_seconds: None,
+        deadline_seconds: Some(settings.deadline.as_ref().map_or(DEADLINE, Duration::as_secs)),
     });
     // With an owner that is deleted in the foreground it would be deleted at once.
     built.metadata.owner_references = None;

@@ -16,7 +16,7 @@ use super::{
     scale,
 };
 use crate::{
-    api::{FINALIZER, MANAGER, operation::DatabaseAccess},
+    api::{Duration, FINALIZER, MANAGER, operation::DatabaseAccess},
     context::{Context, in_our_name},
     recipes::{Lane, Operation},
     requests::{create_once, remove},
@@ -171,7 +171,7 @@ fn build_job<K: Operation>(
     let pinned = run.synapse.as_ref().expect("a run has pinned its homeserver before its first Job");
     let step = &run.steps[index];
     let mut args = step.args.clone();
-    let mut deadline_seconds = None;
+    let mut deadline_seconds = step.deadline.as_ref().map(Duration::as_secs);
     if let (true, Some(until)) = (step.offline && !step.fills, run.work_until()) {
         args.push(format!("--until={until}"));
         deadline_seconds = Some(until.duration_since(now).as_secs().max(1));

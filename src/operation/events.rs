@@ -1,13 +1,14 @@
 //! The events that lead from one status to the next. Pure.
 
 use super::{
+    job::CONTAINER,
     plan::TAKES_LEASE,
     report::{kept_down, overrun, quiesced},
 };
 use crate::{
     api::{
         conditions::{self, Type},
-        operation::{OperationStatus, Outcome, Run, StepState, StepStatus, Window},
+        operation::{OperationStatus, Outcome, Outlived, Run, StepState, StepStatus, Window},
     },
     recipes::Lane,
 };
@@ -93,6 +94,12 @@ fn of_run(before: &OperationStatus, run: &Run, after: &OperationStatus) -> Vec<E
         let was = old.and_then(|old| old.steps.iter().find(|was| was.name == step.name));
         events.extend(of_step(was, step));
     }
+    // Once in a run: where one Pod has such a container, all have.
+    let outlived =
+        |run: &Run| run.steps.iter().find_map(|step| step.outlived_by.clone().map(|by| (step.name.clone(), by)));
+    if let Some((step, by)) = outlived(run).filter(|_| old.is_none_or(|old| outlived(old).is_none())) {
+        events.push(Event::warning("ContainerLivesOn", &step, lives_on(&by)));
+    }
     if let Some(window) = &run.window {
         events.extend(of_window(old.and_then(|old| old.window.as_ref()), window, after));
     }
@@ -105,6 +112,14 @@ fn of_run(before: &OperationStatus, run: &Run, after: &OperationStatus) -> Vec<E
         events.push(of_end(run, after));
     }
     events
+}
+
+fn lives_on(Outlived { pod, containers, .. }: &Outlived) -> String {
+    let (names, go) = (containers.join(", "), if containers.len() == 1 { "goes" } else { "go" });
+    format!(
+        "container {CONTAINER} of Pod {pod} has ended, {names} {go} on: the result is taken, and the Job, which would not end, \
+         is deleted. Keep what puts it there away from our Pods with spec.jobs.labels or spec.jobs.annotations"
+    )
 }
 
 fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Vec<Event> {

@@ -31,6 +31,7 @@ use crate::{
         postgres::Postgres,
         verification::{OwnSynapse, ScratchServer},
     },
+    postgres::connect::NETWORK_OPENS_WITHIN,
     recipes::{self, Lane},
     task::mounted::{self, MountedSecret},
 };
@@ -180,11 +181,7 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         image_pull_policy: Some(blueprint.image_pull_policy.to_owned()),
         command: Some(vec!["synapse-keeper".to_owned(), "task".to_owned()]),
         args: Some(arguments(blueprint)),
-        env: Some(vec![EnvVar {
-            name: mounted::VARIABLE.to_owned(),
-            value: Some(serde_json::to_string(&secrets(blueprint)).expect("plain data")),
-            ..EnvVar::default()
-        }]),
+        env: Some(variables(blueprint)),
         resources: Some(resources(settings.resources.as_ref(), blueprint.memory_limit.unwrap_or(MEMORY_LIMIT))),
         security_context: Some(restricted()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
@@ -219,6 +216,14 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         }),
         ..Default::default()
     }
+}
+
+/// Variables and not arguments: the image of a run may be older than the operator.
+fn variables(blueprint: &Blueprint<'_>) -> Vec<EnvVar> {
+    let secrets = serde_json::to_string(&secrets(blueprint)).expect("plain data");
+    let variable =
+        |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() };
+    vec![variable(mounted::VARIABLE, secrets), variable(NETWORK_OPENS_WITHIN, "15".to_owned())]
 }
 
 /// Those of the Jobs, and those of the homeserver's own Pods where its image is used.

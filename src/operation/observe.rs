@@ -3,23 +3,17 @@
 //! Everything is read from the API server, not from a cache: a decision about somebody's replicas must not rest on what was
 //! true a second ago.
 
+mod jobs;
+
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    batch::v1::Job,
-    coordination::v1::Lease,
-    core::v1::{ContainerStateTerminated, Pod},
-};
-use kube::{
-    Api, ResourceExt,
-    api::{ListParams, LogParams},
-};
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::Pod};
+use kube::{Api, ResourceExt, api::ListParams};
+
+pub use jobs::{job, job_state};
 
 use super::{
     claims, image, job, kinds, lease,
-    observed::{
-        JobLeft, JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedSynapse, Subject,
-        TASK_STOPS_WITHIN,
-    },
+    observed::{JobLeft, KeptDown, LeaseState, Live, Observed, ObservedSynapse, Subject, TASK_STOPS_WITHIN},
     pinned,
     resolve::{self, Found},
     scale,
@@ -27,22 +21,13 @@ use super::{
 use crate::{
     api::{
         Synapse, SynapseBackup,
-        conditions::truncate,
         operation::{RecordedWorkload, Run, StepState, StepStatus, Window},
         synapse::WorkloadRef,
     },
     context::Context,
     recipes::{Lane, Need},
     requests::find,
-    task::{report::Report, verify::SILENT},
 };
-
-/// How much of a log goes into a message.
-const LOG_LINES: i64 = 10;
-/// How long a report may be, in the pieces of 16 KiB into which the container runtime cuts a line.
-const LONGEST_REPORT: i64 = 32;
-/// As many bytes of somebody else's words go into a status: it is written at every turn, and must never be too large.
-const WORDS: usize = 4096;
 
 /// Looks.
 ///
@@ -78,6 +63,10 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         if let (Some(node), false) = (node, held.is_empty()) {
             observed.claim_wanted_by = claims::wanted_by(&context.client, &subject.namespace, &held, node).await?;
         }
+    }
+    if let Some(step) = run.outlived_step().map(|index| &run.steps[index]) {
+        let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
+        observed.outlived_job = job(context, &subject.namespace, &name, &subject.uid).await?;
     }
     if let Some(step) = looks_for_claims(run) {
         let mounted = claims::of_step(step, &pinned.spec);
@@ -143,7 +132,8 @@ fn may_have_left_pods(run: &Run) -> bool {
     !resuming && run.steps.iter().any(|step| step.attempt > 0 && step.state != StepState::Succeeded)
 }
 
-/// It should have been gone for long: its node is lost.
+/// It should have been gone for long: its node is lost, or its process waits for a storage that does not answer, where no
+/// signal reaches it.
 fn is_lost(object: &impl ResourceExt, now: Timestamp) -> bool {
     let deadline = object.meta().deletion_timestamp.as_ref();
     deadline.is_some_and(|deadline| now.duration_since(deadline.0) > TASK_STOPS_WITHIN)
@@ -170,7 +160,8 @@ pub async fn task_pods(context: &Context, namespace: &str, owner_uid: &str, lane
     let of_operation = ListParams::default().labels(&job::of_owner(owner_uid, lane));
     let pods = api.list(&of_operation).await?.items;
     let now = Timestamp::now();
-    let works = |pod: &&Pod| !scale::has_ended(pod) && !is_lost(*pod, now);
+    // What others have put into its Pod may go on when the task has ended.
+    let works = |pod: &&Pod| !scale::has_ended(pod) && !is_lost(*pod, now) && jobs::ended(pod).is_none();
     Ok(pods.iter().filter(works).map(ResourceExt::name_any).collect())
 }
 
@@ -281,124 +272,4 @@ async fn counts_held_by(context: &Context, subject: &Subject, workloads: &[Live]
     })
     .await?;
     Ok(holder)
-}
-
-/// A Job of ours and what became of its Pod.
-///
-/// # Errors
-/// What the API server answers.
-pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str) -> kube::Result<Option<ObservedJob>> {
-    let jobs: Api<Job> = Api::namespaced(context.client.clone(), namespace);
-    let Some(found) = jobs.get_opt(name).await? else { return Ok(None) };
-    let mut observed = ObservedJob {
-        uid: found.uid().unwrap_or_default(),
-        ours: belongs_to(&found, owner_uid),
-        deleted_at: found.metadata.deletion_timestamp.as_ref().map(|time| time.0),
-        state: job_state(&found),
-        report: None,
-        pod: None,
-        node: None,
-        started: false,
-        out_of_memory: false,
-    };
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let list = pods.list(&ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"))).await?;
-    let Some(pod) = list.items.into_iter().max_by_key(|pod| pod.creation_timestamp()) else {
-        return Ok(Some(observed));
-    };
-    let container = pod
-        .status
-        .iter()
-        .flat_map(|status| status.container_statuses.iter().flatten())
-        .find(|status| status.name == job::CONTAINER);
-    let state = container.and_then(|status| status.state.clone()).unwrap_or_default();
-    observed.started = state.running.is_some() || state.terminated.is_some();
-    observed.node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    observed.pod = evicted(&pod).or_else(|| scale::problem(&pod));
-    if let (Some(ended), true) = (state.terminated, observed.state != JobState::Active) {
-        observed.out_of_memory = ended.reason.as_deref() == Some("OOMKilled");
-        observed.report = report(&pods, &pod.name_any(), &ended).await;
-        match observed.report.as_ref().map(|report| &report.error) {
-            None => observed.pod = Some(last_words(&pods, &pod, &ended).await),
-            // The task cannot say why.
-            Some(Some(error)) if error.reason == SILENT => {
-                observed.pod = words_of(&pods, &pod, job::server::CONTAINER).await.or(observed.pod);
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(Some(observed))
-}
-
-/// Whose it is. One without an owner, which goes on while that is being deleted, has its label.
-fn belongs_to(job: &Job, owner_uid: &str) -> bool {
-    let owners = job.owner_references();
-    let is_labelled = || job.labels().get(job::OWNER_UID).is_some_and(|uid| uid == owner_uid);
-    owners.iter().any(|owner| owner.uid == owner_uid) || (owners.is_empty() && is_labelled())
-}
-
-/// Why the kubelet ended a Pod, in its words: `Evicted: The node was low on resource: memory.`
-fn evicted(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    Some(format!("{}: {}", status.reason.as_ref()?, status.message.as_deref().unwrap_or_default()))
-}
-
-/// A Job has ended only when `Complete` or `Failed` is true. `FailureTarget` and `SuccessCriteriaMet` come earlier, while
-/// Pods still run.
-pub fn job_state(job: &Job) -> JobState {
-    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    for condition in conditions.filter(|condition| condition.status == "True") {
-        match condition.type_.as_str() {
-            "Complete" => return JobState::Complete,
-            "Failed" => {
-                let reason = condition.reason.as_deref().unwrap_or("Failed");
-                let message = condition.message.as_deref().unwrap_or_default();
-                return JobState::Failed(format!("{reason}: {message}"));
-            }
-            _ => {}
-        }
-    }
-    JobState::Active
-}
-
-/// The task's report: its termination message, or the last line of its log where that did not hold it all.
-async fn report(pods: &Api<Pod>, pod: &str, ended: &ContainerStateTerminated) -> Option<Report> {
-    let mut report: Report = serde_json::from_str(ended.message.as_deref()?.trim()).ok()?;
-    if report.details_in_log {
-        // Each piece of a long line counts as a line.
-        let log = log(pods, pod, job::CONTAINER, LONGEST_REPORT).await;
-        let whole = log.and_then(|log| serde_json::from_str(log.trim_end().lines().next_back()?).ok());
-        report = whole.unwrap_or(report);
-    }
-    if let Some(error) = &mut report.error {
-        error.message = truncate(&error.message, WORDS).to_owned();
-    }
-    Some(report)
-}
-
-/// How a container ended that reported nothing, with the end of its log.
-async fn last_words(pods: &Api<Pod>, pod: &Pod, ended: &ContainerStateTerminated) -> String {
-    let reason = ended.reason.as_deref().unwrap_or("ended");
-    let evicted = evicted(pod).map(|why| format!(" ({why})"));
-    let log = words_of(pods, pod, job::CONTAINER).await.map(|log| format!("; {log}")).unwrap_or_default();
-    format!("{reason}, exit code {}{}{log}", ended.exit_code, evicted.unwrap_or_default())
-}
-
-/// The end of what a container printed.
-async fn words_of(pods: &Api<Pod>, pod: &Pod, container: &str) -> Option<String> {
-    let log = log(pods, &pod.name_any(), container, LOG_LINES).await?;
-    let log = log.trim();
-    let end = &log[log.ceil_char_boundary(log.len().saturating_sub(WORDS))..];
-    (!end.is_empty()).then(|| format!("the end of the log of container {container}: {end}"))
-}
-
-/// The end of a log. A log that cannot be read is no reason to fail: it only makes a message longer.
-async fn log(pods: &Api<Pod>, pod: &str, container: &str, lines: i64) -> Option<String> {
-    let params = LogParams {
-        container: Some(container.to_owned()),
-        tail_lines: Some(lines),
-        limit_bytes: Some(1 << 20),
-        ..Default::default()
-    };
-    pods.logs(pod, &params).await.ok()
 }

@@ -3,7 +3,7 @@
 use crate::{
     api::{
         SynapseBackup,
-        operation::{OperationStatus, RecordedWorkload, Role},
+        operation::{OperationStatus, Outlived, RecordedWorkload, Role},
         synapse::{SynapseSpec, WorkloadRef},
         verification::SynapseImage,
     },
@@ -65,6 +65,8 @@ pub struct Observed {
     pub counts_held_by: Option<String>,
     /// The Job of the step under way.
     pub job: Option<ObservedJob>,
+    /// The Job of a step that has ended, which is kept from its own end by a container that others have put into its Pod.
+    pub outlived_job: Option<ObservedJob>,
     /// Jobs of a lane that does not keep them, once there is nothing left to do for them.
     pub jobs_left: Vec<JobLeft>,
     /// Pods of this operation's Jobs that still run though their Job is gone: somebody deleted it.
@@ -195,6 +197,9 @@ pub struct ObservedJob {
     pub started: bool,
     /// The Pod's container was killed for memory.
     pub out_of_memory: bool,
+    /// The task has ended, and containers of its Pod that others have put there keep the Job from its end. `state` is that of
+    /// the task.
+    pub outlived: Option<Outlived>,
 }
 
 #[cfg(test)]
@@ -211,6 +216,7 @@ impl ObservedJob {
             node: None,
             started: true,
             out_of_memory: false,
+            outlived: None,
         }
     }
 }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
+        Duration,
+        jobs::JobSettings,
         mounts::Mount,
         operation::{Cursor, DatabaseAccess, OperationStatus, StepState, StepStatus},
         verification::{Duty, OwnSynapse},
@@ -15,10 +17,17 @@ use crate::{
 /// Name of the first step of every run.
 pub const PREFLIGHT: &str = "preflight";
 
+/// Preflight reads, and the start of its Pod counts: an image may have to be pulled first.
+const PREFLIGHT_DEADLINE: &str = "45m";
+/// A database of some terabytes can be read or written in this time.
+const DEADLINE: &str = "2d";
+/// A first upload of media takes days, and nobody waits for it.
+const DEADLINE_AFTERWARDS: &str = "14d";
+
 /// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards,
 /// and last those that decide nothing. A dry run has preflight alone; what does not work on the homeserver has none.
 /// What was stated in the object is as old as the object, or younger.
-pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
+pub fn steps(wanted: &[RecipeStep], subject: &Subject, jobs: &JobSettings) -> Vec<StepStatus> {
     let Subject { request, created, status: OperationStatus { cursors, .. }, .. } = subject;
     let mut steps: Vec<StepStatus> =
         subject.lane.holds_homeserver.then(|| preflight(wanted, request, cursors, *created)).into_iter().collect();
@@ -41,6 +50,7 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject) -> Vec<StepStatus> {
                 undo: step.undo.clone(),
                 holds: step.holds,
                 fills: step.fills,
+                deadline: deadline(step, jobs),
                 ..pending(&step.name, args)
             }
         }));
@@ -71,7 +81,20 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
     let memory_limit = wanted.iter().find_map(|step| step.memory_limit.clone());
     let with_disk = wanted.iter().any(|step| step.database == DatabaseAccess::WithDisk);
     let database = if with_disk { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection };
-    StepStatus { database, mounts, own_synapse, memory_limit, ..pending(PREFLIGHT, args) }
+    let deadline = Some(constant(PREFLIGHT_DEADLINE));
+    StepStatus { database, mounts, own_synapse, memory_limit, deadline, ..pending(PREFLIGHT, args) }
+}
+
+/// How long a step may take. What has a budget of the downtime has none; the rest is bounded so that what never answers, such
+/// as a storage that hangs, does not hold the homeserver's Lease for ever.
+fn deadline(step: &RecipeStep, jobs: &JobSettings) -> Option<Duration> {
+    let has_budget = step.offline && !step.fills;
+    let default = if step.afterwards { DEADLINE_AFTERWARDS } else { DEADLINE };
+    (!has_budget).then(|| jobs.deadline.clone().unwrap_or_else(|| constant(default)))
+}
+
+fn constant(text: &str) -> Duration {
+    text.parse().expect("a constant duration")
 }
 
 /// The step that takes another one back: with the same Pod.
@@ -109,6 +132,8 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         finished_at: None,
         retry_at: None,
         gives_way_to: None,
+        outlived_by: None,
+        deadline: None,
         message: None,
         result: None,
     }

@@ -1,6 +1,12 @@
 //! Opening a session.
 
-use std::{fmt, net::Ipv6Addr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::Ipv6Addr,
+    path::PathBuf,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions, FromRow, PgConnection,
@@ -12,6 +18,11 @@ use crate::{api::postgres::TlsMode, task::report::TaskError};
 
 /// How long PostgreSQL may take to answer a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The environment variable with the seconds within which the network of our Pod opens. Without it a refused connection is
+/// final.
+pub const NETWORK_OPENS_WITHIN: &str = "SYNAPSE_KEEPER_NETWORK_OPENS_WITHIN";
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The oldest PostgreSQL that works: Synapse refuses an older one, and `client_connection_check_interval` is new in it.
 pub const OLDEST_POSTGRES: i32 = 140_000;
@@ -96,6 +107,15 @@ impl Target {
     /// What was refused, by whom, and what to do; see [`errors`]. Terminal, `Pooler`, if the session did not get our
     /// settings: they are what keeps a killed task from holding its locks.
     pub async fn connect(&self) -> Result<Session> {
+        loop {
+            match self.connect_once().await {
+                Err(error) if network_may_open(&error) => tokio::time::sleep(LOOK_AGAIN).await,
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn connect_once(&self) -> Result<Session> {
         self.resolve().await?;
         let options = self.options();
         let mut connection = match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
@@ -183,6 +203,15 @@ impl Target {
             None => options,
         }
     }
+}
+
+/// Whether it is early in the life of a Pod whose network may open late: a service mesh or a NetworkPolicy takes some seconds.
+fn network_may_open(error: &TaskError) -> bool {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let since = FIRST.get_or_init(Instant::now).elapsed();
+    let within = std::env::var(NETWORK_OPENS_WITHIN).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+    let is_closed = ["HostUnresolved", "ConnectionRefused", "ConnectionLost"].contains(&error.reason.as_str());
+    is_closed && since < Duration::from_secs(within)
 }
 
 impl fmt::Display for Target {

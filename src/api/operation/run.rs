@@ -252,6 +252,12 @@ impl Run {
         })
     }
 
+    /// The place of a step whose task has ended and whose Job is kept from its end by a container of others.
+    pub fn outlived_step(&self) -> Option<usize> {
+        let is_kept = |step: &StepStatus| step.outlived_by.as_ref().is_some_and(|outlived| !outlived.job_deleted);
+        self.steps.iter().position(|step| step.state != StepState::Running && is_kept(step))
+    }
+
     /// What it had done was taken back.
     pub fn was_taken_back(&self) -> bool {
         let step = self.undo.as_ref().and_then(|undo| self.steps.get(undo.step));

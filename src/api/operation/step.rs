@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::any_object;
 use crate::{
     api::{
+        Duration,
         media::MediaSample,
         mounts::Mount,
         verification::{OwnSynapse, ScratchServer},
@@ -99,12 +100,29 @@ pub struct StepStatus {
     /// The Pod that waits for a claim that this attempt's Job has: the Job is stopped for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gives_way_to: Option<String>,
+    /// What went on in the Pod of this attempt's Job when its task had ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlived_by: Option<Outlived>,
+    /// How long its Job may take, where no budget of the downtime bounds it. Then the Job is ended, and the run fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
     /// What went wrong in the last attempt, or what there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// What the task reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<StepResult>,
+}
+
+/// Containers that others have put into the Pod of a Job, such as a service mesh, and that go on when its task has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outlived {
+    pub pod: String,
+    pub containers: Vec<String>,
+    /// The Job was deleted for it: it would never have ended.
+    #[serde(default)]
+    pub job_deleted: bool,
 }
 
 /// What a step needs of the database.

@@ -8,6 +8,9 @@ mod ending;
 mod idle;
 #[cfg(test)]
 mod in_doubt_tests;
+mod outlived;
+#[cfg(test)]
+mod outlived_tests;
 #[cfg(test)]
 mod simulation;
 mod steps;
@@ -144,6 +147,9 @@ impl Planner<'_> {
             return next;
         }
         self.notice_reasons_to_stop();
+        if let Some(next) = self.delete_what_is_outlived() {
+            return next;
+        }
         if self.work_is_left()
             && let Some(next) = self.hold_lease().or_else(|| self.pin()).or_else(|| self.work())
         {

@@ -144,6 +144,7 @@ impl World {
         if !self.exists {
             return;
         }
+        assert_eq!(self.outlived_jobs(), 0, "a container goes on in a Pod of ours");
         let history = &self.subject.status.history;
         assert_eq!(history.len(), 1, "{history:?}");
         let run = self.subject.status.run.as_ref().unwrap();
@@ -178,7 +179,8 @@ fn blow() -> impl Strategy<Value = Blow> {
         Just(Fate::Terminal),
         Just(Fate::LeavesHalf),
         Just(Fate::DiesWithoutAWord),
-        Just(Fate::NeverStarts)
+        Just(Fate::NeverStarts),
+        Just(Fate::Outlived)
     ];
     prop_oneof![
         30 => (1..5_i64).prop_map(Blow::Tick),

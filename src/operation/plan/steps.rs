@@ -33,6 +33,8 @@ const START_WITHIN_OFFLINE: SignedDuration = SignedDuration::from_mins(1);
 /// A Pod that has not started by then is in trouble: an image comes from a registry in less time, or the kubelet says that it
 /// pulls it.
 const TROUBLE_AFTER: SignedDuration = SignedDuration::from_secs(10);
+/// What the Job controller, and we, call a Job that took longer than it may.
+const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// A Job whose Pod has not started is looked at this often: the kubelet's reasons are not in the Job.
 const LOOK_AT_POD: SignedDuration = SignedDuration::from_secs(3);
 
@@ -54,7 +56,7 @@ impl Planner<'_> {
         spec.jobs = self.subject.request.jobs.clone().or(&spec.jobs);
         let image = spec.jobs.image.clone().unwrap_or_else(|| self.observed.image.clone());
         let (uid, generation) = (synapse.uid.clone(), synapse.generation);
-        let steps = pinned::steps(&self.observed.steps, self.subject);
+        let steps = pinned::steps(&self.observed.steps, self.subject, &spec.jobs);
         let name = self.subject.request.synapse.clone();
         let run = self.run_mut();
         run.synapse = Some(Box::new(PinnedSynapse { name, uid, generation, spec }));
@@ -159,6 +161,7 @@ impl Planner<'_> {
         }
         self.run_mut().steps[index].job_uid = Some(job.uid.clone());
         self.trace_pod(index, &job);
+        self.run_mut().steps[index].outlived_by = job.outlived.clone();
         match &job.state {
             JobState::Active => self.watch_start(index, &job),
             JobState::Complete => match &job.report {
@@ -228,6 +231,11 @@ impl Planner<'_> {
     fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {
         self.learn_what_is_left(index, job.report.as_ref());
         self.keep(index, job.report.as_ref().and_then(|report| report.result.clone()));
+        let deadline = self.run().steps[index].deadline.clone().filter(|_| why.starts_with(DEADLINE_EXCEEDED));
+        if let Some(deadline) = deadline {
+            let message = too_long(&self.run().steps[index], &deadline, why, job.pod.as_deref());
+            return self.try_again(index, Terminal, DEADLINE_EXCEEDED, message);
+        }
         if let Some(error) = job.report.as_ref().and_then(|report| report.error.clone()) {
             // A task that was told to stop does not know why: the kubelet does.
             let message =
@@ -357,6 +365,18 @@ impl Planner<'_> {
             message: format!("step {} ({}/{}): {what}", step.name, index + 1, steps.len()),
         }
     }
+}
+
+/// Why a Job was ended that took longer than it may.
+fn too_long(step: &StepStatus, deadline: &Duration, why: &str, pod: Option<&str>) -> String {
+    let field =
+        if step.name == pinned::PREFLIGHT { "" } else { ". Where the work needs longer, raise spec.jobs.deadline" };
+    let words = why.trim_start_matches(DEADLINE_EXCEEDED).trim_start_matches([':', ' ']).trim_end_matches('.');
+    let last = pod.map(|pod| format!("; {pod}")).unwrap_or_default();
+    format!(
+        "it was not done within {deadline}, and its Job was ended ({words}{last}). Something does not answer: look at \
+         PostgreSQL, at the repository's storage and at the volumes that the step mounts{field}"
+    )
 }
 
 fn does_nothing(plan: &StepPlan) -> bool {

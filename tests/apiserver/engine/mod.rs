@@ -17,6 +17,7 @@ mod restore;
 mod rights;
 mod schedule;
 mod shutdown;
+mod sidecars;
 mod trouble;
 mod undo;
 mod unfinished;
@@ -47,6 +48,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         rest::tests(),
         restore::tests(),
         rights::tests(),
+        sidecars::tests(),
         trouble::tests(),
         undo::tests(),
         unfinished::tests(),

@@ -167,6 +167,10 @@ impl Life {
         tokio::select! {
             () = self.meet(pod, task, fate.clone()) => {
                 told_to_stop(seen).await;
+                if !others(pod).is_empty() {
+                    // What others have put there ends as it is told to.
+                    self.status(json!({"phase": "Failed"})).await;
+                }
                 self.remove().await;
             }
             () = told_to_stop(&mut stopped) => {
@@ -175,7 +179,7 @@ impl Life {
                 }
                 let millis = if let Fate::StopsSlowly(millis) = fate { millis } else { 20 };
                 tokio::time::sleep(Duration::from_millis(millis)).await;
-                self.end(143, "Error", None, None).await;
+                self.end(pod, 143, "Error", None, None).await;
                 self.place.ledger.write(Entry::TaskStopped { pod: self.name.clone(), task: task.clone() });
                 self.remove().await;
             }
@@ -200,7 +204,7 @@ impl Life {
         self.bind().await;
         let beside = self.homeserver_pods().await;
         self.place.ledger.write(Entry::TaskBegan { pod: self.name.clone(), task: task.clone(), beside });
-        self.run(true).await;
+        self.run_task(pod).await;
         tokio::time::sleep(MOMENT).await;
         self.finish(pod, task, fate).await;
     }
@@ -215,7 +219,7 @@ impl Life {
             Fate::Reports(report) => {
                 success = report.error.is_none();
                 let message = serde_json::to_string(&report).expect("plain data");
-                self.end(exit_code(&report), "Completed", Some(message), None).await;
+                self.end(pod, exit_code(&report), "Completed", Some(message), None).await;
             }
             Fate::ReportsInLog(report) => {
                 success = report.error.is_none();
@@ -223,11 +227,11 @@ impl Life {
                 lock(&self.place.logs).insert(self.name.clone(), format!("{{\"progress\":1}}\n{log}\n"));
                 let short = Report { details_in_log: true, result: None, findings: None, ..report.clone() };
                 let message = serde_json::to_string(&short).expect("plain data");
-                self.end(exit_code(&report), "Completed", Some(message), None).await;
+                self.end(pod, exit_code(&report), "Completed", Some(message), None).await;
             }
-            Fate::RunsOutOfMemory => self.end(137, "OOMKilled", None, None).await,
+            Fate::RunsOutOfMemory => self.end(pod, 137, "OOMKilled", None, None).await,
             Fate::Evicted => {
-                self.end(137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await
+                self.end(pod, 137, "Error", None, Some(("Evicted", "The node was low on resource: memory."))).await
             }
             Fate::RunsUntilDeleted | Fate::StopsSlowly(_) | Fate::OnLostNode => std::future::pending().await,
             Fate::NoImage | Fate::Unschedulable | Fate::Held(_) => {
@@ -235,6 +239,11 @@ impl Life {
             }
         }
         self.place.ledger.write(Entry::TaskEnded { pod: self.name.clone(), task: task.clone(), success });
+        let ordinary = pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
+        if ordinary == 1 && !others(pod).is_empty() {
+            tokio::time::sleep(MOMENT * 25).await;
+            self.status(json!({"phase": if success { "Succeeded" } else { "Failed" }})).await;
+        }
     }
 
     /// The homeserver's Pods, as the API server has them at this moment.
@@ -262,16 +271,33 @@ impl Life {
         .await;
     }
 
-    async fn end(&self, code: i32, reason: &str, message: Option<String>, pod: Option<(&str, &str)>) {
+    /// A task's Pod, with what others have put into it.
+    async fn run_task(&self, pod: &Pod) {
+        let condition = |type_| json!({"type": type_, "status": "True", "lastTransitionTime": now()});
+        self.status(json!({
+            "phase": "Running", "startTime": now(), "podIP": "10.1.0.1", "hostIP": "127.0.0.1",
+            "conditions": [condition("Ready"), condition("ContainersReady")],
+            "containerStatuses": with_others(pod, container(json!({"running": {"startedAt": now()}}), true)),
+        }))
+        .await;
+    }
+
+    /// The task's container ends; the Pod with it, unless others have put containers into it.
+    async fn end(&self, of: &Pod, code: i32, reason: &str, message: Option<String>, pod: Option<(&str, &str)>) {
         let reason = if code == 0 || reason == "OOMKilled" { reason } else { "Error" };
         let mut terminated = json!({"exitCode": code, "reason": reason, "startedAt": self.began, "finishedAt": now()});
         if let Some(message) = message {
             terminated["message"] = message.into();
         }
+        let phase = match code {
+            _ if !others(of).is_empty() && pod.is_none() => "Running",
+            0 => "Succeeded",
+            _ => "Failed",
+        };
         let mut status = json!({
-            "phase": if code == 0 { "Succeeded" } else { "Failed" },
+            "phase": phase,
             "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now()}],
-            "containerStatuses": [container(json!({"terminated": terminated}), false)],
+            "containerStatuses": with_others(of, container(json!({"terminated": terminated}), false)),
         });
         if let Some((reason, message)) = pod {
             status["reason"] = reason.into();
@@ -300,6 +326,24 @@ fn task_of(pod: &Pod) -> Option<Task> {
     pod.labels().get("batch.kubernetes.io/job-name")?;
     let args = pod.spec.as_ref()?.containers.first()?.args.clone().unwrap_or_default();
     Some(Task { owner: pod.labels().get("synapse-keeper.dev/owner-uid")?.clone(), args })
+}
+
+/// The containers of a task's Pod that others have put there: ordinary ones, and init containers that go on running, which a
+/// kubelet ends some time after the task.
+fn others(pod: &Pod) -> Vec<&str> {
+    let spec = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    spec.map(|container| container.name.as_str()).filter(|name| name.starts_with("mesh")).collect()
+}
+
+/// The statuses of the ordinary ones, behind that of the task.
+fn with_others(pod: &Pod, task: Value) -> Vec<Value> {
+    let ordinary = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.as_str());
+    let beside = ordinary.filter(|name| others(pod).contains(name)).map(|name| {
+        let mut status = container(json!({"running": {"startedAt": now()}}), true);
+        status["name"] = name.into();
+        status
+    });
+    [task].into_iter().chain(beside).collect()
 }
 
 /// The node that a Pod's affinity names.

@@ -14,6 +14,8 @@ pub(in crate::operation::plan) enum Fate {
     LeavesHalf,
     DiesWithoutAWord,
     NeverStarts,
+    /// It succeeds, and its Pod has a container that goes on.
+    Outlived,
 }
 
 /// What a Job has to do with the step that can be taken back.
@@ -55,6 +57,11 @@ impl World {
 
     pub(super) fn offline_job_runs(&self) -> bool {
         self.jobs.values().any(|job| job.offline && job.state == JobState::Active)
+    }
+
+    /// Jobs that a container keeps from their end.
+    pub(in crate::operation::plan) fn outlived_jobs(&self) -> usize {
+        self.jobs.values().filter(|job| job.fate == Fate::Outlived && job.deleted_at.is_none()).count()
     }
 
     pub(super) fn create_job(&mut self, index: usize) {
@@ -104,14 +111,15 @@ impl World {
                 continue;
             }
             job.state = match job.fate {
-                Fate::Succeeds => JobState::Complete,
+                Fate::Succeeds | Fate::Outlived => JobState::Complete,
                 _ => JobState::Failed("BackoffLimitExceeded: it failed".to_owned()),
             };
             let back = job.part == Some(Part::TakesItBack);
             if job.part.is_some() {
-                job.leaves = self.task_ends(back, Some(job.fate), job.age);
+                let fate = if job.fate == Fate::Outlived { Fate::Succeeds } else { job.fate };
+                job.leaves = self.task_ends(back, Some(fate), job.age);
             }
-            if job.fate == Fate::Succeeds {
+            if matches!(job.fate, Fate::Succeeds | Fate::Outlived) {
                 self.does_not_start &= !back;
                 *self.successes.entry(step.clone()).or_default() += 1;
             }

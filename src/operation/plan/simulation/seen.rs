@@ -5,7 +5,7 @@ use super::{
     world::{SimLease, World},
 };
 use crate::{
-    api::operation::{Role, StepState},
+    api::operation::{Outlived, Role, StepState},
     operation::observed::{JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedPod},
     task::report::{ErrorClass, Report, StepResult, TaskError},
 };
@@ -36,6 +36,10 @@ impl World {
             observed.job = self.jobs.get(&(step.name.clone(), step.attempt)).map(|job| self.observe_job(job));
             let wanted = self.volume_wanted && step.afterwards && observed.job.is_some();
             observed.claim_wanted_by = wanted.then(|| "main-0".to_owned());
+        }
+        if let Some(step) = run.outlived_step().map(|index| &run.steps[index]) {
+            let outlived = self.jobs.get(&(step.name.clone(), step.attempt));
+            observed.outlived_job = outlived.map(|job| self.observe_job(job));
         }
         if observed.job.is_none() && self.lingers > 0 {
             observed.task_pods = vec!["task".to_owned()];
@@ -77,7 +81,7 @@ impl World {
             started: job.has_started(),
             report: match (&job.state, job.fate) {
                 (JobState::Active, _) | (_, Fate::DiesWithoutAWord | Fate::NeverStarts) => None,
-                (_, Fate::Succeeds) => Some(report(None)),
+                (_, Fate::Succeeds | Fate::Outlived) => Some(report(None)),
                 (_, Fate::LeavesHalf) => Some(Report { leaves: None, ..report(error(ErrorClass::Terminal)) }),
                 (_, Fate::Transient) => Some(report(error(ErrorClass::Transient))),
                 (_, Fate::Terminal) => Some(report(error(ErrorClass::Terminal))),
@@ -85,6 +89,11 @@ impl World {
             pod: None,
             node: None,
             out_of_memory: false,
+            outlived: (job.fate == Fate::Outlived && job.state == JobState::Complete).then(|| Outlived {
+                pod: "task".to_owned(),
+                containers: vec!["mesh-proxy".to_owned()],
+                job_deleted: false,
+            }),
         }
     }
 }
