@@ -11,7 +11,7 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of storages, and what events call the action.
-const NO_REASONS: [&str; 50] = [
+const NO_REASONS: [&str; 55] = [
     "AccessDenied",
     "Always",
     "BlobImmutableDueToPolicy",
@@ -21,6 +21,7 @@ const NO_REASONS: [&str; 50] = [
     "Delete",
     "Deletion",
     "Drill",
+    "FailureTarget",
     "FallbackToLogsOnError",
     "False",
     "Gi",
@@ -29,6 +30,7 @@ const NO_REASONS: [&str; 50] = [
     "In",
     "Inspect",
     "InvalidAccessKeyId",
+    "Job",
     "Ki",
     "KiB",
     "Lease",
@@ -39,6 +41,7 @@ const NO_REASONS: [&str; 50] = [
     "NoSuchKey",
     "OOMKilled",
     "OnRootMismatch",
+    "Parallel",
     "PodInitializing",
     "PodScheduled",
     "Quiesce",
@@ -48,6 +51,7 @@ const NO_REASONS: [&str; 50] = [
     "ReadWriteOnce",
     "ReadWriteOncePod",
     "RemoveObject",
+    "ReplicaFailure",
     "Resume",
     "Run",
     "RuntimeDefault",
@@ -62,6 +66,7 @@ const NO_REASONS: [&str; 50] = [
     "Ti",
     "TiB",
     "True",
+    "Unschedulable",
 ];
 
 fn root() -> &'static Path {

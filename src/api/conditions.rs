@@ -40,6 +40,8 @@ pub enum Type {
     DatabasesLeft,
     /// Synapse: the workloads that it names are there and may be taken down.
     WorkloadsFound,
+    /// Synapse: the main process has a Pod that is Ready.
+    Serving,
     /// Synapse: PostgreSQL can be reached and read.
     DatabaseReachable,
     /// Synapse: the database is UTF8, C, C.
@@ -61,7 +63,7 @@ pub enum Type {
 }
 
 impl Type {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Ready,
         Self::Reconciling,
         Self::Stalled,
@@ -77,6 +79,7 @@ impl Type {
         Self::DataDeleted,
         Self::DatabasesLeft,
         Self::WorkloadsFound,
+        Self::Serving,
         Self::DatabaseReachable,
         Self::LocaleSafe,
         Self::SequencesConsistent,
@@ -106,6 +109,7 @@ impl Type {
             Self::DataDeleted => "DataDeleted",
             Self::DatabasesLeft => "DatabasesLeft",
             Self::WorkloadsFound => "WorkloadsFound",
+            Self::Serving => "Serving",
             Self::DatabaseReachable => "DatabaseReachable",
             Self::LocaleSafe => "LocaleSafe",
             Self::SequencesConsistent => "SequencesConsistent",

@@ -8,16 +8,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::Pod,
+    },
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{Api, Client, ResourceExt, api::ObjectMeta};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::in_our_name;
+use crate::{context::in_our_name, operation::scale::has_ended};
 
 /// A leader that has not renewed for this long is gone.
 const DURATION: Duration = Duration::from_secs(30);
+/// The same for a leader whose Pod is gone: longer than a leader takes to renew, because a Pod that was deleted by force may run
+/// on.
+const DURATION_WITHOUT_POD: Duration = Duration::from_secs(12);
 /// How often a leader renews and a candidate looks.
 const EVERY: Duration = Duration::from_secs(10);
 /// A leader that could not renew for this long stops, before another may begin.
@@ -45,12 +51,13 @@ pub struct Leadership {
 
 /// Waits for the leadership. `None`: shut down meanwhile.
 pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationToken) -> Option<Leadership> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &lease.namespace);
     let api: Api<Lease> = Api::namespaced(client, &lease.namespace);
     // What others wrote is timed by our own clock from when we saw it change: clocks of nodes differ.
     let mut seen: Option<(Option<String>, std::time::Instant)> = None;
     tracing::info!(lease = lease.name, identity = lease.identity, "stands for election");
     loop {
-        match tokio::time::timeout(EVERY, try_acquire(&api, &lease, &mut seen)).await {
+        match tokio::time::timeout(EVERY, try_acquire(&api, &pods, &lease, &mut seen)).await {
             Ok(Ok(Some(held))) => {
                 tracing::info!("leads");
                 return Some(Leadership { api, held });
@@ -69,6 +76,7 @@ pub async fn acquire(client: Client, lease: LeaderLease, shutdown: CancellationT
 /// The Lease as we have written it. `None`: another holds it.
 async fn try_acquire(
     api: &Api<Lease>,
+    pods: &Api<Pod>,
     lease: &LeaderLease,
     seen: &mut Option<(Option<String>, std::time::Instant)>,
 ) -> kube::Result<Option<Lease>> {
@@ -83,7 +91,9 @@ async fn try_acquire(
     let version = found.metadata.resource_version.clone();
     match seen {
         Some((last, since)) if *last == version => {
-            if !free && since.elapsed() < DURATION {
+            let silent_for = since.elapsed();
+            let is_over = silent_for >= DURATION || silent_for >= DURATION_WITHOUT_POD && is_gone(pods, holder).await;
+            if !free && !is_over {
                 return Ok(None);
             }
         }
@@ -95,6 +105,15 @@ async fn try_acquire(
     }
     let taken = Lease { spec: Some(held_by(&lease.identity, spec.lease_transitions.unwrap_or(0) + 1)), ..found };
     settled(api.replace(&lease.name, &in_our_name(), &taken).await)
+}
+
+/// There is no such Pod, or it has ended. What cannot be seen is there.
+async fn is_gone(pods: &Api<Pod>, holder: Option<&str>) -> bool {
+    let Some(holder) = holder else { return true };
+    match pods.get_opt(holder).await {
+        Ok(pod) => pod.is_none_or(|pod| has_ended(&pod)),
+        Err(_) => false,
+    }
 }
 
 /// A conflict is an answer: another was faster.

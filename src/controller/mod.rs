@@ -162,7 +162,7 @@ async fn controllers_of_kinds(
     let (synapses, synapse_controller) = watches.synapse_controller();
 
     let newest = backups.clone();
-    let stores = (maintenances.clone(), backups.clone(), restores.clone(), synapses);
+    let stores = (maintenances.clone(), backups.clone(), restores.clone(), synapses.clone());
     let ready = readiness.clone();
     tokio::spawn(async move {
         let (maintenances, backups, restores, synapses) = stores;
@@ -178,6 +178,8 @@ async fn controllers_of_kinds(
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
         .owns_stream(heard(&watches.jobs))
         .watches_stream(heard(&watches.leases), watches::synapse_of_lease())
+        .watches_stream(heard(&watches.deployments), watches::synapse_of_workload(synapses.clone()))
+        .watches_stream(heard(&watches.stateful_sets), watches::synapse_of_workload(synapses.clone()))
         .watches_stream(heard(&watches.maintenances), watches::synapse_of_operation(maintenances))
         .watches_stream(heard(&watches.backups), watches::synapse_of_operation(backups))
         .watches_stream(heard(&watches.restores), watches::synapse_of_operation(restores));

@@ -17,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{PartialObjectMeta, PartialObjectMetaExt},
+    core::{PartialObjectMeta, PartialObjectMetaExt, SelectorExt},
     runtime::{
         Controller, Predicate, PredicateConfig, WatchStreamExt, predicates,
         reflector::{self, ObjectRef, Store},
@@ -28,7 +28,10 @@ use serde::de::DeserializeOwned;
 
 use super::fan::Fan;
 use crate::{
-    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus},
+    api::{
+        MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus,
+        synapse::WorkloadRef,
+    },
     context::Context,
     metrics::Metrics,
     operation::{
@@ -37,6 +40,7 @@ use crate::{
         observe,
         observed::JobState,
         reconcile,
+        resolve::to_selector,
     },
     recipes::Operation,
 };
@@ -313,6 +317,31 @@ pub fn synapse_of_lease() -> impl Fn(PartialObjectMeta<Lease>) -> Refs<Synapse> 
     move |lease| {
         let name = lease.labels().get(SYNAPSE_LABEL);
         name.map(|name| ObjectRef::new(name).within(&lease.namespace().unwrap_or_default())).into_iter().collect()
+    }
+}
+
+/// A Deployment or StatefulSet wakes the `Synapse` whose main process it is, or one of whose workloads where none is named: it
+/// may serve again, or no more.
+pub fn synapse_of_workload<W>(store: Store<Synapse>) -> impl Fn(PartialObjectMeta<W>) -> Refs<Synapse>
+where
+    W: Resource<DynamicType = ()>,
+{
+    move |workload| {
+        let (namespace, name, kind) = (workload.namespace(), workload.name_any(), W::kind(&()));
+        let is_it = |one: &WorkloadRef| one.name == name && format!("{:?}", one.kind) == kind;
+        let serves = |synapse: &Arc<Synapse>| {
+            let workloads = &synapse.spec.workloads;
+            match &workloads.main {
+                Some(main) => is_it(main),
+                None => {
+                    let selector = workloads.selector.as_ref().and_then(to_selector);
+                    workloads.refs.iter().flatten().any(is_it)
+                        || selector.is_some_and(|selector| selector.matches(workload.labels()))
+                }
+            }
+        };
+        let here = store.state().into_iter().filter(|synapse| synapse.namespace() == namespace);
+        here.filter(serves).map(|synapse| ObjectRef::from_obj(&*synapse)).collect()
     }
 }
 

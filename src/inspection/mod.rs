@@ -7,3 +7,4 @@
 mod plan;
 mod project;
 pub mod reconcile;
+mod serving;

@@ -3,7 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::project;
+use super::{
+    project,
+    serving::{self, Serving},
+};
 use crate::{
     api::{
         restore::DatabaseLeft,
@@ -52,6 +55,8 @@ pub struct Seen {
     pub last_backup: Option<Time>,
     /// The moment of its newest backup that was restored for a test.
     pub last_verified: Option<Time>,
+    /// Whether anybody is served. `None`: nobody looked, because an operation has it down, or there is nothing to look at.
+    pub serving: Option<Serving>,
     /// The Job of the inspection under way.
     pub job: Option<ObservedJob>,
     /// UIDs of the homeserver's operations that are under way.
@@ -93,14 +98,19 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
     if let Some(found) = &seen.workloads {
         project::workloads(&mut status, seen.generation, found, now);
     }
+    if let Some(serving) = &seen.serving {
+        serving::write(&mut status, seen.generation, serving, now);
+    }
     if !seen.asks_synapse {
         project::forget_synapse(&mut status);
     }
     project::ready(&mut status, seen, now);
-    let action = match action {
-        // Nobody tells when a workload comes, or changes.
-        Action::Wait(time) if project::looks_for_workloads(&status, seen.generation) => Action::Wait(time.min(SAFETY)),
-        action => action,
+    // Nobody tells when a workload comes, or changes.
+    let for_workloads = project::looks_for_workloads(&status, seen.generation).then_some(SAFETY);
+    let again = [for_workloads, serving::look_again(&status)].into_iter().flatten().min();
+    let action = match (action, again) {
+        (Action::Wait(time), Some(again)) => Action::Wait(time.min(again)),
+        (action, _) => action,
     };
     (status, action)
 }

@@ -247,9 +247,10 @@ fn synapse_answers(conditions: &mut Conditions<'_>, findings: &InspectionFinding
 }
 
 /// What has to be true for `Ready`, in the order in which it gives its reason.
-const GOOD: [Type; 10] = [
+const GOOD: [Type; 11] = [
     Type::WorkloadsFound,
     Type::DatabaseReachable,
+    Type::Serving,
     Type::PostgresSupported,
     Type::DatabaseMatches,
     Type::DatabaseWhole,
@@ -269,7 +270,7 @@ fn wrong(status: &SynapseStatus) -> impl Iterator<Item = (Type, &Condition)> {
 /// Since when what an inspection found wrong is as it is; `None`: all is well.
 pub fn wrong_since(status: &SynapseStatus) -> Option<Timestamp> {
     // The workloads are looked at without an inspection.
-    let inspected = wrong(status).filter(|(type_, _)| *type_ != Type::WorkloadsFound);
+    let inspected = wrong(status).filter(|(type_, _)| ![Type::WorkloadsFound, Type::Serving].contains(type_));
     inspected.map(|(_, condition)| condition.last_transition_time.0).max()
 }
 
@@ -280,7 +281,7 @@ fn may_pass(status: &SynapseStatus, type_: Type) -> bool {
             let class = status.inspection.as_ref().and_then(|inspection| inspection.error_class);
             class == Some(ErrorClass::Transient)
         }
-        Type::SynapseAnswers | Type::BackgroundUpdatesDone => true,
+        Type::Serving | Type::SynapseAnswers | Type::BackgroundUpdatesDone => true,
         Type::WorkloadsFound => {
             let reason = conditions::find(&status.conditions, type_).map(|found| found.reason.as_str());
             // Whoever applies all at once has the homeserver itself a moment later.

@@ -11,7 +11,7 @@ use kube::{
 
 use super::{
     plan::{Action, Seen, plan},
-    project,
+    project, serving,
 };
 use crate::{
     api::{
@@ -133,6 +133,9 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
             seen.last_operation.max(worked.and_then(|run| run.finished_at.as_ref()).map(|time| time.0));
     })
     .await?;
+    if !seen.is_down {
+        seen.serving = serving::look(&context.client, &namespace, &object.spec).await?;
+    }
     if let Some(inspection) = status.inspection.as_ref().filter(|inspection| inspection.finished_at.is_none()) {
         seen.job =
             observe::job(context, &namespace, &job_name(object, inspection.number), &object.uid().unwrap_or_default())

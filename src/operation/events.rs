@@ -3,7 +3,7 @@
 use super::{
     job::CONTAINER,
     plan::TAKES_LEASE,
-    report::{kept_down, overrun, quiesced},
+    report::{kept_down, not_ready_besides, overrun, quiesced},
 };
 use crate::{
     api::{
@@ -103,6 +103,10 @@ fn of_run(before: &OperationStatus, run: &Run, after: &OperationStatus) -> Vec<E
     if let Some(window) = &run.window {
         events.extend(of_window(old.and_then(|old| old.window.as_ref()), window, after));
     }
+    let not_ready = |run: &Run| not_ready_besides(run).map(str::to_owned);
+    if let Some(note) = not_ready(run).filter(|_| old.is_none_or(|old| not_ready(old).is_none())) {
+        events.push(Event::warning("NotReadyAgain", "Resume", note));
+    }
     if let Some(failure) = run.failure.as_ref().filter(|_| old.is_none_or(|old| old.failure.is_none())) {
         events.push(Event::warning(&failure.reason, "Run", failure.message.clone()));
     }
@@ -183,6 +187,9 @@ fn of_end(run: &Run, after: &OperationStatus) -> Event {
             let why = failure.as_ref().map_or("unknown", |failure| &failure.reason);
             let replicas = match (run.must_stay_down(), &run.window) {
                 (true, _) => "; the replicas stay at 0",
+                (false, Some(_)) if run.ended_down() => {
+                    "; the replica counts are back, and the homeserver is not Ready"
+                }
                 (false, Some(_)) => "; every replica is back",
                 (false, None) => "; no replica was touched",
             };

@@ -26,6 +26,7 @@ pub mod orphans;
 pub mod pinned;
 pub mod plan;
 pub mod reconcile;
+pub mod refused_pods;
 pub mod report;
 pub mod resolve;
 pub mod scale;

@@ -14,7 +14,7 @@ pub use jobs::{job, job_state};
 use super::{
     claims, image, job, kinds, lease,
     observed::{JobLeft, KeptDown, LeaseState, Live, Observed, ObservedSynapse, Subject, TASK_STOPS_WITHIN},
-    pinned,
+    pinned, refused_pods,
     resolve::{self, Found},
     scale,
 };
@@ -180,12 +180,12 @@ fn takes_stock(subject: &Subject, run: &Run) -> bool {
     })
 }
 
-/// The step that is about to begin, if it wants to know where claims are: preflight, for all that follow soon, and each that
-/// comes afterwards, when hours may have passed.
+/// The step that is about to begin, if it wants to know where claims are: preflight, for all that follow soon, the one right
+/// before a downtime, and each that comes afterwards, when hours may have passed.
 fn looks_for_claims(run: &Run) -> Option<&StepStatus> {
     let index = run.next_step().or_else(|| run.next_step_afterwards())?;
     let step = &run.steps[index];
-    let wants = step.name == pinned::PREFLIGHT || step.afterwards;
+    let wants = [pinned::PREFLIGHT, pinned::PLACEMENT].contains(&step.name.as_str()) || step.afterwards;
     (wants && step.state == StepState::Pending && run.failure.is_none()).then_some(step)
 }
 
@@ -224,7 +224,15 @@ async fn lease_state(context: &Context, subject: &Subject) -> kube::Result<Lease
 async fn live(context: &Context, subject: &Subject, found: &Found) -> kube::Result<Live> {
     let pods = scale::pods(&context.client, &subject.namespace, &found.selector).await?;
     let (workload, role) = (found.workload.clone(), found.role);
-    Ok(Live { workload, role, replicas: Some(found.replicas), pods, changed_by: None })
+    Ok(Live {
+        workload,
+        role,
+        replicas: Some(found.replicas),
+        pods,
+        changed_by: None,
+        ordered: found.ordered,
+        cannot_make_pods: None,
+    })
 }
 
 /// A workload whose count is on record, though its labels may have changed since, or though it may be gone.
@@ -247,6 +255,8 @@ async fn recorded_live(
             replicas: None,
             pods: Vec::new(),
             changed_by: None,
+            ordered: false,
+            cannot_make_pods: None,
         });
     };
     let mut live = live(context, subject, &one).await?;
@@ -256,7 +266,28 @@ async fn recorded_live(
         live.replicas = Some(one.replicas);
     }
     let changed_by = resolve::scaled_by(&one.managed_fields, window.recorded_at.0);
-    Ok(Live { role: *role, changed_by, ..live })
+    let cannot_make_pods = why_pods_are_missing(context, subject, window, &one, &live).await;
+    Ok(Live { role: *role, changed_by, cannot_make_pods, ..live })
+}
+
+/// Why a workload that is coming back has fewer Pods than it wants. Not in the first seconds: its controller is at work then.
+async fn why_pods_are_missing(
+    context: &Context,
+    subject: &Subject,
+    window: &Window,
+    found: &Found,
+    live: &Live,
+) -> Option<String> {
+    let since = window.returned_at.as_ref()?.0;
+    let is_early = Timestamp::now().duration_since(since) < refused_pods::EARLY;
+    if is_early || live.pods.len() >= usize::try_from(found.replicas).unwrap_or(0) {
+        return None;
+    }
+    if found.replica_failure.is_some() {
+        return found.replica_failure.clone();
+    }
+    let WorkloadRef { kind, name } = &found.workload;
+    refused_pods::why(&context.client, &subject.namespace, &format!("{kind:?}"), name, since).await
 }
 
 /// Another operation that has not given back the counts of one of these workloads.

@@ -139,6 +139,11 @@ pub struct Live {
     pub pods: Vec<ObservedPod>,
     /// Who changed the replicas last, where the API knows.
     pub changed_by: Option<String>,
+    /// Its Pods go one by one, and each waits for the one before it to be Ready: a StatefulSet whose `podManagementPolicy` is
+    /// OrderedReady.
+    pub ordered: bool,
+    /// Why no Pod of it can be made, in its controller's words.
+    pub cannot_make_pods: Option<String>,
 }
 
 impl Live {
@@ -155,6 +160,8 @@ pub struct ObservedPod {
     pub node: String,
     pub ready: bool,
     pub terminating: bool,
+    /// A container of it runs, or has run.
+    pub ran: bool,
     /// Why it is not Ready, in the words of scheduler or kubelet.
     pub problem: Option<String>,
 }

@@ -6,7 +6,7 @@ use crate::{
     api::{
         Duration,
         jobs::JobSettings,
-        mounts::Mount,
+        mounts::{Mount, Source},
         operation::{Cursor, DatabaseAccess, OperationStatus, StepState, StepStatus},
         verification::{Duty, OwnSynapse},
     },
@@ -16,6 +16,9 @@ use crate::{
 
 /// Name of the first step of every run.
 pub const PREFLIGHT: &str = "preflight";
+/// Name of the step right before a downtime: its Pod is made as that of the step that follows will be, and does nothing. Since
+/// preflight the node may have become full or been cordoned, or a quota been used up.
+pub const PLACEMENT: &str = "placement";
 
 /// Preflight reads, and the start of its Pod counts: an image may have to be pulled first.
 const PREFLIGHT_DEADLINE: &str = "45m";
@@ -24,9 +27,9 @@ const DEADLINE: &str = "2d";
 /// A first upload of media takes days, and nobody waits for it.
 const DEADLINE_AFTERWARDS: &str = "14d";
 
-/// Preflight, the online steps, the offline steps: these stand together in one downtime; then those that come afterwards,
-/// and last those that decide nothing. A dry run has preflight alone; what does not work on the homeserver has none.
-/// What was stated in the object is as old as the object, or younger.
+/// Preflight, the online steps, and behind a placement the offline steps, which stand together in one downtime; then those that
+/// come afterwards, and last those that decide nothing. A dry run has preflight alone; what does not work on the homeserver has
+/// none. What was stated in the object is as old as the object, or younger.
 pub fn steps(wanted: &[RecipeStep], subject: &Subject, jobs: &JobSettings) -> Vec<StepStatus> {
     let Subject { request, created, status: OperationStatus { cursors, .. }, .. } = subject;
     let mut steps: Vec<StepStatus> =
@@ -55,7 +58,32 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject, jobs: &JobSettings) -> Ve
             }
         }));
     }
+    if let Some(first) = steps.iter().position(|step| step.offline) {
+        let placement = placement(&steps);
+        steps.insert(first, placement);
+    }
     steps
+}
+
+/// Where the offline steps will run: with their claims. Their Secrets are not needed for that.
+fn placement(steps: &[StepStatus]) -> StepStatus {
+    let offline = || steps.iter().filter(|step| step.offline);
+    let database = offline().map(|step| step.database).max_by_key(|database| *database as u8).unwrap_or_default();
+    let memory_limit = offline().find_map(|step| step.memory_limit.clone());
+    let is_claim = |mount: &&Mount| matches!(mount.source, Source::Claim { .. });
+    let mounts = all_mounts(offline().flat_map(|step| &step.mounts).filter(is_claim));
+    let deadline = Some(constant(PREFLIGHT_DEADLINE));
+    StepStatus { database, mounts, memory_limit, deadline, ..pending(PLACEMENT, vec![PLACEMENT.to_owned()]) }
+}
+
+fn all_mounts<'a>(wanted: impl Iterator<Item = &'a Mount>) -> Vec<Mount> {
+    let mut mounts: Vec<Mount> = Vec::new();
+    for mount in wanted {
+        if !mounts.contains(mount) {
+            mounts.push(mount.clone());
+        }
+    }
+    mounts
 }
 
 /// It runs as the steps will: with all that they have mounted.
@@ -72,12 +100,7 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
     let tells_schema = |own: &&OwnSynapse| own.duty == Duty::TellsSchema;
     let own_synapse = wanted.iter().filter_map(|step| step.own_synapse.as_ref()).find(tells_schema).cloned();
     args.extend(own_synapse.iter().map(|_| format!("--synapse-schema-file={}", schema_file())));
-    let mut mounts: Vec<Mount> = Vec::new();
-    for mount in wanted.iter().flat_map(|step| &step.mounts) {
-        if !mounts.contains(mount) {
-            mounts.push(mount.clone());
-        }
-    }
+    let mounts = all_mounts(wanted.iter().flat_map(|step| &step.mounts));
     let memory_limit = wanted.iter().find_map(|step| step.memory_limit.clone());
     let with_disk = wanted.iter().any(|step| step.database == DatabaseAccess::WithDisk);
     let database = if with_disk { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection };

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::{
         conditions::{Conditions, Type},
-        operation::{Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
+        operation::{Failure, Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
     },
     recipes::Lane,
     words::moment,
@@ -115,6 +115,13 @@ pub(super) fn kept_down(run: &Run) -> Option<String> {
          brings them back, or see kubectl describe lease {lease} for how to bring them back with the database as it is",
         counts.join(", ")
     ))
+}
+
+/// What was missing when the run stopped waiting for the Pods, where that is not why it failed.
+pub(super) fn not_ready_besides(run: &Run) -> Option<&str> {
+    let not_ready = run.window.as_ref().filter(|_| run.ended_down())?.not_ready.as_deref()?;
+    let is_why = |failure: Option<&Failure>| failure.is_some_and(|failure| failure.reason == "NotReadyAgain");
+    (!is_why(run.failure.as_ref()) && !is_why(run.failure_of_work())).then_some(not_ready)
 }
 
 /// What to say of a downtime that took longer than its budget. Work ends early enough for a usual start of Synapse; an

@@ -40,6 +40,12 @@ pub struct Found {
     pub managed_fields: Vec<ManagedFieldsEntry>,
     /// Replicas that its spec asks for.
     pub replicas: i32,
+    /// How many of its Pods are Ready, as its controller says.
+    pub ready: i32,
+    /// Its Pods go one by one, each when the one before it is Ready.
+    pub ordered: bool,
+    /// Why no Pod of it can be made: what a Deployment says of its ReplicaSet.
+    pub replica_failure: Option<String>,
 }
 
 /// All workloads of a homeserver. Those that do not exist are left out.
@@ -92,19 +98,29 @@ pub async fn find_one(client: &Client, namespace: &str, workload: &WorkloadRef) 
     }
 }
 
-pub(super) fn from_deployment(deployment: Deployment) -> Found {
+pub(crate) fn from_deployment(deployment: Deployment) -> Found {
     let spec = deployment.spec.unwrap_or_default();
-    found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas)
+    let status = deployment.status.unwrap_or_default();
+    let mut conditions = status.conditions.into_iter().flatten();
+    let failure = conditions.find(|one| one.type_ == "ReplicaFailure" && one.status == "True");
+    Found {
+        replica_failure: failure.and_then(|failure| failure.message),
+        ready: status.ready_replicas.unwrap_or(0),
+        ..found(WorkloadKind::Deployment, deployment.metadata, spec.template, spec.selector, spec.replicas)
+    }
 }
 
 fn from_stateful_set(set: StatefulSet) -> Found {
     let spec = set.spec.unwrap_or_default();
     let policy = spec.persistent_volume_claim_retention_policy.and_then(|policy| policy.when_scaled);
     let deletes_claims = policy.as_deref() == Some("Delete");
+    let ordered = spec.pod_management_policy.as_deref() != Some("Parallel");
     let templates = spec.volume_claim_templates.into_iter().flatten();
     Found {
         claim_templates: templates.filter_map(|template| template.metadata.name).collect(),
         deletes_claims,
+        ordered,
+        ready: set.status.and_then(|status| status.ready_replicas).unwrap_or(0),
         ..found(WorkloadKind::StatefulSet, set.metadata, spec.template, spec.selector, spec.replicas)
     }
 }
@@ -126,6 +142,9 @@ fn found(
         deletes_claims: false,
         managed_fields: meta.managed_fields.unwrap_or_default(),
         replicas: replicas.unwrap_or(1),
+        ready: 0,
+        ordered: false,
+        replica_failure: None,
     }
 }
 

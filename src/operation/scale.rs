@@ -111,8 +111,16 @@ fn observe_pod(pod: &Pod) -> ObservedPod {
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         ready,
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        ran: has_run(pod),
         problem: problem(pod),
     }
+}
+
+/// A container of it runs or has run. Init containers do not count: they do not serve.
+fn has_run(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut states = statuses.flat_map(|status| [&status.state, &status.last_state]).flatten();
+    states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 /// Why a Pod does not run, in the words of scheduler and kubelet: unschedulable, an image that cannot be pulled, a

@@ -53,6 +53,8 @@ enum Command {
     DeleteBackups(backup::delete::Arguments),
     /// Read what is true of a homeserver's database.
     Inspect(inspect::Arguments),
+    /// Do nothing: that its Pod was started is what was to be found out.
+    Placement(Anything),
     /// Check that steps can be done, and say what they would do. Changes nothing.
     Preflight(preflight::Arguments),
     /// Write a backup's Secrets and ConfigMaps to a file, as manifests.
@@ -72,6 +74,13 @@ enum Command {
     Vacuum(vacuum::Arguments),
     /// Restore a backup into a PostgreSQL that is thrown away afterwards, and look whether it is whole.
     Verify(verify::Arguments),
+}
+
+/// Arguments that nobody reads: those of the step for which a place was looked for.
+#[derive(clap::Args)]
+struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<String>,
 }
 
 /// Runs a task to its end and reports.
@@ -100,6 +109,7 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             Command::Backup(arguments) => {
                 watched(&arguments.connection.clone(), &stop, async |stop| backup::run(arguments, &stop).await).await
             }
+            Command::Placement(_) => Report::default(),
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
             Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
             Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),

@@ -70,7 +70,7 @@ fn vacuum_full_frees_and_tells(world: &World) {
     // What the operator says of the downtime is what a client saw, and never less (it waits for all Pods).
     let told = last["downtimeSeconds"].as_f64().unwrap();
     assert!(seen > 0.0 && seen <= told + 2.0, "the client saw {seen} s, the status says {told} s");
-    let tables = full["status"]["run"]["steps"][1]["result"]["tables"].as_array().cloned().unwrap_or_default();
+    let tables = full["status"]["run"]["steps"][2]["result"]["tables"].as_array().cloned().unwrap_or_default();
     assert!(tables.iter().any(|table| table["name"] == "event_json"), "{tables:?}");
     for column in ["Succeeded", "MiB"] {
         let shown = world.kubectl(&["get", "synmt", "vacuum-full"]);

@@ -16,7 +16,7 @@ fn a_killed_operator_is_followed_by_one_that_goes_on() {
     world.kubectl(&["delete", "pod", "-l", "app.kubernetes.io/name=synapse-keeper", "--force", "--grace-period=0"]);
     let done = world.wait_phase("full", "Succeeded");
     world.assert_untouched_or_restored();
-    assert_eq!(done["status"]["run"]["steps"][1]["attempt"], 1, "the Job was not run a second time");
+    assert_eq!(done["status"]["run"]["steps"][2]["attempt"], 1, "the Job was not run a second time");
     assert_eq!(world.sql("SELECT count(*) FROM slow_table"), "160");
 }
 
@@ -82,7 +82,7 @@ fn a_postgres_that_goes_away_in_the_middle_is_waited_for() {
     world.kubectl(&["delete", "pod", "postgres-0", "--force", "--grace-period=0"]);
     let done = world.wait_phase("full", "Succeeded");
     world.assert_untouched_or_restored();
-    assert!(done["status"]["run"]["steps"][1]["attempt"].as_i64() > Some(1), "{:#}", done["status"]["run"]);
+    assert!(done["status"]["run"]["steps"][2]["attempt"].as_i64() > Some(1), "{:#}", done["status"]["run"]);
     assert_eq!(world.sql("SELECT count(*) FROM slow_table"), "300");
 }
 
@@ -114,7 +114,7 @@ fn a_pod_that_the_kubelet_evicts_is_followed_by_another() {
     world.wait(&pod, "evicted", |pod| pod["status"]["reason"] == "Evicted");
     hurry(&world);
     let done = world.wait_phase("full", "Succeeded");
-    assert_eq!(done["status"]["run"]["steps"][1]["attempt"], 2, "{:#}", done["status"]["run"]);
+    assert_eq!(done["status"]["run"]["steps"][2]["attempt"], 2, "{:#}", done["status"]["run"]);
     let told =
         world.kubectl(&["get", "events", "--field-selector=reason=StepRetried", "-o", "jsonpath={..note}{..message}"]);
     assert!(told.contains("Evicted") && told.contains("ephemeral"), "{told}");

@@ -24,5 +24,6 @@ mod newest;
 mod objects;
 mod person;
 mod restore;
+mod room;
 mod s3;
 mod world;

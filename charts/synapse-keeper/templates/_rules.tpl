@@ -43,10 +43,10 @@ ConfigMaps (Jobs mount them) and none to change a workload but for its scale: wh
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# What happened, for kubectl describe. A repeated event is patched.
+# What happened, for kubectl describe. A repeated event is patched. Why a controller makes no Pod stands in its events alone.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 # One Lease a homeserver: who works on it, and the replica counts to give back.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]

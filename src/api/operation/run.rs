@@ -131,6 +131,12 @@ pub struct Window {
     /// When every count had been given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned_at: Option<Time>,
+    /// When a Pod of the main process was first seen to run since. Before that nobody has tried what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_at: Option<Time>,
+    /// What was missing when `downtime.readyWithin` was over. Absent: nothing, or it is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<String>,
     /// When any Pod of Synapse was Ready for the first time since. Clients may have written from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_ready_at: Option<Time>,
@@ -214,12 +220,19 @@ impl Run {
         place.get_or_insert(failure);
     }
 
-    /// From the first scale-down until as many Pods were Ready as before, or, where they never were, until every count had
-    /// been given back.
+    /// From the first scale-down until as many Pods were Ready as before. Where they never were: until the end of the run, which
+    /// waited for them, or until every count had been given back.
     pub fn downtime_taken(&self) -> Option<SignedDuration> {
         let window = self.window.as_ref()?;
-        let end = window.ready_at.as_ref().or(window.returned_at.as_ref())?;
+        let is_down = self.ended_down();
+        let end = window.ready_at.as_ref().or(self.finished_at.as_ref().filter(|_| is_down));
+        let end = end.or(window.returned_at.as_ref())?;
         Some(SignedDuration::from_secs(end.0.duration_since(window.recorded_at.0).as_secs()))
+    }
+
+    /// The Pods were not Ready again when the run stopped waiting for them.
+    pub fn ended_down(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.not_ready.is_some() && window.ready_at.is_none())
     }
 
     /// The place of the first step that has not succeeded, of those that want the homeserver's Lease: the one that takes back

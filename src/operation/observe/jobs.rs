@@ -20,7 +20,7 @@ use crate::{
     operation::{
         job,
         observed::{JobState, ObservedJob},
-        scale,
+        refused_pods, scale,
     },
     task::{report::Report, verify::SILENT},
 };
@@ -54,6 +54,12 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let list = pods.list(&ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"))).await?;
     let Some(pod) = list.items.into_iter().max_by_key(|pod| pod.creation_timestamp()) else {
+        let made_at = found.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let is_late = Timestamp::now().duration_since(made_at) >= refused_pods::EARLY;
+        if is_late && observed.state == JobState::Active {
+            let why = refused_pods::why(&context.client, namespace, "Job", name, made_at).await;
+            observed.pod = why.map(|why| format!("no Pod could be made for its Job: {why}"));
+        }
         return Ok(Some(observed));
     };
     let container = pod

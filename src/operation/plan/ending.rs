@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Headline, Next, POLL, Phase, Planner};
 use crate::{
-    api::operation::{Figures, HistoryEntry, Outcome, Run, StepState},
+    api::operation::{Figures, HistoryEntry, Outcome, Run, StepState, StepStatus},
     bytes,
     operation::{observed::LeaseState, pinned::PREFLIGHT, report},
 };
@@ -112,7 +112,7 @@ fn figures(run: &Run) -> Figures {
     let freed = tables().map(|table| table.bytes_before - table.bytes_after).sum::<i64>();
     let freed = Some(freed).filter(|freed| *freed > 0);
     Figures {
-        downtime: downtime.map(|downtime| format!("{downtime:#}")),
+        downtime: downtime.map(|downtime| format!("{}{downtime:#}", if run.ended_down() { "> " } else { "" })),
         downtime_seconds: downtime.map(|downtime| downtime.as_secs()),
         freed: freed.map(bytes::human),
         freed_bytes: freed,
@@ -128,7 +128,8 @@ fn message(run: &Run) -> String {
             left.drop_statement()
         )
     });
-    [Some(said), taken_back(run), left, report::kept_down(run), report::overrun(run)]
+    let not_ready = report::not_ready_besides(run).map(|why| format!("and the homeserver is not Ready again: {why}"));
+    [Some(said), not_ready, taken_back(run), what_stays(run), left, report::kept_down(run), report::overrun(run)]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
@@ -164,6 +165,14 @@ fn comment_of_database(run: &Run) -> String {
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = {}",
         crate::postgres::quote::literal(database)
     )
+}
+
+/// What a run that failed has done all the same, and what the homeserver has now: for a step that could be taken back and was not.
+fn what_stays(run: &Run) -> Option<String> {
+    let is_done = |step: &&StepStatus| step.state == StepState::Succeeded && run.undo.is_none();
+    let done = run.step_to_take_back().filter(is_done).filter(|_| run.failure.is_some())?;
+    let summary = done.result.as_ref().map(|result| result.summary.as_str()).filter(|summary| !summary.is_empty());
+    Some(format!("what step {} did stays: {}", done.name, summary.unwrap_or("it was done")))
 }
 
 /// What the steps say of themselves. Preflight's says what was to be done, not what was.

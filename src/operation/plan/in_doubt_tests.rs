@@ -38,7 +38,7 @@ fn go_on_until(world: &mut World, there: impl Fn(&World) -> bool) {
 fn swapping(work: Work, fate: Fate) -> World {
     let mut world = World::new(FULL);
     world.work = work;
-    go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
+    go_on_until(&mut world, |world| state(world, "placement") == Some(StepState::Succeeded));
     world.next_fate = fate;
     world
 }

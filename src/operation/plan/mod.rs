@@ -4,6 +4,8 @@
 //! true is true yet; the first that is not answers with the one next action. Nothing is remembered between two calls but
 //! the status, which is written *before* the action is done.
 
+#[cfg(test)]
+mod aftermath_tests;
 mod ending;
 mod idle;
 #[cfg(test)]

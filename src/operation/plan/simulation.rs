@@ -50,6 +50,8 @@ enum Blow {
     VolumeWanted(bool),
     /// Synapse does not start with what it finds, until that is taken back; or it does.
     DoesNotStart(bool),
+    /// A quota that others have used up, or one that has room again.
+    NoRoom(bool),
 }
 
 impl World {
@@ -87,6 +89,7 @@ impl World {
             Blow::VolumeWanted(wanted) => self.volume_wanted = *wanted,
             Blow::PodsHang(index) => self.workloads[*index].hangs = true,
             Blow::DoesNotStart(does_not) => self.does_not_start = *does_not,
+            Blow::NoRoom(no_room) => self.no_room = *no_room,
         }
     }
 
@@ -200,6 +203,7 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => (0..4_usize).prop_map(Blow::PodsHang),
         2 => any::<bool>().prop_map(Blow::VolumeWanted),
         2 => any::<bool>().prop_map(Blow::DoesNotStart),
+        2 => any::<bool>().prop_map(Blow::NoRoom),
     ]
 }
 
@@ -219,7 +223,7 @@ fn killed_at_every_turn_and_moment_it_ends_the_same() {
             world.leave_in_peace();
             world.assert_all_is_back();
             assert_eq!(world.subject.status.history[0].outcome, Outcome::Succeeded, "{moment:?}");
-            let steps = ["preflight", "vacuum-2", "vacuum-1", DECIDING, OPTIONAL];
+            let steps = ["preflight", "vacuum-2", "placement", "vacuum-1", DECIDING, OPTIONAL];
             let once = BTreeMap::from(steps.map(|step| (step.to_owned(), 1)));
             assert_eq!(world.successes, once, "no Job twice to effect");
         }

@@ -13,7 +13,7 @@ use crate::{
     operation::{
         claims, job,
         observed::{JobState, ObservedJob, Subject},
-        pinned,
+        pinned, refused_pods,
     },
     pause::{self, doubling},
     task::report::{
@@ -35,6 +35,9 @@ const START_WITHIN_OFFLINE: SignedDuration = SignedDuration::from_mins(1);
 const TROUBLE_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// What the Job controller, and we, call a Job that took longer than it may.
 const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+/// A Pod that has no node for this long while users are locked out is given up: the scheduler may need a moment to see what the
+/// homeserver's Pods have left.
+const UNSCHEDULABLE_FOR: SignedDuration = SignedDuration::from_secs(10);
 /// A Job whose Pod has not started is looked at this often: the kubelet's reasons are not in the Job.
 const LOOK_AT_POD: SignedDuration = SignedDuration::from_secs(3);
 
@@ -213,16 +216,25 @@ impl Planner<'_> {
         let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
         let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
-        let why = job
-            .pod
-            .clone()
-            .unwrap_or_else(|| format!("no Pod was made for its Job. See why with: {}", self.describe_job(step)));
-        if elapsed(&since, self.now) > allowed {
+        let waited = elapsed(&since, self.now);
+        let is_early = waited < refused_pods::EARLY && waited <= allowed;
+        let why = job.pod.clone().unwrap_or_else(|| match &job.node {
+            Some(node) => format!("its Pod starts on node {node}"),
+            None if is_early => "waits for its Pod".to_owned(),
+            None => format!("no Pod was made for its Job. See why with: {}", self.describe_job(step)),
+        });
+        // Users wait, and no node is about to come: what is full stays full.
+        let is_hopeless = step.offline && waited > UNSCHEDULABLE_FOR && why.starts_with("Unschedulable");
+        if is_hopeless {
+            let message = format!("the Pod of step {} has no node while the homeserver is down: {why}", step.name);
+            return self.give_up(index, "PodDoesNotStart", Terminal, message);
+        }
+        if waited > allowed {
             let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
             return self.give_up(index, "PodDoesNotStart", Terminal, message);
         }
         let mut headline = self.step_headline(index, &why);
-        if elapsed(&since, self.now) >= TROUBLE_AFTER && job.pod.is_some() {
+        if waited >= TROUBLE_AFTER && job.pod.is_some() {
             headline.reason = "PodDoesNotStart".to_owned();
         }
         Some((Action::Wait(LOOK_AT_POD), headline))
@@ -347,6 +359,12 @@ impl Planner<'_> {
                 step.finished_at = Some(now.clone());
                 step.result = Some(StepResult { summary: plan.summary.clone(), ..StepResult::default() });
             }
+        }
+        let steps = &mut self.run_mut().steps;
+        let nobody_goes_down = !steps.iter().any(|step| step.offline && step.state == StepState::Pending);
+        for step in steps.iter_mut().filter(|step| nobody_goes_down && step.name == pinned::PLACEMENT) {
+            step.state = StepState::Succeeded;
+            step.finished_at = Some(now.clone());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reasons to end a run early. They are looked for before anything else is decided, so that a Job is stopped before
 //! whatever intruded can be hurt by it.
 
-use super::{Planner, elapsed};
+use super::{Planner, elapsed, window::held_by_its_order};
 use crate::{
     api::operation::{Role, Window},
     operation::observed::{LeaseState, Live},
@@ -126,6 +126,10 @@ impl Planner<'_> {
         let since = self.run().going_down_since()?;
         if window.stopped_at.is_some() || elapsed(since, self.now) <= within.to_signed() {
             return None;
+        }
+        let held = |live: &Live| held_by_its_order(live, &self.subject.namespace);
+        if let Some(held) = self.observed.workloads.iter().find_map(held) {
+            return Some(format!("{held}. It was not done within {within} (spec.downtime.stopWithin)"));
         }
         let (live, pod) = self.observed.workloads.iter().find_map(|live| live.pods.first().map(|pod| (live, pod)))?;
         Some(format!(

@@ -74,7 +74,7 @@ fn work_ends_while_there_is_time_to_start_again() {
         assert_eq!(failure(&at(last).status), None, "{at_most}");
         let exceeded = at(first);
         fails(&exceeded, "DowntimeExceeded", &[at_most, "spec.downtime.atMost", "raise it", "vacuum.tables"]);
-        assert_eq!(exceeded.action, Action::DeleteJob(1));
+        assert_eq!(exceeded.action, Action::DeleteJob(2));
     }
 }
 
@@ -149,8 +149,8 @@ fn pods_that_do_not_get_ready_again_say_why() {
 
 #[test]
 fn counts_that_another_holds_are_not_recorded_as_zeros() {
-    let preflight_is_done = |run: &Run| run.steps.first().is_some_and(|step| step.state == StepState::Succeeded);
-    let world = until(FULL, preflight_is_done);
+    let is_placed = |run: &Run| run.steps.get(1).is_some_and(|step| step.state == StepState::Succeeded);
+    let world = until(FULL, is_placed);
     let held = Observed { counts_held_by: Some("SynapseMaintenance other".to_owned()), ..world.observe() };
     let refused = plan(&world.subject, &held, world.now);
     fails(&refused, "CountsHeldElsewhere", &["SynapseMaintenance other", "wait for it, or delete it"]);
@@ -178,14 +178,14 @@ fn a_result_that_is_gone_is_no_success() {
     for attempt in 1..=2 {
         let again = plan(&world.subject, &observed, world.now);
         assert_eq!(failure(&again.status), None);
-        let step = again.status.run.as_ref().unwrap().steps[1].clone();
+        let step = again.status.run.as_ref().unwrap().steps[2].clone();
         assert_eq!((step.state, step.attempt, step.job_uid), (StepState::Pending, attempt, None));
         assert!(step.message.unwrap().contains("the result went with its Pod"));
         // The pause passes, and the next attempt's Job ends in the same way.
         world.subject.status = again.status;
         world.now = step.retry_at.unwrap().0;
         let begun = plan(&world.subject, &Observed { job: None, ..observed.clone() }, world.now);
-        assert_eq!(begun.action, Action::CreateJob(1));
+        assert_eq!(begun.action, Action::CreateJob(2));
         world.subject.status = begun.status;
     }
     fails(&plan(&world.subject, &observed, world.now), "ResultUnknown", &["step vacuum-1", "finished Pods"]);
@@ -244,6 +244,41 @@ fn what_somebody_asks_for_behind_the_record_is_not_taken_away() {
     }
 }
 
+#[test]
+fn a_place_is_looked_for_right_before_a_downtime_and_what_cannot_be_placed_takes_nobody_down() {
+    let names = |steps: &str| {
+        let world = until(steps, |run| !run.steps.is_empty());
+        run_of(&world).steps.iter().map(|step| step.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(FULL), ["preflight", "placement", "vacuum-1"]);
+    let both = "[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}, {vacuum: {mode: Full}}]";
+    assert_eq!(names(both), ["preflight", "vacuum-2", "placement", "vacuum-1", "vacuum-3"]);
+    assert_eq!(names("[{vacuum: {mode: Analyze}}]"), ["preflight", "vacuum-1"]);
+
+    let world = until(FULL, |run| run.steps.get(1).is_some_and(|step| step.job_uid.is_some()));
+    let unplaced = |world: &World, seconds: i64| {
+        let mut observed = world.observe();
+        let job = observed.job.as_mut().unwrap();
+        (job.state, job.started, job.report) = (JobState::Active, false, None);
+        job.pod = Some("Unschedulable: 0/1 nodes are available: 1 node(s) were unschedulable".to_owned());
+        let step = run_of(world).steps.iter().find(|step| step.state == StepState::Running).unwrap();
+        plan(&world.subject, &observed, step.started_at.clone().unwrap().0 + SignedDuration::from_secs(seconds))
+    };
+    assert_eq!(failure(&unplaced(&world, 200).status), None, "nobody is down: a node may come");
+    let failed = unplaced(&world, 301);
+    fails(&failed, "PodDoesNotStart", &["placement", "1 node(s) were unschedulable"]);
+    assert_eq!(failed.status.run.unwrap().window, None);
+
+    let world = until(FULL, offline_job_seen);
+    assert_eq!(failure(&unplaced(&world, 10).status), None, "the scheduler may need a moment");
+    let failed = unplaced(&world, 11);
+    fails(&failed, "PodDoesNotStart", &["vacuum-1 has no node while the homeserver is down", "unschedulable"]);
+}
+
+fn run_of(world: &World) -> &Run {
+    world.subject.status.run.as_ref().unwrap()
+}
+
 /// Two minutes are for a node that is lost. An operator that comes back after longer has not even asked yet.
 #[test]
 fn a_job_is_waited_for_from_its_deletion_on_however_long_ago_the_run_failed() {
@@ -257,7 +292,7 @@ fn a_job_is_waited_for_from_its_deletion_on_however_long_ago_the_run_failed() {
         observed.job.as_mut().unwrap().deleted_at = deleted_at;
         plan(&world.subject, &observed, now).action
     };
-    assert_eq!(action(None), Action::DeleteJob(1));
+    assert_eq!(action(None), Action::DeleteJob(2));
     assert!(matches!(action(Some(now)), Action::Wait(_)));
     assert!(!matches!(action(Some(three_minutes_ago)), Action::Wait(_) | Action::DeleteJob(_)));
 }
@@ -277,10 +312,10 @@ fn what_was_done_before_a_failure_is_counted() {
     job.state = JobState::Failed("BackoffLimitExceeded".to_owned());
     job.report = Some(report(Some(TaskError::transient("LockTimeout", "somebody holds it")), "events"));
     world.subject.status = plan(&world.subject, &observed, world.now).status;
-    let step = |world: &World| world.subject.status.run.as_ref().unwrap().steps[1].clone();
+    let step = |world: &World| world.subject.status.run.as_ref().unwrap().steps[2].clone();
     assert_eq!((step(&world).state, step(&world).result.map(|done| done.tables.len())), (StepState::Pending, Some(1)));
 
-    let second = &mut world.subject.status.run.as_mut().unwrap().steps[1];
+    let second = &mut world.subject.status.run.as_mut().unwrap().steps[2];
     (second.state, second.attempt) = (StepState::Running, 2);
     let job = observed.job.as_mut().unwrap();
     (job.state, job.report) = (JobState::Complete, Some(report(None, "state_groups_state")));

@@ -96,12 +96,14 @@ impl Planner<'_> {
         self.begin_taking_back(message)
     }
 
-    /// Takes back what the run has done to the homeserver, if no Pod of Synapse was Ready with it: after that clients hold tokens
-    /// of it. `None`: there is nothing to take back, or it must not be.
+    /// Takes back what the run has done to the homeserver, if the main process ran with it and no Pod of Synapse was Ready: after
+    /// that clients hold tokens of it. `None`: there is nothing to take back, or it must not be.
     pub(super) fn take_back_what_does_not_start(&mut self) -> Option<Next> {
         let run = self.run();
-        // What was unfinished before must not come back.
-        if run.window.as_ref()?.first_ready_at.is_some() || !run.inherited.is_empty() {
+        let window = run.window.as_ref()?;
+        // What nobody could try is not bad: a quota or a full node is not mended by the database of before. What was
+        // unfinished before must not come back.
+        if window.first_ready_at.is_some() || window.tried_at.is_none() || !run.inherited.is_empty() {
             return None;
         }
         // What came back in place is whole, and there was nothing before it.
@@ -122,6 +124,7 @@ impl Planner<'_> {
         run.steps.push(undo);
         let window = run.window.as_mut()?;
         (window.stopped_at, window.resume_began_at, window.returned_at) = (None, None, None);
+        (window.tried_at, window.not_ready) = (None, None);
         for recorded in &mut window.workloads {
             (recorded.stopped, recorded.returned) = (false, false);
         }

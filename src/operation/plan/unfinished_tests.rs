@@ -25,7 +25,7 @@ fn state(world: &World, name: &str) -> Option<StepState> {
 fn filling() -> World {
     let mut world = World::new(FULL);
     world.work = Work::InPlace;
-    go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
+    go_on_until(&mut world, |world| state(world, "placement") == Some(StepState::Succeeded));
     world.next_fate = Fate::LeavesHalf;
     go_on_until(&mut world, |world| {
         state(world, "vacuum-1") == Some(StepState::Running) && world.observe().job.is_some_and(|job| job.started)
@@ -141,7 +141,7 @@ fn it_is_unfinished_again_when_the_swap_is_taken_back_that_was_to_mend_it() {
     let mut world = kept_down();
     world.work = Work::Swap;
     world.another("uid-2", true);
-    go_on_until(&mut world, |world| state(world, "preflight") == Some(StepState::Succeeded));
+    go_on_until(&mut world, |world| state(world, "placement") == Some(StepState::Succeeded));
     world.next_fate = Fate::LeavesHalf;
     world.leave_in_peace();
     assert_eq!(state(&world, UNDO), Some(StepState::Succeeded));

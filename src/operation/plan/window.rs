@@ -57,10 +57,11 @@ impl Planner<'_> {
         }
         let left: Vec<&str> = live.iter().flat_map(|live| &live.pods).map(|pod| pod.name.as_str()).collect();
         if !left.is_empty() {
-            return Some((
-                Action::Wait(POLL),
-                stopping(&format!("waits until these Pods are gone: {}", left.join(", "))),
-            ));
+            let mut message = format!("waits until these Pods are gone: {}", left.join(", "));
+            for held in live.iter().filter_map(|live| held_by_its_order(live, &self.subject.namespace)) {
+                message.push_str(&format!(". {held}"));
+            }
+            return Some((Action::Wait(POLL), stopping(&message)));
         }
         window.stopped_at = Some(now);
         None
@@ -100,6 +101,8 @@ impl Planner<'_> {
             stopped_at: None,
             resume_began_at: None,
             returned_at: None,
+            tried_at: None,
+            not_ready: None,
             first_ready_at: None,
             ready_at: None,
         });
@@ -114,7 +117,8 @@ impl Planner<'_> {
             return Some((Action::PublishCounts, self.resuming("the database is not unfinished any more")));
         }
         let live = self.observed.workloads.clone();
-        let (now, deleting) = (self.now, self.subject.deleting);
+        let (now, deleting, namespace) = (self.now, self.subject.deleting, self.subject.namespace.as_str());
+        let ready_within = self.run().downtime.ready_within.to_signed();
         let window = self.window_mut()?;
         window.resume_began_at.get_or_insert(Time(now));
         if window.returned_at.is_none() {
@@ -142,6 +146,11 @@ impl Planner<'_> {
         if live.iter().any(serves) {
             window.first_ready_at.get_or_insert(Time(now));
         }
+        let has_main = window.workloads.iter().any(|recorded| recorded.role == Role::Main);
+        let tries = |live: &&Live| live.role == if has_main { Role::Main } else { Role::Worker };
+        if live.iter().filter(tries).flat_map(|live| &live.pods).any(|pod| pod.ran) {
+            window.tried_at.get_or_insert(Time(now));
+        }
         let waiting: Vec<String> =
             window.workloads.iter().filter_map(|recorded| not_ready(recorded, find(&live, recorded))).collect();
         if waiting.is_empty() {
@@ -149,13 +158,11 @@ impl Planner<'_> {
             return Some((Action::Continue, self.resuming("the homeserver is Ready again")));
         }
         let since = window.resume_began_at.clone().unwrap_or(Time(now));
-        if elapsed(&since, now) > self.run().downtime.ready_within.to_signed() {
-            let message = format!(
-                "the replicas are back but not Ready: {}. See why with kubectl -n {} describe pods, and kubectl logs",
-                waiting.join("; "),
-                self.subject.namespace
-            );
-            self.fail("NotReadyAgain", Transient, message);
+        if elapsed(&since, now) > ready_within {
+            let waiting = waiting.join("; ");
+            let message = format!("{waiting}. {}", see_why_not_ready(&live, namespace));
+            window.not_ready.get_or_insert(message.clone());
+            self.fail("NotReadyAgain", Transient, format!("the replicas are back but not Ready: {message}"));
             return self.take_back_what_does_not_start();
         }
         Some((Action::Wait(POLL), self.resuming(format!("waits until Ready: {}", waiting.join("; ")))))
@@ -253,6 +260,40 @@ fn not_ready(recorded: &RecordedWorkload, live: Option<&Live>) -> Option<String>
     if ready >= wanted {
         return None;
     }
+    let refused =
+        live.cannot_make_pods.as_ref().map(|why| format!(": no Pod can be made: {}", why.trim_end_matches('.')));
     let problem = live.pods.iter().find_map(|pod| pod.problem.clone()).map(|problem| format!(": {problem}"));
-    Some(format!("{} has {ready} of {wanted} Pods Ready{}", recorded.workload, problem.unwrap_or_default()))
+    Some(format!("{} has {ready} of {wanted} Pods Ready{}", recorded.workload, refused.or(problem).unwrap_or_default()))
+}
+
+/// What to type to see why: where there is no Pod, nothing is to be seen of Pods.
+fn see_why_not_ready(live: &[Live], namespace: &str) -> String {
+    match live.iter().find(|live| live.cannot_make_pods.is_some() || live.replicas > Some(0) && live.pods.is_empty()) {
+        Some(Live { workload, .. }) => {
+            format!("See why with kubectl -n {namespace} describe {} {}", workload.kind.plural(), workload.name)
+        }
+        None => format!("See why with kubectl -n {namespace} describe pods, and kubectl logs"),
+    }
+}
+
+/// A StatefulSet that waits for its own Pods to be Ready before it deletes the next one, which they never are: and what frees
+/// it.
+pub(super) fn held_by_its_order(live: &Live, namespace: &str) -> Option<String> {
+    let is_held = live.ordered
+        && live.replicas == Some(0)
+        && live.pods.iter().any(|pod| !pod.ready)
+        && !live.pods.iter().any(|pod| pod.terminating);
+    if !is_held {
+        return None;
+    }
+    let mut names: Vec<&str> = live.pods.iter().map(|pod| pod.name.as_str()).collect();
+    // The highest ordinal first, as its controller would.
+    names.sort_unstable_by_key(|name| (name.len(), *name));
+    names.reverse();
+    Some(format!(
+        "{} deletes its Pods one by one, and not while one of them is not Ready (podManagementPolicy OrderedReady). This lets \
+         it stop: kubectl -n {namespace} delete pod {}",
+        live.workload,
+        names.join(" ")
+    ))
 }

@@ -15,6 +15,7 @@ mod refusals;
 mod rest;
 mod restore;
 mod rights;
+mod room;
 mod schedule;
 mod shutdown;
 mod sidecars;
@@ -48,6 +49,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         rest::tests(),
         restore::tests(),
         rights::tests(),
+        room::tests(),
         sidecars::tests(),
         trouble::tests(),
         undo::tests(),

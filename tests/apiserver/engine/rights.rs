@@ -155,6 +155,11 @@ async fn use_everything(world: &World) {
     world.play(Script::default());
     world.maintain("n", ANALYZE_AND_FULL).await;
     world.until_complete("n").await;
+    // A Pod that cannot be made.
+    quota(world, "pods", 0).await;
+    world.maintain("o", &format!("{ANALYZE}\njobs: {{startWithin: 14s}}")).await;
+    world.until_failed("o").await;
+    world.api::<ResourceQuota>().delete("tight", &Default::default()).await.expect("it is there");
     backup::once(world, "quiesce: true").await;
     restore::once(world).await;
     world.until_synapse_is_ready().await;
@@ -200,11 +205,11 @@ async fn a_quota_on_jobs_brings_the_homeserver_back(stage: Arc<Stage>, test: &'s
     let mut world = World::with_homeserver(&stage, test).await;
     world.play(Script::default().tasks(|task| {
         let held = || Fate::Held(Fate::Reports(success(task)).into());
-        (task.flag("--mode") == Some("Analyze")).then(held)
+        task.is_offline().then(held)
     }));
-    world.begin(ANALYZE_AND_FULL).await;
-    let began = |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.name() == "vacuum");
-    world.place.ledger.until("the online task runs", began).await;
+    world.begin("steps: [{vacuum: {mode: Full, tables: [a]}}, {vacuum: {mode: Full, tables: [b]}}]").await;
+    let began = |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if task.is_offline());
+    world.place.ledger.until("the first offline task runs", began).await;
     quota(&world, "count/jobs.batch", 0).await;
     world.place.release();
     let (reason, message) = world.until_failed("m").await;
@@ -217,11 +222,11 @@ async fn a_quota_on_jobs_brings_the_homeserver_back(stage: Arc<Stage>, test: &'s
 async fn a_quota_on_pods_is_named_before_a_replica_is_touched(stage: Arc<Stage>, test: &'static str) {
     let mut world = World::with_homeserver(&stage, test).await;
     quota(&world, "pods", 4).await;
-    world.begin(&format!("{FULL}\njobs: {{startWithin: 3s}}")).await;
+    world.begin(&format!("{FULL}\njobs: {{startWithin: 14s}}")).await;
     let (reason, message) = world.until_failed("m").await;
     assert_eq!(reason, "PodDoesNotStart");
     assert!(
-        message.contains("no Pod was made") && message.contains("kubectl") && message.contains("describe job"),
+        message.contains("no Pod could be made for its Job") && message.contains("exceeded quota: tight"),
         "{message}"
     );
     assert_eq!(world.generations().await, [1, 1, 1, 1]);

@@ -1,10 +1,16 @@
 //! SIGTERM, as Kubernetes sends it when it moves the operator: what runs comes to its end, and the next may begin at once.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
-use synapse_keeper::controller::{self, Options};
+use synapse_keeper::controller::{
+    self, Options,
+    leader::{self, LeaderLease},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::{
@@ -14,7 +20,10 @@ use crate::stage::{
     world::{ANALYZE, World},
 };
 
-tests![a_leader_finishes_what_it_does_and_then_frees_its_lease];
+tests![
+    a_leader_finishes_what_it_does_and_then_frees_its_lease,
+    a_leader_whose_pod_is_gone_is_followed_sooner_than_one_whose_pod_is_there,
+];
 
 const ELECTION: &str = "election";
 
@@ -53,6 +62,40 @@ async fn a_leader_finishes_what_it_does_and_then_frees_its_lease(stage: Arc<Stag
     world.until_complete("m").await;
     world.until_complete("late").await;
     world.assert_all_is_back().await;
+}
+
+/// Killed without a word, and its successor has another name.
+async fn a_leader_whose_pod_is_gone_is_followed_sooner_than_one_whose_pod_is_there(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::empty(&stage, test).await;
+    let pod =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: there}\nspec: {containers: [{name: it, image: localhost/it:1}]}";
+    for _ in 0..100 {
+        // The namespace's account may come a moment later.
+        if world.try_apply(pod).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for (name, holder) in [("of-gone", "gone"), ("of-there", "there")] {
+        let lease = format!(
+            "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: {name}}}\nspec: {{holderIdentity: {holder}}}"
+        );
+        world.apply(&lease).await;
+    }
+    let candidate = |name: &str| {
+        let lease =
+            LeaderLease { namespace: world.namespace.clone(), name: name.to_owned(), identity: "next".to_owned() };
+        let began = Instant::now();
+        let won = leader::acquire(world.stage.admin.clone(), lease, CancellationToken::new());
+        async move { won.await.map(|_| began.elapsed()).expect("it leads in the end") }
+    };
+    let (of_gone, of_there) = tokio::join!(candidate("of-gone"), candidate("of-there"));
+    assert!(of_gone >= Duration::from_secs(10), "a leader that runs on renews within this time: {of_gone:?}");
+    assert!(of_gone + Duration::from_secs(5) < of_there, "{of_gone:?}, {of_there:?}");
+    assert!(of_there >= Duration::from_secs(25), "{of_there:?}");
 }
 
 async fn election(world: &World) -> Lease {

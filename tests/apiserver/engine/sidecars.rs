@@ -30,11 +30,11 @@ tests![
     every_kind_of_job_ends_beside_a_container_that_lives_on,
 ];
 
-const ORDINARY: &str = "JSONPatch{op: 'add', path: '/spec/containers/-', value: Object.spec.containers{name: 'mesh-proxy', image: 'localhost/mesh:1'}}";
-const NATIVE: &str = "JSONPatch{op: 'add', path: '/spec/initContainers', value: [Object.spec.initContainers{name: 'mesh-proxy', image: 'localhost/mesh:1', restartPolicy: 'Always'}]}";
+const ORDINARY: &str = "containers: [Object.spec.containers{name: 'mesh-proxy', image: 'localhost/mesh:1'}]";
+const NATIVE: &str = "initContainers: [Object.spec.initContainers{name: 'mesh-proxy', image: 'localhost/mesh:1', restartPolicy: 'Always'}]";
 
 /// From now on each Pod of a task in the world's namespace has this container, too.
-async fn inject(world: &World, patch: &str) {
+async fn inject(world: &World, field: &str) {
     let name = format!("mesh-{}", world.namespace);
     let ours = "has(object.metadata.labels) && 'app.kubernetes.io/name' in object.metadata.labels && \
                 object.metadata.labels['app.kubernetes.io/name'] == 'synapse-keeper-task'";
@@ -43,7 +43,10 @@ async fn inject(world: &World, patch: &str) {
         "matchConditions": [{"name": "ours", "expression": ours}],
         "failurePolicy": "Fail",
         "reinvocationPolicy": "Never",
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": format!("[{patch}]")}}],
+        "mutations": [{
+            "patchType": "ApplyConfiguration",
+            "applyConfiguration": {"expression": format!("Object{{spec: Object.spec{{{field}}}}}")},
+        }],
     });
     let here = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}});
     apply(world, "MutatingAdmissionPolicy", &name, policy).await;
@@ -151,7 +154,7 @@ async fn every_kind_of_job_ends_beside_a_container_that_lives_on(stage: Arc<Stag
     let world = World::with_homeserver(&stage, test).await;
     inject(&world, ORDINARY).await;
     let _operator = world.operator();
-    backup::once(&world, "quiesce: true, deletionPolicy: Delete").await;
+    backup::once(&world, "quiesce: true\n  deletionPolicy: Delete").await;
     let ended = restore::once(&world).await;
     assert_eq!(ended.history[0].outcome, Outcome::Succeeded, "{:?}", ended.history);
     world.api::<SynapseBackup>().delete("nightly", &Default::default()).await.expect("it is there");

@@ -52,11 +52,11 @@ async fn a_transient_error_is_tried_again_after_a_pause(stage: Arc<Stage>, test:
     let waits = world.until_maintenance("m", "waits before it tries again", |object| {
         run(object).is_some_and(|run| run.steps.iter().any(|step| step.retry_at.is_some()))
     });
-    let step = run(&waits.await).unwrap().steps[1].clone();
+    let step = run(&waits.await).unwrap().steps[2].clone();
     assert!(step.message.unwrap().contains("server closed the connection"));
 
     let done = world.until_complete("m").await;
-    let second = run(&done).unwrap().steps[1].clone();
+    let second = run(&done).unwrap().steps[2].clone();
     assert_eq!(second.attempt, 2);
     assert!(second.started_at >= step.retry_at, "it did not wait");
     assert_eq!(world.place.ledger.begun().len(), 3, "{}", world.place.ledger);
@@ -84,7 +84,7 @@ async fn an_evicted_pod_is_replaced(stage: Arc<Stage>, test: &'static str) {
     let _operator = world.operator();
     world.maintain("m", FULL).await;
     let done = world.until_complete("m").await;
-    assert_eq!(run(&done).unwrap().steps[1].attempt, 2);
+    assert_eq!(run(&done).unwrap().steps[2].attempt, 2);
     world.assert_all_is_back().await;
 }
 
@@ -118,7 +118,7 @@ async fn a_job_that_somebody_deletes_is_made_again(stage: Arc<Stage>, test: &'st
     let job = offline_job(&world).await;
     world.api::<Job>().delete(&job, &DeleteParams::background()).await.expect("it is there");
     let done = world.until_complete("m").await;
-    assert_eq!(run(&done).unwrap().steps[1].attempt, 2);
+    assert_eq!(run(&done).unwrap().steps[2].attempt, 2);
     assert_eq!(world.place.ledger.successes().len(), 2);
     world.assert_all_is_back().await;
 }

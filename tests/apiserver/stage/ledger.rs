@@ -106,9 +106,10 @@ impl Ledger {
         })
     }
 
-    /// Inspections may come and go; they are left out.
+    /// Inspections may come and go, and who looks for a place does nothing; they are left out.
     fn works(&self, which: impl Fn(&Entry) -> Option<String>) -> Vec<String> {
-        self.entries().iter().filter_map(which).filter(|work| !work.contains(" inspect")).collect()
+        let is_work = |work: &String| !work.contains(" inspect") && !work.contains(" placement");
+        self.entries().iter().filter_map(which).filter(is_work).collect()
     }
 
     /// What must never be: an offline task that began beside a Pod of the homeserver.

@@ -24,7 +24,7 @@ fn of_two_replicas_one_works_and_the_other_goes_on_where_it_died() {
     let first = leader();
     in_release(&["delete", "pod", &first, "--force", "--grace-period=0"]);
     let done = world.wait_phase("full", "Succeeded");
-    assert_eq!(done["status"]["run"]["steps"][1]["attempt"], 1, "the Job was not run a second time");
+    assert_eq!(done["status"]["run"]["steps"][2]["attempt"], 1, "the Job was not run a second time");
     world.assert_untouched_or_restored();
     assert_ne!(leader(), first);
     // All that it asks for is in the ClusterRole.

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 
 use super::world::World;
-use crate::{api::operation::StepState, operation::observed::JobState, task::report::Leaves};
+use crate::{
+    api::operation::StepState,
+    operation::{observed::JobState, pinned::PLACEMENT},
+    task::report::Leaves,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::operation::plan) enum Fate {
@@ -87,7 +91,11 @@ impl World {
             true => Some(Part::TakesItBack),
             false => (!step.undo.is_empty()).then_some(Part::DoesIt),
         };
-        let fate = std::mem::replace(&mut self.next_fate, Fate::Succeeds);
+        // Who looks for a place does nothing, and ends like preflight; blows are for those that work.
+        let fate = match step.name.as_str() {
+            PLACEMENT => Fate::Succeeds,
+            _ => std::mem::replace(&mut self.next_fate, Fate::Succeeds),
+        };
         let fate = if self.all_fail { Fate::Terminal } else { fate };
         let key = (step.name.clone(), step.attempt);
         let uid = format!("{key:?}/{}", self.now);

@@ -52,9 +52,13 @@ impl World {
                 role: one.role,
                 replicas: one.replicas,
                 changed_by: None,
+                ordered: false,
+                cannot_make_pods: (self.no_room && one.pods < one.replicas.unwrap_or(0))
+                    .then(|| "exceeded quota".to_owned()),
                 pods: (0..one.pods)
                     .map(|number| ObservedPod {
                         name: format!("{}-{number}", one.workload.name),
+                        ran: true,
                         ready: !(one.hangs || self.does_not_start && one.role != Role::Authentication),
                         ..Default::default()
                     })

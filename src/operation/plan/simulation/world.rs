@@ -77,6 +77,8 @@ pub(in crate::operation::plan) struct World {
     pub(in crate::operation::plan) work: Work,
     /// No Pod of Synapse becomes Ready, until a step is taken back.
     pub(in crate::operation::plan) does_not_start: bool,
+    /// No Pod of the homeserver can be made.
+    pub(in crate::operation::plan) no_room: bool,
     pub(super) exists: bool,
     pub(super) synapse: Option<ObservedSynapse>,
     pub(in crate::operation::plan) lease: Option<SimLease>,
@@ -138,6 +140,7 @@ impl World {
             afterwards: false,
             work: Work::Vacuum,
             does_not_start: false,
+            no_room: false,
             exists: true,
             synapse: Some(ObservedSynapse {
                 uid: "s".to_owned(),
@@ -326,7 +329,8 @@ impl World {
         self.now += SignedDuration::from_secs(seconds);
         self.lingers -= seconds;
         for one in self.workloads.iter_mut().filter(|one| !one.hangs) {
-            one.pods = one.replicas.unwrap_or(0);
+            let wanted = one.replicas.unwrap_or(0);
+            one.pods = if self.no_room { wanted.min(one.pods) } else { wanted };
         }
         self.jobs_go_on(seconds);
         // The loop over Leases, which needs no object: see `crate::operation::orphans`.

@@ -1,0 +1,115 @@
+//! Pods that cannot be made, placed or stopped: what is said, and what is taken back.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use synapse_keeper::{
+    api::{conditions::Type, operation::Outcome},
+    task::report::ErrorClass,
+};
+
+use super::{
+    restore::{restore, until_ended, without_mas},
+    rights::quota,
+    told,
+};
+use crate::stage::{
+    Stage,
+    ledger::{Entry, Task},
+    script::{Fate, Script, Trouble, failure, success},
+    tests,
+    world::{FULL, World, outcomes, workload},
+};
+
+tests![
+    a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_told,
+    a_swap_that_nobody_could_try_for_a_quota_stays,
+    pods_that_go_in_order_and_are_not_ready_are_freed_by_what_the_message_says,
+];
+
+async fn a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_told(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::with_homeserver(&stage, test).await;
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let sees = is_broken.clone();
+    let refused = failure(ErrorClass::Terminal, "TableNotFound", "there is no table evnts");
+    let script = Script::default().tasks(move |task: &Task| {
+        is_broken.fetch_or(task.is_offline(), Ordering::SeqCst);
+        task.is_offline().then(|| Fate::Reports(refused.clone()))
+    });
+    world.play(script.pods(move |_| sees.load(Ordering::SeqCst).then_some(Trouble::NeverReady)));
+    let _operator = world.operator();
+    world.maintain("m", &format!("{FULL}\ndowntime: {{readyWithin: 3s}}")).await;
+    let (reason, message) = world.until_failed("m").await;
+    assert_eq!(reason, "TableNotFound", "{message}");
+    for word in ["evnts", "and the homeserver is not Ready again", "StatefulSet/main has 0 of 1 Pods Ready"] {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+    let (type_, note) = told(&world, "m", "NotReadyAgain").await;
+    assert!(type_ == "Warning" && note.contains("StatefulSet/main has 0 of 1"), "{type_} {note}");
+    let (_, end) = told(&world, "m", "Failed").await;
+    assert!(end.contains("the homeserver is not Ready"), "{end}");
+    assert!(world.lease().await.is_none(), "it does not wait for ever");
+}
+
+async fn a_swap_that_nobody_could_try_for_a_quota_stays(stage: Arc<Stage>, test: &'static str) {
+    let world = without_mas(&stage, test).await;
+    let swaps = |task: &Task| task.name() == "swap-database";
+    world.play(
+        Script::default().tasks(move |task| swaps(task).then(|| Fate::Held(Fate::Reports(success(task)).into()))),
+    );
+    let _operator = world.operator();
+    world.apply(&restore("from: {repository: {secretName: s3}}\n  downtime: {readyWithin: 16s}")).await;
+    let began = move |entry: &Entry| matches!(entry, Entry::TaskBegan { task, .. } if swaps(task));
+    world.place.ledger.until("it is being swapped", began).await;
+    quota(&world, "pods", 0).await;
+    world.place.release();
+    let ended = until_ended(&world).await.history.swap_remove(0);
+    let message = ended.message.unwrap_or_default();
+    assert_eq!((ended.outcome, ended.reason.as_deref()), (Outcome::Failed, Some("NotReadyAgain")), "{message}");
+    for word in ["exceeded quota: tight", "stays: swap-database done", "describe"] {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+    let swapped = world.place.ledger.entries().iter().filter(|entry| began(entry)).count();
+    assert_eq!(swapped, 1, "nobody has tried it: {}", world.place.ledger);
+    assert_eq!(world.generations().await, [3, 3, 1, 3], "down once, and up once");
+    world.api::<ResourceQuota>().delete("tight", &DeleteParams::default()).await.expect("it is there");
+    world.assert_homeserver_is_back().await;
+}
+
+async fn pods_that_go_in_order_and_are_not_ready_are_freed_by_what_the_message_says(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.apply(&workload("StatefulSet", "ordered", 2).replace("Parallel", "OrderedReady")).await;
+    world.until_workload_is_ready("StatefulSet", "ordered", 2).await;
+    let pods = world.api::<Pod>();
+    for name in ["ordered-0", "ordered-1"] {
+        let ill = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(ill)).await.expect("it is there");
+    }
+    let _operator = world.operator();
+    world.maintain("m", &format!("{FULL}\ndowntime: {{stopWithin: 100s}}")).await;
+    let free = format!("kubectl -n {} delete pod ordered-1 ordered-0", world.namespace);
+    world
+        .until_maintenance("m", "says what frees it", |object| {
+            let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            let ready = synapse_keeper::api::conditions::find(conditions, Type::Ready);
+            ready.is_some_and(|ready| ready.message.contains(&free) && ready.message.contains("OrderedReady"))
+        })
+        .await;
+    let words: Vec<&str> = free.split(' ').skip(1).collect();
+    let typed = world.stage.control_plane.program("kubectl").args(words).output().expect("kubectl");
+    assert!(typed.status.success(), "{}", String::from_utf8_lossy(&typed.stderr));
+    let done = world.until_complete("m").await;
+    assert_eq!(outcomes(&done), [Outcome::Succeeded]);
+    world.until_workload_is_ready("StatefulSet", "ordered", 2).await;
+}
