@@ -93,7 +93,7 @@ fn what_nobody_could_try_is_not_taken_back_and_what_does_not_start_is() {
         assert_eq!(entry.reason.as_deref(), Some("NotReadyAgain"), "{message}");
         assert_eq!(run(&world).undo.is_some(), taken_back, "{message}");
         if taken_back {
-            says(&message, &["it was taken back", "describe pods"]);
+            says(&message, &["it was rolled back", "describe pods"]);
         } else {
             let words =
                 ["no Pod can be made: exceeded quota", "what step vacuum-1 did stays", "kubectl -n matrix describe"];
