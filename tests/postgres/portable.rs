@@ -237,6 +237,9 @@ async fn what_a_table_needs_is_refused_before_and_the_advice_works() {
     assert_eq!(database.sql("SELECT count(*) FROM pg_index WHERE indexrelid = 'blooms'::regclass AND indisvalid"), "1");
     assert_eq!(database.checksum("rooms"), source.checksum("rooms"));
 
+    let again = back_up(&database, &Repository::new()).run().await.result().coverage.clone().expect("it is said");
+    assert_eq!(again.superuser_needed, [""; 0], "the template is there");
+
     let in_place = Database::on(other, "portable_in_place");
     in_place.sql(&within);
     let task = in_place.task("restore-database").of_server(&repository);
@@ -250,11 +253,9 @@ async fn what_only_the_server_of_a_drill_lacks_is_no_verdict() {
     let (database, repository) = (Database::of_synapse("portable_lacking"), Repository::new());
     add_missing_extension(&database, "portable_type");
     database.sql("CREATE TYPE mood AS ENUM ('well'); ALTER EXTENSION portable_type ADD TYPE mood; ALTER TABLE rooms ADD mood mood");
-    // As `initdb` finds it where the machine has the locale.
+    // As `initdb` makes it where the machine has the locale.
     database.sql(
-        "INSERT INTO pg_collation SELECT (SELECT max(oid::int8) + 1 FROM pg_collation)::text::oid, 'tlh_XX', collnamespace, collowner, \
-             collprovider, collisdeterministic, collencoding, 'C', 'C', colliculocale, collversion \
-         FROM pg_collation WHERE collname = 'POSIX'; \
+        "CREATE COLLATION pg_catalog.\"tlh_XX\" (locale = 'C'); \
          ALTER TABLE users ADD klingon text COLLATE \"tlh_XX\"",
     );
     back_up(&database, &repository).run().await.backup();
@@ -311,4 +312,16 @@ async fn an_event_trigger_that_refuses_what_a_restore_does_is_named() {
     let arguments = ["--operation", "portable-trigger", "--method", "in-place", "--free-space", "10Gi"];
     let failed = task.with(&arguments).run().await;
     failed.refused("RestoreFailed", &["not today", "watchman (on ddl_command_start"]);
+
+    // Also where the database is only emptied.
+    let used = Database::empty("portable_trigger_2");
+    used.as_synapse_sql("CREATE VIEW old AS SELECT 1");
+    used.sql(
+        "CREATE FUNCTION no_drop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$; \
+         CREATE EVENT TRIGGER watchman ON ddl_command_start WHEN TAG IN ('DROP VIEW') EXECUTE FUNCTION no_drop()",
+    );
+    let task = used.task("restore-database").of_server(&repository);
+    let failed = task.with(&arguments).run().await;
+    let message = &failed.report().error.as_ref().expect("an error").message;
+    assert!(message.contains("not today") && message.contains("watchman (on ddl_command_start"), "{message}");
 }

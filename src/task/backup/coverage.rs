@@ -7,8 +7,8 @@ use crate::{
     postgres::Result,
     task::{
         report::{Coverage, TaskError},
-        restore::place_beside,
-        schema::{Choice, Contents, Facts, Needed, NotRestored, choice, told, unsaved},
+        restore::{place_beside, template},
+        schema::{Choice, Contents, Facts, Needed, NotRestored, choice, facts, told, unsaved},
     },
 };
 
@@ -32,7 +32,13 @@ impl Covered {
         let contents = Contents::of(&held.programs, &held.target, &path).await?;
         // That of the snapshot is not to be bothered.
         let mut session = held.target.connect().await?;
-        let facts = Facts::of_server(&mut session, &held.target.credentials.username).await?;
+        let mut facts = Facts::of_server(&mut session, &held.target.credentials.username).await?;
+        // What a superuser has prepared for a restore. Who may not look there is told of it once more.
+        if let Some(template) = template(&mut session, held.whose, held.locale()).await?
+            && let Ok(mut there) = held.target.to(&template).connect().await
+        {
+            facts.present = facts::present(&mut there).await?;
+        }
         let choice = Choice::of(&contents, &facts);
         let mut not_restored = choice.left_out;
         for one in unsaved::unsaved(&mut session).await? {

@@ -41,6 +41,7 @@ pub use media::WantedMedia;
 pub(in crate::task) use possible::{place_beside, possible};
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;
+pub(in crate::task) use server::template;
 pub use source::Source;
 pub use terms::{Fit, Terms};
 

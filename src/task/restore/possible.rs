@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     fill::fetch_schema,
-    server::{Server, template_for},
+    server::{Server, template, template_for},
 };
 use crate::{
     api::restore::Method,
@@ -79,7 +79,7 @@ async fn beside(
     locale: &Locale,
 ) -> Result<(Facts, Vec<String>)> {
     let owner = server.owner.clone();
-    let Some(template) = server.template(whose, locale).await? else {
+    let Some(template) = template(server.session(), whose, locale).await? else {
         let mut facts = Facts::of_server(server.session(), &owner).await?;
         facts.try_collations(server.session(), contents).await?;
         return Ok((facts, Vec::new()));

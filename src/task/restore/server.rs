@@ -60,6 +60,24 @@ pub(super) fn template_for(whose: Whose) -> &'static str {
     }
 }
 
+/// The database that a superuser has prepared for what a restore cannot make: the new one is made from it.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(in crate::task) async fn template(session: &mut Session, whose: Whose, locale: &Locale) -> Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT datname::text FROM pg_database WHERE datname = $1 AND datistemplate \
+             AND pg_encoding_to_char(encoding) = $2 AND datcollate = $3 AND datctype = $4",
+    )
+    .bind(template_for(whose))
+    .bind(&locale.encoding)
+    .bind(&locale.collate)
+    .bind(&locale.ctype)
+    .fetch_optional(&mut session.connection)
+    .await
+    .explain("looking for a template")
+}
+
 /// A session in the maintenance database.
 pub struct Server {
     pub(super) session: Session,
@@ -224,24 +242,6 @@ impl Server {
         .explain("looking for databases without a mark")
     }
 
-    /// The database that a superuser has prepared for what a restore cannot make: the new one is made from it.
-    ///
-    /// # Errors
-    /// Those of PostgreSQL.
-    pub async fn template(&mut self, whose: Whose, locale: &Locale) -> Result<Option<String>> {
-        sqlx::query_scalar(
-            "SELECT datname::text FROM pg_database WHERE datname = $1 AND datistemplate \
-                 AND pg_encoding_to_char(encoding) = $2 AND datcollate = $3 AND datctype = $4",
-        )
-        .bind(template_for(whose))
-        .bind(&locale.encoding)
-        .bind(&locale.collate)
-        .bind(&locale.ctype)
-        .fetch_optional(&mut self.session.connection)
-        .await
-        .explain("looking for a template")
-    }
-
     /// Makes an empty database with its mark, in the tablespace of the one `beside` which it is made.
     ///
     /// # Errors
@@ -251,7 +251,7 @@ impl Server {
         let tablespace = tablespace.map(|name| format!(" TABLESPACE {}", quote::ident(&name))).unwrap_or_default();
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        let template = self.template(mark.whose, locale).await?;
+        let template = template(&mut self.session, mark.whose, locale).await?;
         let template = template.as_deref().unwrap_or("template0");
         let statement = locale.creation_from(template, name, Some(&self.owner), self.version());
         self.run(&format!("{statement}{tablespace}"), "making a database").await?;
