@@ -65,7 +65,7 @@ async fn a_backup_is_whole_or_it_is_not_there() {
 
     let newest = back_up(&database, &repository).run().await.backup().snapshot.clone();
     let cleared = retain(&repository).run().await;
-    assert!(cleared.result().summary.contains("of attempts that had failed"), "{cleared:?}");
+    assert!(cleared.result().summary.contains("of failed attempts"), "{cleared:?}");
     let whole = whole_backups(&repository);
     assert!(whole.contains(&first) && whole.contains(&newest), "{whole:?}");
     assert_eq!(repository.snapshots(ALL).len(), SNAPSHOTS * whole.len(), "nothing of those that were killed is left");

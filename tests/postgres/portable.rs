@@ -140,6 +140,12 @@ async fn what_a_superuser_has_made_is_left_out_and_said_from_the_backup_on() {
         assert_eq!(restored.sql("SELECT polroles::regrole[]::text FROM pg_policy"), "{portable_exporter}");
     }
 
+    // A subscription follows the old database.
+    preflight(&database, &repository, "Beside").run().await.refused("DatabaseReplicated", &["portable_sub"]);
+    for name in ["SUBSCRIPTION portable_sub DISABLE", "SUBSCRIPTION portable_sub SET (slot_name = NONE)"] {
+        database.sql(&format!("ALTER {name}"));
+    }
+    database.sql("DROP SUBSCRIPTION portable_sub");
     let would = preflight(&database, &repository, "Beside").run().await;
     assert_told(&would.preflight().warnings, &["not restored: extension pg_stat_statements", "portable_cron"]);
     let uid = "portable-all-1";
@@ -171,10 +177,6 @@ async fn what_a_superuser_has_made_is_left_out_and_said_from_the_backup_on() {
     let restored = restore(&elsewhere, &repository, "portable-all-2").run().await;
     restored.result();
     elsewhere.server.psql("postgres", "DROP DATABASE portable_all");
-    for name in ["SUBSCRIPTION portable_sub DISABLE", "SUBSCRIPTION portable_sub SET (slot_name = NONE)"] {
-        old.sql(&format!("ALTER {name}"));
-    }
-    old.sql("DROP SUBSCRIPTION portable_sub");
     old.server.psql("postgres", &format!("DROP DATABASE \"{}\"", old.name));
 }
 

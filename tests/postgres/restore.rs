@@ -173,7 +173,11 @@ async fn a_database_in_use_is_not_touched() {
     let (files, before) = (database.files(), databases(&database));
     restore(&database, &repository, "refused-001").run().await.refused(
         "DatabaseInUse",
-        &["restore_refused is in use", "spec.database.existing", "Rename", "Nothing was changed"],
+        &[
+            "restore_refused is in use",
+            "create a new SynapseRestore with spec.database: {existing: Rename}",
+            "Nothing was changed",
+        ],
     );
     assert_eq!((database.files(), databases(&database)), (files, before));
 }
