@@ -160,7 +160,7 @@ async fn no_part_of_a_password_in_a_url_is_told() {
         for part in parts {
             assert!(!finished.printed.contains(part), "{part:?} of {user_info:?}: {}", finished.printed);
         }
-        assert!(error.message.contains("http://***"), "{error}");
+        assert!(error.message.contains("***"), "{error}");
     }
     // One that the storage repeats, and a short one.
     let storage = Storage::start();

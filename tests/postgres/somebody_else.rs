@@ -113,8 +113,26 @@ async fn a_lock_table_that_is_too_small_is_counted_in_preflight() {
     let database = Database::on(server, "lock_table");
     database.as_synapse_sql(
         "CREATE TABLE schema_version (version int, upgraded bool); CREATE TABLE schema_compat_version (compat_version int); \
-         INSERT INTO schema_version VALUES (94, true); INSERT INTO schema_compat_version VALUES (94)",
+         INSERT INTO schema_version VALUES (94, true); INSERT INTO schema_compat_version VALUES (94); \
+         CREATE TABLE users (name text)",
     );
+    // All that a homeserver must have.
+    for table in [
+        "events",
+        "event_json",
+        "rooms",
+        "room_memberships",
+        "current_state_events",
+        "event_to_state_groups",
+        "profiles",
+        "devices",
+        "access_tokens",
+        "state_groups",
+        "state_group_edges",
+        "state_groups_state",
+    ] {
+        database.as_synapse_sql(&format!("CREATE TABLE {table} ()"));
+    }
     // The server has not enough locks for all of them in one transaction.
     for chunk in 0..30 {
         database.as_synapse_sql(&format!(
