@@ -81,12 +81,12 @@ async fn what_is_edited_meanwhile_waits_for_the_next_run(stage: Arc<Stage>, test
     let done = world.until_complete("m").await;
     let uid = done.uid().expect("a UID");
     assert_eq!(run(&done).unwrap().synapse.as_ref().unwrap().spec.postgres.host, "postgres");
-    assert_eq!(made_of(&world, &uid).await, vec![("localhost/tools:1".to_owned(), true); 3]);
+    assert_eq!(made_of(&world, &uid).await, vec![("localhost/tools:1".to_owned(), true); 4]);
 
     world.play(Script::default());
     world.maintain("n", FULL).await;
     let uid = world.until_complete("n").await.uid().expect("a UID");
-    assert_eq!(made_of(&world, &uid).await, vec![("localhost/newer:2".to_owned(), false); 2]);
+    assert_eq!(made_of(&world, &uid).await, vec![("localhost/newer:2".to_owned(), false); 3]);
     world.assert_all_is_back().await;
 }
 

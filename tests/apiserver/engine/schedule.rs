@@ -144,7 +144,9 @@ async fn what_a_run_left_is_begun_with_in_the_next(stage: Arc<Stage>, test: &'st
     let cursors: Vec<Option<&str>> = entries
         .iter()
         .filter_map(|entry| match entry {
-            Entry::TaskBegan { task, .. } if task.name() != "inspect" => Some(task.flag("--cursor")),
+            Entry::TaskBegan { task, .. } if !["inspect", "placement"].contains(&task.name()) => {
+                Some(task.flag("--cursor"))
+            }
             _ => None,
         })
         .collect();
