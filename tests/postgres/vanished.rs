@@ -27,8 +27,12 @@ fn through(database: &Database, wire: &Wire, task: &str) -> Program {
 }
 
 /// Waits until the task comes so far, and lets the node vanish.
-async fn vanishes(wire: &Wire, running: Running) -> (Instant, Finished) {
-    wire.until(Way::Stalled).await;
+async fn vanishes(wire: &Wire, mut running: Running) -> (Instant, Finished) {
+    let is_early = tokio::select! {
+        () = wire.until(Way::Stalled) => false,
+        _ = running.child.wait() => true,
+    };
+    assert!(!is_early, "it ended before: {}", running.finish().await.printed);
     let since = Instant::now();
     (since, running.finish().await)
 }
@@ -67,6 +71,8 @@ async fn in_the_middle_of_a_backup_and_of_a_restore_beside() {
     let backup = through(&database, &wire, "backup").repository(&repository).start();
     let (since, finished) = vanishes(&wire, backup).await;
     told(since, &finished);
+    // A server that is gone keeps no session, and no lock.
+    wire.becomes(Way::Cut);
 
     back_up(&database, &repository).run().await.backup();
     let wire = Wire::to_port(database.server.port).await;
