@@ -157,7 +157,7 @@ async fn use_everything(world: &World) {
     world.until_complete("n").await;
     // A Pod that cannot be made.
     quota(world, "pods", 0).await;
-    world.maintain("o", &format!("{ANALYZE}\njobs: {{startWithin: 14s}}")).await;
+    world.maintain("o", &format!("{ANALYZE}\njobs: {{startWithin: 30s}}")).await;
     world.until_failed("o").await;
     world.api::<ResourceQuota>().delete("tight", &Default::default()).await.expect("it is there");
     backup::once(world, "quiesce: true").await;
@@ -222,7 +222,7 @@ async fn a_quota_on_jobs_brings_the_homeserver_back(stage: Arc<Stage>, test: &'s
 async fn a_quota_on_pods_is_named_before_a_replica_is_touched(stage: Arc<Stage>, test: &'static str) {
     let mut world = World::with_homeserver(&stage, test).await;
     quota(&world, "pods", 4).await;
-    world.begin(&format!("{FULL}\njobs: {{startWithin: 14s}}")).await;
+    world.begin(&format!("{FULL}\njobs: {{startWithin: 30s}}")).await;
     let (reason, message) = world.until_failed("m").await;
     assert_eq!(reason, "PodDoesNotStart");
     assert!(
