@@ -11,13 +11,15 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of storages, and what events call the action.
-const NO_REASONS: [&str; 55] = [
+const NO_REASONS: [&str; 59] = [
     "AccessDenied",
     "Always",
     "BlobImmutableDueToPolicy",
+    "ClientAuthentication",
     "ConfigMap",
     "ContainerCreating",
     "Credentials",
+    "DateStyle",
     "Delete",
     "Deletion",
     "Drill",
@@ -29,6 +31,7 @@ const NO_REASONS: [&str; 55] = [
     "IfNotPresent",
     "In",
     "Inspect",
+    "IntervalStyle",
     "InvalidAccessKeyId",
     "Job",
     "Ki",
@@ -65,6 +68,7 @@ const NO_REASONS: [&str; 55] = [
     "SynapseRestore",
     "Ti",
     "TiB",
+    "TimeZone",
     "True",
     "Unschedulable",
 ];
