@@ -105,14 +105,22 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Literals of one word: every reason is one of them.
+/// Literals of one word: every reason is one of them. In `api` only those that a condition is set with.
 fn words_of_the_code() -> BTreeSet<String> {
     let words = |file: PathBuf| {
         let text = read(&file);
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         code.split('"').filter(|piece| is_word(piece)).map(str::to_owned).collect::<Vec<_>>()
     };
-    sources(&root().join("src")).into_iter().flat_map(words).collect()
+    let mut found: BTreeSet<String> = sources(&root().join("src")).into_iter().flat_map(words).collect();
+    for entry in fs::read_dir(root().join("src/api")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() {
+            let text = read(&entry);
+            let sets = text.lines().filter(|line| line.contains(".set(Type::"));
+            found.extend(sets.flat_map(|line| line.split('"')).filter(|piece| is_word(piece)).map(str::to_owned));
+        }
+    }
+    found
 }
 
 /// Words in backticks in the tables that explain reasons.
