@@ -72,7 +72,7 @@ fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
     assert!(stored["mediaBytes"].as_i64() > Some(0), "{stored:#}");
     assert!(stored["authenticationApartSeconds"].as_f64() < Some(60.0), "{stored:#}");
     let told = text(&backup["status"]["history"][0]["message"]);
-    assert!(told.contains("files of media"), "{told}");
+    assert!(told.contains("backed up 1 file of media"), "{told}");
     assert!(backup["status"]["run"]["window"].is_null(), "the homeserver was taken down for a backup");
     alice.says("after the backup");
     let dog = alice.shares("a photo of the dog");

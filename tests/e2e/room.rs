@@ -21,6 +21,11 @@ impl Mesh {
         let container = format!(
             "Object.spec.{field}{{name: 'mesh-proxy', image: 'localhost/pause:1'{more}, securityContext: Object.spec.{field}.{security}}}"
         );
+        // A merge may not write into lists such as `capabilities.drop`. A task's Pod has no init containers of its own here.
+        let (path, added) = match field {
+            "containers" => ("containers/-", container),
+            _ => ("initContainers", format!("[{container}]")),
+        };
         let yaml = format!(
             "
 apiVersion: admissionregistration.k8s.io/v1
@@ -37,10 +42,10 @@ spec:
   failurePolicy: Fail
   reinvocationPolicy: Never
   mutations:
-    - patchType: ApplyConfiguration
-      applyConfiguration:
+    - patchType: JSONPatch
+      jsonPatch:
         expression: >
-          Object{{spec: Object.spec{{{field}: [{container}]}}}}
+          [JSONPatch{{op: 'add', path: '/spec/{path}', value: {added}}}]
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicyBinding
