@@ -13,19 +13,14 @@ use crate::{
 struct Mesh(String);
 
 impl Mesh {
-    fn in_namespace_of(world: &World, field: &str, more: &str) -> Self {
+    fn in_namespace_of(world: &World) -> Self {
         let name = format!("mesh-{}", world.namespace);
         let security = "securityContext{allowPrivilegeEscalation: false, runAsNonRoot: true, runAsUser: 65532, \
-                        capabilities: Object.spec.FIELD.securityContext.capabilities{drop: ['ALL']}}"
-            .replace("FIELD", field);
+                        capabilities: Object.spec.containers.securityContext.capabilities{drop: ['ALL']}}";
         let container = format!(
-            "Object.spec.{field}{{name: 'mesh-proxy', image: 'localhost/pause:1'{more}, securityContext: Object.spec.{field}.{security}}}"
+            "Object.spec.containers{{name: 'mesh-proxy', image: 'localhost/pause:1', securityContext: Object.spec.containers.{security}}}"
         );
-        // A merge may not write into lists such as `capabilities.drop`. A task's Pod has no init containers of its own here.
-        let (path, added) = match field {
-            "containers" => ("containers/-", container),
-            _ => ("initContainers", format!("[{container}]")),
-        };
+        // A merge may not write into lists such as `capabilities.drop`.
         let yaml = format!(
             "
 apiVersion: admissionregistration.k8s.io/v1
@@ -45,7 +40,7 @@ spec:
     - patchType: JSONPatch
       jsonPatch:
         expression: >
-          [JSONPatch{{op: 'add', path: '/spec/{path}', value: {added}}}]
+          [JSONPatch{{op: 'add', path: '/spec/containers/-', value: {container}}}]
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicyBinding
@@ -101,7 +96,7 @@ fn told(world: &World, reason: &str) -> String {
 #[test]
 fn a_container_of_a_mesh_ends_no_step_late() {
     let world = world("mesh");
-    let mesh = Mesh::in_namespace_of(&world, "containers", "");
+    let mesh = Mesh::in_namespace_of(&world);
     mesh.wait(&world);
     slow_table(&world, 2);
     world.apply(&vacuum_full("full", "slow_table", "  downtime: {atMost: 10m}"));
@@ -110,20 +105,6 @@ fn a_container_of_a_mesh_ends_no_step_late() {
     assert!(downtime < Some(90), "{downtime:?}: the budget was waited for");
     let told = told(&world, "ContainerLivesOn");
     assert_eq!(told.matches("mesh-proxy goes on").count(), 1, "{told}");
-    world.assert_untouched_or_restored();
-}
-
-#[test]
-fn an_init_container_of_a_mesh_makes_no_difference() {
-    let world = world("mesh-init");
-    let mesh = Mesh::in_namespace_of(&world, "initContainers", ", restartPolicy: 'Always'");
-    mesh.wait(&world);
-    slow_table(&world, 2);
-    world.apply(&vacuum_full("full", "slow_table", "  downtime: {atMost: 10m}"));
-    let done = world.wait_phase("full", "Succeeded");
-    let downtime = done["status"]["last"]["downtimeSeconds"].as_i64();
-    assert!(downtime < Some(90), "{downtime:?}");
-    assert_eq!(told(&world, "ContainerLivesOn"), "");
     world.assert_untouched_or_restored();
 }
 
