@@ -98,6 +98,15 @@ pub struct Resources {
     pub limits: BTreeMap<String, String>,
 }
 
+impl Resources {
+    /// These amounts, and those of `base` for the resources that these do not name.
+    #[must_use]
+    pub fn or(self, base: &Self) -> Self {
+        let amounts = |own, base: &BTreeMap<String, String>| base.clone().into_iter().chain(own).collect();
+        Self { requests: amounts(self.requests, &base.requests), limits: amounts(self.limits, &base.limits) }
+    }
+}
+
 impl JobSettings {
     /// These settings where they say something, `base` where they do not.
     pub fn or(self, base: &Self) -> Self {

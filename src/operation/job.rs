@@ -188,8 +188,9 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         volume_mounts: Some(volume_mounts),
         ..Default::default()
     };
-    let of_synapse = blueprint.own_synapse.map(|own| synapse::container(own, settings.run_as_user));
-    let beside: Vec<Container> = blueprint.server.map(server::container).into_iter().chain(of_synapse).collect();
+    let of_synapse = blueprint.own_synapse.map(|own| synapse::container(own, settings));
+    let of_server = blueprint.server.map(|server| server::container(server, settings));
+    let beside: Vec<Container> = of_server.into_iter().chain(of_synapse).collect();
     PodSpec {
         // The tasks talk to PostgreSQL, never to the API server.
         automount_service_account_token: Some(false),

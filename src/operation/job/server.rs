@@ -15,7 +15,10 @@ use k8s_openapi::{
 };
 
 use super::{at, empty, resources, restricted};
-use crate::api::verification::{ScratchServer, ScratchVolume};
+use crate::api::{
+    jobs::JobSettings,
+    verification::{ScratchServer, ScratchVolume},
+};
 
 /// Name of its container.
 pub const CONTAINER: &str = "postgres";
@@ -45,8 +48,13 @@ pub const SETTINGS: [&str; 8] = [
 /// How much memory it may use, where the user does not say it.
 pub const MEMORY_LIMIT: &str = "1Gi";
 
-/// The container.
-pub fn container(server: &ScratchServer) -> Container {
+/// The container. A resource that the server's own settings do not name is as in the Jobs' settings, for a quota that asks
+/// for it. Memory is not: PostgreSQL needs another amount than the task.
+pub fn container(server: &ScratchServer, settings: &JobSettings) -> Container {
+    let mut of_jobs = settings.resources.clone().unwrap_or_default();
+    of_jobs.requests.remove("memory");
+    of_jobs.limits.remove("memory");
+    let wanted = server.resources.clone().unwrap_or_default().or(&of_jobs);
     let settings = SETTINGS.iter().map(|setting| (*setting).to_owned()).chain([format!("port={PORT}")]);
     let variable =
         |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..Default::default() };
@@ -65,7 +73,7 @@ pub fn container(server: &ScratchServer) -> Container {
             variable("POSTGRES_HOST_AUTH_METHOD", "trust"),
             variable("POSTGRES_INITDB_ARGS", "--encoding=UTF8 --locale=C --no-sync"),
         ]),
-        resources: Some(resources(server.resources.as_ref(), MEMORY_LIMIT)),
+        resources: Some(resources(Some(&wanted), MEMORY_LIMIT)),
         security_context: Some(SecurityContext { run_as_user: Some(server.run_as_user), ..restricted() }),
         volume_mounts: Some(vec![
             at(DATA, "postgres-data"),

@@ -7,7 +7,10 @@
 use k8s_openapi::api::core::v1::{Container, SecurityContext, Volume, VolumeMount};
 
 use super::{at, empty, resources, restricted, server};
-use crate::api::verification::{Duty, OwnSynapse, SynapseImage};
+use crate::api::{
+    jobs::JobSettings,
+    verification::{Duty, OwnSynapse, SynapseImage},
+};
 
 /// Name of its container.
 pub const CONTAINER: &str = "synapse";
@@ -30,8 +33,8 @@ pub fn schema_file() -> String {
     format!("{PLACE}/schema.json")
 }
 
-/// The container; `run_as_user` is that of the task.
-pub fn container(own: &OwnSynapse, run_as_user: Option<i64>) -> Container {
+/// The container. It has the task's user and the task's resources, where the settings name them.
+pub fn container(own: &OwnSynapse, settings: &JobSettings) -> Container {
     let OwnSynapse { image: SynapseImage { image, image_pull_policy, .. }, duty } = own;
     let (program, argument, restart_policy) = match duty {
         Duty::Serves => (SERVE, PLACE.to_owned(), Some("Always".to_owned())),
@@ -45,8 +48,11 @@ pub fn container(own: &OwnSynapse, run_as_user: Option<i64>) -> Container {
         restart_policy,
         command: Some(["python3", "-u", "-B", "-c", program].map(str::to_owned).to_vec()),
         args: Some(vec![argument]),
-        resources: Some(resources(None, MEMORY_LIMIT)),
-        security_context: Some(SecurityContext { run_as_user: Some(run_as_user.unwrap_or(USER)), ..restricted() }),
+        resources: Some(resources(settings.resources.as_ref(), MEMORY_LIMIT)),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(settings.run_as_user.unwrap_or(USER)),
+            ..restricted()
+        }),
         volume_mounts: Some([place(), at("/tmp", "synapse-tmp")].into_iter().chain(socket).collect()),
         ..Default::default()
     }

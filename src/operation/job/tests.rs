@@ -285,7 +285,8 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
 
 #[test]
 fn the_homeserver_s_own_synapse_is_beside_the_task_as_it_is_wanted() {
-    let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
+    let with_cpu = SPEC.replace("limits: {memory: 1Gi}", "limits: {memory: 1Gi, cpu: \"2\"}");
+    let spec: SynapseSpec = serde_yaml_ng::from_str(&with_cpu).unwrap();
     let server = ScratchServer { image: "postgres:15".to_owned(), run_as_user: 999, volume: None, resources: None };
     let built = |duty, server| {
         let image = SynapseImage {
@@ -321,6 +322,9 @@ fn the_homeserver_s_own_synapse_is_beside_the_task_as_it_is_wanted() {
     assert_eq!((postgres.name.as_str(), own.name.as_str()), ("postgres", "synapse"));
     assert_eq!((own.image.as_deref(), own.image_pull_policy.as_deref()), (Some("synapse:1"), Some("IfNotPresent")));
     assert_eq!(own.restart_policy.as_deref(), Some("Always"), "it goes on beside the task");
+    let limits = [postgres, own, &pod.containers[0]].map(|it| it.resources.clone().unwrap().limits.unwrap());
+    assert_eq!(limits.each_ref().map(|limits| limits["cpu"].0.as_str()), ["2"; 3], "a quota may ask each for it");
+    assert_eq!(limits.each_ref().map(|limits| limits["memory"].0.as_str()), ["1Gi"; 3]);
     let paths = |container: &Container| {
         let mounts = container.volume_mounts.iter().flatten();
         mounts.map(|mount| (mount.name.clone(), mount.mount_path.clone())).collect::<BTreeMap<_, _>>()

@@ -58,7 +58,10 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
         let is_late = Timestamp::now().duration_since(made_at) >= refused_pods::EARLY;
         if is_late && observed.state == JobState::Active {
             let why = refused_pods::why(&context.client, namespace, "Job", name, made_at).await;
-            observed.pod = why.map(|why| format!("no Pod could be made for its Job: {why}"));
+            observed.pod = why.map(|why| {
+                let advice = refused_pods::advice(&why).map(|advice| format!(". {advice}")).unwrap_or_default();
+                format!("no Pod could be made for its Job: {why}{advice}")
+            });
         }
         return Ok(Some(observed));
     };

@@ -51,7 +51,7 @@ tests![
 /// Drills on a schedule that does not come up while the test runs.
 const VERIFY: &str = "verify: {cron: '@yearly', image: 'localhost/postgres:15'}";
 
-async fn verify_now(world: &World, value: &str) {
+pub(super) async fn verify_now(world: &World, value: &str) {
     let patch = Patch::Merge(json!({"metadata": {"annotations": {VERIFY_NOW: value}}}));
     world.api::<SynapseBackup>().patch("nightly", &PatchParams::default(), &patch).await.expect("it is there");
 }
@@ -61,7 +61,7 @@ fn drills(object: &SynapseBackup) -> Option<&OperationStatus> {
 }
 
 /// Waits until the drill that this annotation has asked for is over.
-async fn until_drilled(world: &World, value: &str) -> BackupStatus {
+pub(super) async fn until_drilled(world: &World, value: &str) -> BackupStatus {
     let what = format!("was drilled for {value}");
     let drilled = until_backup(world, &what, |object| {
         let answered = drills(object).filter(|drills| drills.run_now_answered.as_deref() == Some(value));
@@ -77,7 +77,7 @@ async fn backed_up(world: &World) {
     until_runs(world, 1).await;
 }
 
-fn verified(status: &BackupStatus) -> (&str, &str) {
+pub(super) fn verified(status: &BackupStatus) -> (&str, &str) {
     let condition = conditions::find(&status.operation.conditions, Type::Verified).expect("it is told");
     (condition.status.as_str(), condition.reason.as_str())
 }

@@ -10,6 +10,7 @@ mod intruders;
 mod kinds;
 mod leases;
 mod life;
+mod limits;
 mod media;
 mod refusals;
 mod rest;
@@ -44,6 +45,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         intruders::tests(),
         leases::tests(),
         life::tests(),
+        limits::tests(),
         media::tests(),
         refusals::tests(),
         rest::tests(),
