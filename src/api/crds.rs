@@ -2,18 +2,40 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use serde_json::Value;
 
 use super::{Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore};
 
 /// Every CRD, in the order in which the docs name them.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![Synapse::crd(), SynapseMaintenance::crd(), SynapseBackup::crd(), SynapseRestore::crd()]
+    let made = [Synapse::crd(), SynapseMaintenance::crd(), SynapseBackup::crd(), SynapseRestore::crd()];
+    made.into_iter().map(with_known_formats).collect()
+}
+
+/// Formats that the types have and that Kubernetes does not know. It warns of each at every apply.
+const UNKNOWN_FORMATS: [&str; 3] = ["uint", "uint8", "uint16"];
+
+fn with_known_formats(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let mut value = serde_json::to_value(crd).expect("plain data");
+    remove_unknown_formats(&mut value);
+    serde_json::from_value(value).expect("what it was made of")
+}
+
+fn remove_unknown_formats(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|key, value| {
+                key != "format" || !value.as_str().is_some_and(|it| UNKNOWN_FORMATS.contains(&it))
+            });
+            fields.values_mut().for_each(remove_unknown_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_unknown_formats),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     /// Paths of strings and lists without an upper bound.
@@ -30,6 +52,32 @@ mod tests {
         for inner in ["items", "additionalProperties"] {
             if schema[inner].is_object() {
                 unbounded(&schema[inner], &format!("{path}[]"), found);
+            }
+        }
+    }
+
+    /// The values of `format` anywhere below.
+    fn formats<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("format").and_then(Value::as_str));
+                fields.values().for_each(|inner| formats(inner, found));
+            }
+            Value::Array(items) => items.iter().for_each(|inner| formats(inner, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_format_is_one_that_kubernetes_knows() {
+        for crd in all() {
+            let crd = serde_json::to_value(crd).unwrap();
+            let mut found = Vec::new();
+            formats(&crd, &mut found);
+            assert!(!found.is_empty(), "the walk finds some");
+            for format in found {
+                let known = ["int32", "int64", "uint32", "uint64", "double", "date-time", "duration"];
+                assert!(known.contains(&format), "{format} in {}", crd["spec"]["names"]["kind"]);
             }
         }
     }
