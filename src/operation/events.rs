@@ -2,6 +2,7 @@
 
 use super::{
     job::CONTAINER,
+    pinned::PLACEMENT,
     plan::TAKES_LEASE,
     report::{kept_down, not_ready_besides, overrun, quiesced},
 };
@@ -148,8 +149,13 @@ fn of_success(step: &StepStatus) -> Vec<Event> {
     let name = &step.name;
     let summary = step.result.as_ref().map(|result| result.summary.as_str());
     let said: Vec<&str> = summary.into_iter().chain(step.message.as_deref()).filter(|said| !said.is_empty()).collect();
-    let note = if said.is_empty() { format!("step {name}") } else { format!("step {name}: {}", said.join("; ")) };
-    let mut events = vec![Event::normal("StepSucceeded", name, note)];
+    let said = match (said.is_empty(), name.as_str(), step.attempt) {
+        (false, ..) => said.join("; "),
+        (true, PLACEMENT, 0) => "not needed, no step stops the homeserver".to_owned(),
+        (true, PLACEMENT, _) => "its Pod found a node".to_owned(),
+        (true, ..) => "done".to_owned(),
+    };
+    let mut events = vec![Event::normal("StepSucceeded", name, format!("step {name}: {said}"))];
     let warnings = step.result.iter().flat_map(|result| &result.warnings);
     // The API client folds events of one reason and action, and keeps the first note: so each step has one with all.
     let warnings: Vec<&str> = warnings.map(String::as_str).collect();
@@ -222,6 +228,17 @@ mod tests {
             Event::warning("StepWarned", "preflight", "step preflight: a transaction is open; an unsafe locale");
         assert_eq!(of_step(Some(&running), &done), [succeeded, warned]);
         assert_eq!(of_step(Some(&done), &done), []);
+    }
+
+    #[test]
+    fn a_step_without_a_summary_says_what_its_success_means() {
+        let note = |name: &str, attempt: i32| {
+            let done = step(json!({"name": name, "state": "Succeeded", "attempt": attempt}));
+            of_step(None, &done).swap_remove(0).note
+        };
+        assert_eq!(note(PLACEMENT, 1), "step placement: its Pod found a node");
+        assert_eq!(note(PLACEMENT, 0), "step placement: not needed, no step stops the homeserver");
+        assert_eq!(note("vacuum-1", 1), "step vacuum-1: done");
     }
 
     fn ready(reason: &str, stalled: bool) -> OperationStatus {

@@ -75,22 +75,24 @@ start_homeserver() {
 	wait_for_homeserver
 }
 
-# Lines such as "[ 12/400] messages": one that rewrites itself on a terminal, now and then one elsewhere.
+# Lines such as "[ 12/400] messages": one that rewrites itself on a terminal, now and then one elsewhere. Not by awk: Debian's reads
+# a pipe in blocks.
 progress() {
-	local terminal=
-	if [[ -t 1 ]]; then
-		terminal=yes
-	fi
-	awk -v terminal="$terminal" '
-		/^\[ *[0-9]+\/ *[0-9]+\]/ {
-			if (terminal) { printf "\r\033[K  %s", $0; open = 1 }
-			else if (lines++ % 40 == 0) print "  " $0
-			fflush(); next
-		}
-		open { print ""; open = 0 }
-		{ print "  " $0; fflush() }
-		END { if (open) print "" }
-	'
+	local line open='' lines=0
+	while IFS= read -r line; do
+		if [[ $line =~ ^\[\ *[0-9]+/\ *[0-9]+\] ]]; then
+			if [[ -t 1 ]]; then
+				printf '\r\e[K  %s' "$line"
+				open=yes
+			elif ((lines++ % 40 == 0)); then
+				printf '  %s\n' "$line"
+			fi
+			continue
+		fi
+		printf '%s  %s\n' "${open:+$'\n'}" "$line"
+		open=
+	done
+	printf '%s' "${open:+$'\n'}"
 }
 
 # The log of a Pod that may not have begun yet.
@@ -128,18 +130,18 @@ follow() {
 
 # Restores the newest backup of a SynapseBackup into a PostgreSQL that is thrown away, and waits for the verdict.
 drill() {
-	local image=localhost/postgres:15 phase='' before='' outcome='' began=$SECONDS
+	local image=localhost/postgres:15 phase='' work='' before='' outcome='' began=$SECONDS
 	if [[ $context ]]; then
 		image=$POSTGRES_IMAGE
 	fi
 	kn patch "synbk/$1" --type=merge --patch "{\"spec\": {\"verify\": {\"cron\": \"@yearly\", \"image\": \"$image\", \"synapse\": true}}}"
 	kn annotate "synbk/$1" --overwrite "synapse-keeper.dev/verify-now=$(date +%s)"
 	while ((SECONDS - began < 600)); do
-		IFS='|' read -r phase outcome < <(kn get "synbk/$1" \
-			-o jsonpath='{.status.verification.phase} {.status.verification.step}|{.status.verification.run.outcome}{"\n"}')
-		if [[ $phase != "$before" ]]; then
-			before=$phase
-			printf '  %4d s  %s\n' $((SECONDS - began)) "$phase"
+		IFS='|' read -r phase work outcome < <(kn get "synbk/$1" \
+			-o jsonpath='{.status.verification.phase}{"|"}{.status.verification.step}{"|"}{.status.verification.run.outcome}{"\n"}')
+		if [[ "$phase|$work" != "$before" ]]; then
+			before="$phase|$work"
+			printf '  %4d s  %-11s %s\n' $((SECONDS - began)) "${phase:-new}" "$work"
 		fi
 		case $outcome in
 		Succeeded) return ;;
@@ -170,7 +172,7 @@ stop_asking() {
 show_plan() {
 	local table='{range .status.plan[*]}{range .tables[*]}{.name}{"|"}{.bytes}{"|"}{.deadRows}{"|"}{.expectedGainBytes}{"|"}{.expectedSeconds}{"|"}{.skipped}{"\n"}{end}{end}'
 	{
-		echo 'TABLE|BYTES|DEAD ROWS|WOULD FREE|SECONDS|LEFT ALONE, WHY'
+		echo 'TABLE|BYTES|DEAD ROWS|WOULD FREE|SECONDS|SKIPPED, WHY'
 		kn get synmt "$1" -o jsonpath="$table"
 	} | column -t -s '|' | sed -n 1,16p
 	kn get synmt "$1" -o jsonpath='{range .status.plan[*]}{"\n"}{.step}: {.summary}{end}{"\n"}'

@@ -265,7 +265,7 @@ fn swapped(
     let kept = kept_as(&mark.replaced, &kept_size);
     StepResult {
         summary: format!(
-            "{} is {} of {} now ({}); {kept}{with_it}",
+            "database {} now has {} of {} ({}); {kept}{with_it}",
             found.name,
             mark.what(),
             mark.taken_at,
@@ -290,7 +290,7 @@ fn kept_as(kept: &Option<String>, size: &Option<String>) -> String {
         None => "there was no database before".to_owned(),
         Some(kept) => {
             let size = size.as_deref().unwrap_or("dropped since");
-            format!("the old one is kept as {kept} ({size}): drop it when it is not wanted any more")
+            format!("the old database is kept as {kept} ({size}): drop it when you no longer need it")
         }
     }
 }
