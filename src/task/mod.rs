@@ -53,7 +53,7 @@ enum Command {
     DeleteBackups(backup::delete::Arguments),
     /// Read what is true of a homeserver's database.
     Inspect(inspect::Arguments),
-    /// Do nothing: that its Pod was started is what was to be found out.
+    /// Do nothing. The start of its Pod shows that the next one gets a node.
     Placement(Anything),
     /// Check that steps can be done, and say what they would do. Changes nothing.
     Preflight(preflight::Arguments),

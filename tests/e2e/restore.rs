@@ -21,36 +21,18 @@ spec:
 ";
 
 /// `task restore-config` by hand, and what it wrote.
-const RESTORE_CONFIG: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: restore-config}
-spec:
-  restartPolicy: Never
-  automountServiceAccountToken: false
-  securityContext: {runAsNonRoot: true, runAsUser: 991, seccompProfile: {type: RuntimeDefault}}
-  initContainers:
-    - name: restore
-      image: localhost/synapse-keeper-tools:dev
-      imagePullPolicy: IfNotPresent
-      command: [synapse-keeper, task, restore-config, --server-name=example.org, --repository-dir=/repository,
-                --output=/tmp/config.yaml]
-      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}
-      volumeMounts:
-        - {name: repository, mountPath: /repository, readOnly: true}
-        - {name: tmp, mountPath: /tmp}
-  containers:
-    - name: look
-      image: localhost/synapse:1.163.2
-      imagePullPolicy: IfNotPresent
-      command: [cat, /tmp/config.yaml]
-      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}
-      volumeMounts:
-        - {name: tmp, mountPath: /tmp}
-  volumes:
-    - {name: repository, secret: {secretName: repository}}
-    - {name: tmp, emptyDir: {}}
-";
+/// The Secrets and ConfigMaps of the newest backup, by what docs/restore.md has an admin type.
+fn configuration(world: &World, program: &str, more: &[&str]) -> String {
+    world.apply_file(program);
+    world.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=5m"]);
+    let exec = ["exec", "keeper", "--"];
+    let task = ["synapse-keeper", "task", "restore-config", "--server-name", "example.org"];
+    let places = ["--repository-dir", "/repository", "--output", "/tmp/config.yaml"];
+    world.kubectl(&[&exec[..], &task, &places, more].concat());
+    let configuration = world.kubectl(&[&exec[..], &["cat", "/tmp/config.yaml"]].concat());
+    world.kubectl(&["delete", "pod", "keeper", "--grace-period=1"]);
+    configuration
+}
 
 #[test]
 fn people_find_what_the_backup_has_and_wait_for_a_swap_alone() {
@@ -161,9 +143,7 @@ fn what_is_lost_comes_back_from_the_repository_alone(world: &World, alice: &Pers
     }
     // These are in nobody's Git.
     world.kubectl(&["delete", "secret", "synapse-signing-key", "synapse-registration"]);
-    world.apply(RESTORE_CONFIG);
-    world.wait("pod/restore-config", "done", |pod| pod["status"]["phase"] == "Succeeded");
-    world.apply(&world.kubectl(&["logs", "restore-config", "-c", "look"]));
+    world.apply(&configuration(world, "examples/program.yaml", &[]));
     // It starts, and makes tables of its own.
     serves(world);
     world.apply_file("examples/synapse.yaml");
@@ -209,6 +189,8 @@ fn what_synapse_does_not_start_with_is_taken_back() {
     world.kubectl(&["patch", "synapse", "example", "--type=merge", "-p", admin]);
     world.apply_file("examples/backup-volume.yaml");
     world.wait_phase_of("synbk/before-the-upgrade", "Succeeded");
+    let configuration = configuration(&world, "examples/program-volume.yaml", &["--repository", "/backups/restic"]);
+    assert!(configuration.contains("name: synapse-signing-key"), "{configuration}");
     world.sql("SET ROLE synapse; CREATE TABLE made_after_the_backup (a int)");
     for main in ["synapse-main", "synapse-worker"] {
         let probe = serde_json::json!({"spec": {"template": {"spec": {

@@ -323,6 +323,10 @@ async fn the_configuration_comes_back_as_manifests() {
     };
     restored("latest").run().await.refused("NoConfigInBackup", &[&newest[..8]]);
     restored("ffff").run().await.refused("SnapshotNotFound", &[&snapshot[..8], &newest[..8]]);
+    let path = output.display().to_string();
+    let mistyped = ["--server-name", "example.com", "--output", &path];
+    let mistyped = Program::task("restore-config").place(&repository).with(&mistyped);
+    mistyped.run().await.refused("SnapshotNotFound", &["backups of another homeserver: example.org"]);
     let done = restored(&snapshot[..8]).run().await;
     assert!(done.result().summary.starts_with("wrote 2 objects"), "{done:?}");
     let documents: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&fs::read_to_string(&output).unwrap())

@@ -1,6 +1,6 @@
 //! Which backups there are. What has no manifest, or lacks a stream or the media that its manifest names, does not exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -31,6 +31,8 @@ pub struct Inventory {
     pub marks: Vec<Mark>,
     /// Who else has backups of the same homeserver, the one with the newest first.
     pub others: Vec<OtherOrigin>,
+    /// Names of the homeservers that the repository has something of, where it has no backup of this one.
+    pub other_servers: Vec<String>,
 }
 
 /// A whole backup.
@@ -61,7 +63,14 @@ impl Inventory {
     /// # Errors
     /// What restic answers.
     pub async fn of_server(repository: &Repository, server_name: &str) -> Result<Self> {
-        Ok(Self::new(&repository.list(&[vec![TAG.to_owned(), server_tag(server_name)]]).await?))
+        let mut inventory = Self::new(&repository.list(&[vec![TAG.to_owned(), server_tag(server_name)]]).await?);
+        if inventory.backups.is_empty() {
+            let all = repository.list(&[vec![TAG.to_owned()]]).await?;
+            let servers: BTreeSet<&str> = all.iter().filter_map(|snapshot| tag(snapshot, &server_tag(""))).collect();
+            let others = servers.into_iter().filter(|name| *name != server_name);
+            inventory.other_servers = others.map(str::to_owned).collect();
+        }
+        Ok(inventory)
     }
 
     /// A backup by the beginning of its name, or the newest one: `latest`.
@@ -81,7 +90,12 @@ impl Inventory {
         let listed: Vec<String> =
             listed.map(|backup| format!("{:.8} of {}", backup.shown.id, backup.taken_at)).collect();
         let there_is = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
-        TaskError::terminal("SnapshotNotFound", format!("There is no whole backup {wanted}. There is: {there_is}."))
+        let others = match self.other_servers.is_empty() {
+            true => String::new(),
+            false => format!(" The repository has backups of another homeserver: {}.", self.other_servers.join(", ")),
+        };
+        let message = format!("There is no whole backup {wanted}. There is: {there_is}.{others}");
+        TaskError::terminal("SnapshotNotFound", message)
     }
 
     /// The newest backup that is not younger than a moment.
