@@ -292,11 +292,11 @@ impl BackupStatus {
     }
 }
 
-/// Tells what a restore will not bring back, until a backup is made of which it will bring back all.
+/// Says what a restore does not bring back, from preflight on, until a restore brings back all of the database.
 fn tell_coverage(conditions: &mut Vec<Condition>, coverage: &Coverage, generation: i64, now: Timestamp) {
     let mut conditions = Conditions::new(conditions, generation, now);
     let left_out = (!coverage.not_restored.is_empty())
-        .then(|| format!("A restore of the newest backup does not bring back {}", coverage.not_restored.join("; ")));
+        .then(|| format!("A restore does not bring back {}", coverage.not_restored.join("; ")));
     let message = coverage.superuser_needed.iter().cloned().chain(left_out).collect::<Vec<_>>().join(" ");
     match (coverage.superuser_needed.is_empty(), message.is_empty()) {
         (_, true) => conditions.clear(Type::NotAllRestored),

@@ -63,11 +63,30 @@ async fn take(session: &mut Session, sql: &'static str) -> Result<()> {
 pub async fn until_lost(session: &mut Session) -> TaskError {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let looked = session.execute("SELECT 1").await;
-        if let Err(error) = looked.explain("looking whether the lock of synapse-keeper is still held") {
+        if let Err(error) = still_held(session).await {
             return error;
         }
     }
+}
+
+/// Does work that rests on a lock, and ends it when the lock's session is gone. Without a session there is no lock.
+///
+/// # Errors
+/// Those of the work; transient, `ConnectionLost`.
+pub async fn holding<T>(session: Option<&mut Session>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(session) = session else { return work.await };
+    tokio::select! {
+        done = work => done,
+        lost = until_lost(session) => Err(lost),
+    }
+}
+
+/// Whether the session still holds the lock: it does as long as it lives.
+///
+/// # Errors
+/// Transient, `ConnectionLost`.
+pub async fn still_held(session: &mut Session) -> Result<()> {
+    session.execute("SELECT 1").await.explain("looking whether the lock of synapse-keeper is still held")
 }
 
 async fn holder(session: &mut Session) -> Result<String> {

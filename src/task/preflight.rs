@@ -144,8 +144,10 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
             Check::Backup(wanted) => {
-                let (plan, warning) = backup::check(&arguments.connection, &mut session, name, wanted).await?;
-                findings.warnings.extend(warning);
+                let (plan, warning, coverage) =
+                    backup::check(&arguments.connection, &mut session, name, wanted).await?;
+                findings.warnings.extend(warning.into_iter().chain(coverage.warnings()));
+                findings.coverage = Some(coverage);
                 plan
             }
             Check::Media(store) => store.check(&mut session, name).await?,

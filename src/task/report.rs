@@ -204,6 +204,14 @@ pub struct Coverage {
 }
 
 impl Coverage {
+    /// Of two databases.
+    #[must_use]
+    pub fn and(mut self, more: Self) -> Self {
+        self.not_restored.extend(more.not_restored);
+        self.superuser_needed.extend(more.superuser_needed);
+        self
+    }
+
     /// All of it, as warnings of a step.
     pub fn warnings(&self) -> Vec<String> {
         let left_out = self.not_restored.iter().map(|line| format!("a restore does not bring back {line}"));
@@ -295,6 +303,9 @@ pub struct PreflightFindings {
     pub other_sessions: Vec<String>,
     /// What is allowed but worth a look, for people.
     pub warnings: Vec<String>,
+    /// What a restore of the backup that is to be made does not bring back. The warnings have it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
 }
 
 /// What `task inspect` found. See [`crate::api::synapse::SynapseStatus`] for the meaning of the fields.

@@ -1,6 +1,7 @@
 //! The database of the Matrix Authentication Service beside Synapse's: both are of one moment, and come back together.
 
 mod backup;
+mod portable;
 mod restore;
 mod undo;
 

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    backup::back_up,
+    backup::{ALL, back_up},
+    in_place,
     restore::{another, restore, swap},
     support::{Database, Finished, PASSWORD, Program, Repository, Server, server},
     verify::{verdict, verify},
@@ -180,6 +181,78 @@ async fn what_a_superuser_has_made_is_left_out_and_said_from_the_backup_on() {
     old.server.psql("postgres", &format!("DROP DATABASE \"{}\"", old.name));
 }
 
+fn preflight_of_a_backup(database: &Database, repository: &Repository) -> Program {
+    let mut destination = repository.destination();
+    destination["serverName"] = json!("example.org");
+    destination["init"] = json!(false);
+    let step = format!("database={}", json!({"backup": {"destination": destination, "config": {}}}));
+    database.task("preflight").repository_programs(repository).with(&["--step", &step])
+}
+
+#[tokio::test]
+async fn preflight_of_a_backup_says_what_does_not_come_back_before_anything_is_stored() {
+    let nothing = "CREATE EXTENSION pg_trgm; CREATE INDEX ON users USING gin (name gin_trgm_ops)";
+    let left_out =
+        "CREATE EXTENSION pg_stat_statements; CREATE PUBLICATION everything FOR ALL TABLES; SELECT lo_create(0)";
+    let needed = "CREATE EXTENSION bloom; CREATE INDEX blooms ON users USING bloom (name)";
+    let cases: [(&str, &str, &[&str]); 3] = [
+        ("portable_ahead_0", nothing, &[]),
+        (
+            "portable_ahead_1",
+            left_out,
+            &[
+                "a restore does not bring back extension pg_stat_statements",
+                "publication everything",
+                "a restore does not bring back 1 large objects",
+            ],
+        ),
+        (
+            "portable_ahead_2",
+            needed,
+            &["extension bloom (only a superuser can make it), which index public.blooms needs", "CREATE EXTENSION"],
+        ),
+    ];
+    for (name, sql, words) in cases {
+        let (database, repository) = (Database::of_synapse(name), Repository::new());
+        database.sql(sql);
+        let would = preflight_of_a_backup(&database, &repository).run().await;
+        let findings = would.preflight().clone();
+        assert_told(&findings.warnings, words);
+        assert_eq!(repository.snapshots(ALL).len(), 0, "{name}");
+        // The step says the same.
+        let made = back_up(&database, &repository).run().await;
+        assert_eq!(findings.coverage, made.result().coverage, "{name}");
+        assert_eq!(findings.coverage.is_some_and(|found| found.warnings().is_empty()), words.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn in_place_a_schema_that_cannot_be_made_is_refused_before_and_the_grant_works() {
+    for (name, sql) in [
+        ("portable_schema_0", "CREATE SCHEMA \"of mine\"; CREATE TABLE \"of mine\".notes (a int)"),
+        // Without a table in it.
+        (
+            "portable_schema_1",
+            "CREATE SCHEMA helpers; CREATE FUNCTION helpers.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        ),
+    ] {
+        let (source, repository) = (Database::of_synapse(name), Repository::new());
+        source.as_synapse_sql(sql);
+        back_up(&source, &repository).run().await.backup();
+        let target = Database::empty(&format!("{name}_target"));
+        target.sql(&format!("REVOKE CREATE ON DATABASE {} FROM synapse, PUBLIC", target.name));
+        let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"synapse\";", target.name);
+        let words = ["has schemas besides public", "Nothing was changed", &grant];
+        preflight(&target, &repository, "InPlace").run().await.refused("NotDatabaseOwner", &words);
+        let uid = format!("{name}-1");
+        in_place::restore(&target, &repository, &uid).run().await.refused("NotDatabaseOwner", &words);
+        assert_eq!(in_place::comment(&target), "", "it was not touched");
+        target.sql(&grant);
+        in_place::restore(&target, &repository, &uid).run().await.result();
+        assert_eq!(target.checksum("users"), source.checksum("users"));
+    }
+}
+
 #[tokio::test]
 async fn a_policy_for_a_role_that_is_not_there_is_left_out_of_a_restore() {
     let (database, repository) = (Database::of_synapse("portable_policy"), Repository::new());
@@ -217,9 +290,15 @@ async fn what_a_table_needs_is_refused_before_and_the_advice_works() {
         "function public.half(integer)",
     ];
     assert_told(&coverage.superuser_needed, &words);
+    // A drill owns its server, and makes it by itself. All else it makes with the rights of a restore.
     let drilled = verify(&repository, "latest", "portable_needed_drill").run().await;
-    drilled.refused("SuperuserNeeded", &["extension bloom", "says nothing of the backup"]);
-    assert_eq!(verdict(drilled.report()), None, "it is neither whole nor damaged");
+    let told = ["made what tables need: extension bloom, function public.half(integer)", "NotAllRestored"];
+    assert_told(&drilled.result().warnings, &told);
+    assert!(verdict(drilled.report()).is_some_and(|found| found.is_whole), "{drilled:?}");
+    let restored = Database { name: "portable_needed_drill".to_owned(), server: server() };
+    assert_eq!(restored.checksum("rooms"), source.checksum("rooms"));
+    let owners = "SELECT string_agg(DISTINCT tableowner, ' ') FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(restored.sql(owners), "synapse_keeper_drill");
 
     let database = Database::on(other, "portable_needed");
     let before = other.psql("postgres", "SELECT count(*) FROM pg_database");
@@ -265,6 +344,8 @@ async fn what_only_the_server_of_a_drill_lacks_is_no_verdict() {
     let words = [
         "extension portable_type (the server does not have its files), which table public.rooms needs",
         "table public.users (the server has no collation tlh_XX)",
+        "Its superuser cannot make it either: extension portable_type: ",
+        "Set spec.verify.image to an image of the same major",
     ];
     drilled.refused("SuperuserNeeded", &words);
     assert_eq!(verdict(drilled.report()), None, "it is neither whole nor damaged");

@@ -90,6 +90,46 @@ async fn in_the_middle_of_a_backup_and_of_a_restore_beside() {
         .result();
 }
 
+/// Ends the sessions that hold the task's lock in the session's database; how many there were.
+const END_LOCKS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks \
+     WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+#[tokio::test]
+async fn a_restore_beside_that_loses_its_lock_ends_and_leaves_nothing() {
+    let (database, repository) = (Database::of_synapse("lost_lock_beside"), Repository::new());
+    back_up(&database, &repository).run().await.backup();
+    let held = repository.hold(Moment::Before, "data-1.sql.zst");
+    let restore = || crate::restore::restore(&database, &repository, "lost-lock-b").with(&["--existing", "rename"]);
+    let running = restore().start();
+    until_reached(&held).await;
+    assert_eq!(database.sql(END_LOCKS), "1");
+    let finished = running.finish().await;
+    let error = finished.refused("ConnectionLost", &["lock of synapse-keeper", "[57P01]"]);
+    assert_eq!(error.class, ErrorClass::Transient);
+    let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'synapse\\_keeper\\_ostlockb\\_%'";
+    assert_eq!(database.sql(left), "0");
+    fs::remove_file(held).expect("a file");
+    restore().with(&["--attempt", "2"]).run().await.result();
+}
+
+#[tokio::test]
+async fn a_swap_that_loses_its_lock_ends_and_changes_no_name() {
+    let (database, repository) = (Database::of_synapse("lost_lock_swap"), Repository::new());
+    back_up(&database, &repository).run().await.backup();
+    let uid = "lost-lock-s";
+    crate::restore::restore(&database, &repository, uid).with(&["--existing", "rename"]).run().await.result();
+    let oid = database.sql("SELECT oid FROM pg_database WHERE datname = current_database()");
+    // The swap waits for this one.
+    let synapse = database.session("synapse", "synapse-main").await;
+    let running = crate::restore::swap(&database, uid).with(&["--existing", "rename"]).start();
+    eventually("it has the lock", Duration::from_secs(60), async || database.sql(END_LOCKS) != "0").await;
+    running.finish().await.refused("ConnectionLost", &["[57P01]"]);
+    assert_eq!(database.sql("SELECT oid FROM pg_database WHERE datname = current_database()"), oid);
+    drop(synapse);
+    let swapped = crate::restore::swap(&database, uid).with(&["--existing", "rename", "--attempt", "2"]).run().await;
+    swapped.result();
+}
+
 #[tokio::test]
 async fn a_session_with_the_lock_that_is_lost_is_not_replaced() {
     let (source, repository) = (Database::of_synapse("lost_lock_source"), Repository::new());
@@ -99,10 +139,7 @@ async fn a_session_with_the_lock_that_is_lost_is_not_replaced() {
     let arguments = ["--operation", "lost-lock", "--restore", "l", "--method", "in-place", "--free-space", "10Gi"];
     let running = database.task("restore-database").of_server(&repository).with(&arguments).start();
     until_reached(&held).await;
-    let of_lock =
-        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let ended = database.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE {of_lock}"));
-    assert_eq!(ended, "t");
+    assert_eq!(database.sql(END_LOCKS), "1");
     let finished = running.finish().await;
     fs::remove_file(held).expect("a file");
     finished.refused("ConnectionLost", &["lock of synapse-keeper", "[57P01]"]);

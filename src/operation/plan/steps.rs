@@ -329,7 +329,8 @@ impl Planner<'_> {
             self.leave_out_what_does_nothing(&now);
             let step = &mut self.run_mut().steps[index];
             step.message = Some(findings.other_sessions.join("; ")).filter(|sessions| !sessions.is_empty());
-            step.result = Some(StepResult { summary, warnings: findings.warnings, ..StepResult::default() });
+            let (warnings, coverage) = (findings.warnings, findings.coverage);
+            step.result = Some(StepResult { summary, warnings, coverage, ..StepResult::default() });
         }
         let StepStatus { name, .. } = self.run().steps[index].clone();
         self.status.cursors.retain(|cursor| cursor.step != name);

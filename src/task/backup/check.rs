@@ -1,8 +1,16 @@
-//! What would make a backup fail, found out before it begins. Changes nothing.
+//! What would make a backup fail, and what of the database a restore does not bring back, found out before it begins. Changes
+//! nothing.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigObjects, Destination, facts::Facts, readable};
+use super::{
+    ConfigObjects, Destination,
+    coverage::{Covered, Seen},
+    facts::Facts,
+    readable,
+};
 use crate::{
     api::operation::StepPlan,
     bytes,
@@ -12,7 +20,7 @@ use crate::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
         preflight::check_server,
-        report::{Result, TaskError},
+        report::{Coverage, Result, TaskError},
     },
 };
 
@@ -35,19 +43,20 @@ pub async fn check(
     session: &mut Session,
     step: &str,
     Wanted { destination, config, authentication_service }: &Wanted,
-) -> Result<(StepPlan, Option<String>)> {
+) -> Result<(StepPlan, Option<String>, Coverage)> {
     config.manifests()?;
     config.signing_key_ids()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let (facts, _) = Facts::of_synapse(session, &destination.server_name).await?;
     readable::check(session).await?;
-    Programs::of(facts.postgres_version).await?;
-    let and_service = match authentication_service {
-        None => String::new(),
+    let coverage = covered(Whose::Synapse, connection, &facts, scratch.path()).await?;
+    let (coverage, and_service) = match authentication_service {
+        None => (coverage, String::new()),
         Some(service) => {
-            let bytes = check_service(&service.connection(connection)).await;
-            let bytes = bytes.map_err(|error| Whose::AuthenticationService.tell(error))?;
-            format!(", and one of {} of the Matrix Authentication Service,", bytes::human(bytes))
+            let checked = check_service(&service.connection(connection), scratch.path()).await;
+            let (bytes, more) = checked.map_err(|error| Whose::AuthenticationService.tell(error))?;
+            let said = format!(", and one of {} of the Matrix Authentication Service,", bytes::human(bytes));
+            (coverage.and(more), said)
         }
     };
     let repository = destination.place.open(scratch.path())?;
@@ -65,16 +74,23 @@ pub async fn check(
         ),
         ..StepPlan::default()
     };
-    Ok((plan, warning))
+    Ok((plan, warning, coverage))
 }
 
-/// The size of the service's database, if it can be backed up.
-async fn check_service(connection: &Connection) -> Result<i64> {
+/// What a restore of a database does not bring back.
+async fn covered(whose: Whose, connection: &Connection, facts: &Facts, scratch: &Path) -> Result<Coverage> {
+    let (programs, target) = (Programs::of(facts.postgres_version).await?, connection.target()?);
+    let seen = Seen { whose, target: &target, programs: &programs, locale: &facts.locale };
+    Covered::ahead(seen, facts.postgres_version, scratch).await
+}
+
+/// The size of the service's database, if it can be backed up, and what a restore does not bring back of it.
+async fn check_service(connection: &Connection, scratch: &Path) -> Result<(i64, Coverage)> {
     let target = connection.target()?;
     let (mut session, mut second) = (target.connect().await?, target.connect().await?);
     check_server(&mut session, &mut second).await?;
     let (facts, _) = Facts::of_authentication_service(&mut session).await?;
     readable::check(&mut session).await?;
-    Programs::of(facts.postgres_version).await?;
-    Ok(facts.bytes)
+    let coverage = covered(Whose::AuthenticationService, connection, &facts, scratch).await?;
+    Ok((facts.bytes, coverage))
 }

@@ -1,16 +1,40 @@
-//! What a restore of a backup will not bring back, found out while it is made: from its schema, and from the catalogs.
+//! What a restore of a backup does not bring back, from the schema of the database and from its catalogs. Preflight looks, and so
+//! does the backup itself.
 
 use std::path::Path;
 
-use super::{held::Held, manifest::SCHEMA_FILE};
+use tokio::process::Command;
+
+use super::{manifest::SCHEMA_FILE, stream::output_of};
 use crate::{
-    postgres::Result,
+    postgres::{Locale, Result, Target, programs::Programs},
     task::{
+        authentication::Whose,
         report::{Coverage, TaskError},
         restore::{place_beside, template},
         schema::{Choice, Contents, Facts, Needed, NotRestored, choice, facts, told, unsaved},
     },
 };
+
+/// A database that is looked at.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    pub whose: Whose,
+    pub target: &'a Target,
+    pub programs: &'a Programs,
+    pub locale: &'a Locale,
+}
+
+/// The program that writes the schema of a database.
+///
+/// # Errors
+/// Those of [`Programs::command`].
+pub fn schema(programs: &Programs, target: &Target) -> Result<Command> {
+    let mut command = programs.command("pg_dump", target)?;
+    // By itself it waits for ever, whatever its session's settings say: who holds the lock may wait for us.
+    command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
+    Ok(command)
+}
 
 /// What is known of a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,16 +50,16 @@ impl Covered {
     ///
     /// # Errors
     /// Those of PostgreSQL and of `pg_restore`.
-    pub async fn look(held: &Held, schema: &[u8], scratch: &Path) -> Result<Self> {
-        let path = scratch.join(format!("{:?}-{SCHEMA_FILE}", held.whose));
+    pub async fn look(of: Seen<'_>, schema: &[u8], scratch: &Path) -> Result<Self> {
+        let path = scratch.join(format!("{:?}-{SCHEMA_FILE}", of.whose));
         std::fs::write(&path, schema).map_err(|error| TaskError::no_scratch_space(&error))?;
-        let contents = Contents::of(&held.programs, &held.target, &path).await?;
+        let contents = Contents::of(of.programs, of.target, &path).await?;
         // That of the snapshot is not to be bothered.
-        let mut session = held.target.connect().await?;
-        let mut facts = Facts::of_server(&mut session, &held.target.credentials.username).await?;
+        let mut session = of.target.connect().await?;
+        let mut facts = Facts::of_server(&mut session, &of.target.credentials.username).await?;
         // What a superuser has prepared for a restore. Who may not look there is told of it once more.
-        if let Some(template) = template(&mut session, held.whose, held.locale()).await?
-            && let Ok(mut there) = held.target.to(&template).connect().await
+        if let Some(template) = template(&mut session, of.whose, of.locale).await?
+            && let Ok(mut there) = of.target.to(&template).connect().await
         {
             facts.present = facts::present(&mut there).await?;
         }
@@ -55,11 +79,20 @@ impl Covered {
         })
     }
 
-    /// The same, for people.
-    pub fn told(&self, held: &Held) -> Coverage {
-        let place = place_beside(held.whose, held.locale(), held.snapshot.session.version);
+    /// Looks before there is a backup: whether it says the same, only the schema decides.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL, `pg_dump` and `pg_restore`.
+    pub async fn ahead(of: Seen<'_>, version: i32, scratch: &Path) -> Result<Coverage> {
+        let schema = output_of(schema(of.programs, of.target)?, "pg_dump").await?;
+        Ok(Self::look(of, &schema, scratch).await?.told(of, version))
+    }
+
+    /// The same, for people. `version` is that of the server.
+    pub fn told(&self, Seen { whose, locale, .. }: Seen<'_>, version: i32) -> Coverage {
+        let place = place_beside(whose, locale, version);
         let of = |line: String| {
-            if held.whose.is_synapse() { line } else { format!("Matrix Authentication Service: {line}") }
+            if whose.is_synapse() { line } else { format!("Matrix Authentication Service: {line}") }
         };
         Coverage {
             not_restored: told(&self.not_restored).into_iter().map(of).collect(),

@@ -6,7 +6,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    coverage::Covered,
+    coverage::{self, Covered},
     held::Held,
     manifest::{AUTHENTICATION, SCHEMA_FILE},
     parts::{self, Part},
@@ -61,7 +61,7 @@ impl<'a> Stream<'a> {
             Content::Schema => {
                 let schema = stop.run_until_cancelled(output_of(self.schema()?, "pg_dump")).await;
                 let schema = schema.unwrap_or_else(|| Err(stopped()))?;
-                let covered = stop.run_until_cancelled(Covered::look(self.held, &schema, scratch)).await;
+                let covered = stop.run_until_cancelled(Covered::look(self.held.seen(), &schema, scratch)).await;
                 let _ = self.held.covered.set(covered.unwrap_or_else(|| Err(stopped()))?);
                 let stored = carry_bytes_unless(stop, &schema, repository.store_stream(&self.file, tags)?).await?;
                 Ok((stored, Counted::new()))
@@ -79,9 +79,7 @@ impl<'a> Stream<'a> {
 
     fn schema(&self) -> Result<Command> {
         let Held { programs, target, snapshot, .. } = self.held;
-        let mut command = programs.command("pg_dump", target)?;
-        // By itself it waits for ever, whatever its session's settings say: who holds the lock may wait for us.
-        command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
+        let mut command = coverage::schema(programs, target)?;
         command.arg(format!("--snapshot={}", snapshot.id));
         Ok(command)
     }

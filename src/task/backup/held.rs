@@ -3,13 +3,13 @@
 use std::{sync::OnceLock, time::Duration};
 
 use super::{
-    coverage::Covered,
+    coverage::{Covered, Seen},
     facts::Facts,
     manifest::{Dump, StoredParts},
     snapshot::{self, Snapshot},
 };
 use crate::{
-    postgres::{Locale, Session, Target, lock, programs::Programs, sessions},
+    postgres::{Session, Target, lock, programs::Programs, sessions},
     synapse::database::SchemaVersion,
     task::{
         arguments::Connection,
@@ -90,12 +90,9 @@ impl Databases {
 
     /// What a restore of them will not bring back.
     pub fn coverage(&self) -> Coverage {
-        let all = self.all().filter_map(|held| Some(held.covered.get()?.told(held)));
-        all.fold(Coverage::default(), |mut coverage, Coverage { not_restored, superuser_needed }| {
-            coverage.not_restored.extend(not_restored);
-            coverage.superuser_needed.extend(superuser_needed);
-            coverage
-        })
+        let all =
+            self.all().filter_map(|held| Some(held.covered.get()?.told(held.seen(), held.facts.postgres_version)));
+        all.fold(Coverage::default(), Coverage::and)
     }
 
     /// The transactions are still open, so the snapshots held to the end.
@@ -124,8 +121,8 @@ impl Held {
         Ok(Self { whose, target, programs, snapshot, facts, covered: OnceLock::new() })
     }
 
-    pub fn locale(&self) -> &Locale {
-        &self.facts.locale
+    pub fn seen(&self) -> Seen<'_> {
+        Seen { whose: self.whose, target: &self.target, programs: &self.programs, locale: &self.facts.locale }
     }
 
     /// For the manifest.

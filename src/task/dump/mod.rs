@@ -62,7 +62,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let Arguments { connection, wanted, at_once } = &arguments;
     let begun = stop.run_until_cancelled(wanted::ready(connection, wanted, scratch.path())).await;
     let wanted::Ready { fit, found, choice, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
-    let (mut server, present, programs, _lock) = (fit.server, fit.present, fit.programs, fit.lock);
+    let (mut server, present, programs, lock) = (fit.server, fit.present, fit.programs, fit.lock);
     let mark = Mark {
         state: State::Unfinished,
         restore: wanted.terms.restore.clone(),
@@ -81,7 +81,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     if let Some(done) = done_before(&mut server, &mark).await? {
         return Ok(done);
     }
-    let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
+    let filled = make(connection, &wanted.terms.administrator, (server, lock), &mark, stop, async |target| {
         let reading = reading::Reading::begin(&found, &programs, target).await?;
         let skipped = choice.skipped.clone();
         let loaded = load::load(reading, skipped, target, *at_once).await?;

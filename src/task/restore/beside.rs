@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::restore::DatabaseLeft,
     bytes,
-    postgres::{Target, disk},
+    postgres::{Session, Target, disk, lock},
     synapse::{database, schema},
     task::{
         arguments::Connection,
@@ -42,7 +42,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Arguments { connection, wanted, at_once, .. } = &arguments;
     let begun = stop.run_until_cancelled(ready(connection, wanted, scratch.path())).await;
-    let Ready { fit: Fit { mut server, programs, lock: _lock, .. }, chosen, mut authentication, .. } =
+    let Ready { fit: Fit { mut server, programs, lock, .. }, chosen, mut authentication, .. } =
         begun.unwrap_or_else(|| Err(stopped()))?;
     let mark = Mark {
         state: State::Unfinished,
@@ -71,7 +71,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     if let Some(half) = &mut authentication {
         half.drop_attempts().await?;
     }
-    let filled = make(connection, &wanted.terms.administrator, server, &mark, stop, async |target| {
+    let filled = make(connection, &wanted.terms.administrator, (server, lock), &mark, stop, async |target| {
         let (repository, dump, scratch) = (&chosen.repository, &chosen.manifest.database, scratch.path());
         let place = place_beside(Whose::Synapse, &database::locale(), chosen.manifest.database.postgres_version);
         let filling = Filling { repository, dump, target, programs: &programs, scratch, at_once: *at_once, place };
@@ -127,14 +127,16 @@ async fn clear_away(connection: &Connection, wanted: &Wanted, error: TaskError) 
 /// Makes a database beside the homeserver's and has it filled. What earlier attempts have left is dropped before, and what
 /// this one has made where it fails: the space is wanted for the next one, and for the database that serves.
 ///
+/// Without the lock of the homeserver's database it ends: another task may work there by then, and what is made takes its place.
+///
 /// `fill` returns what it has to tell, and what is known of the source by then. Returns the database's name as well.
 ///
 /// # Errors
-/// Those of `fill`. What PostgreSQL says.
+/// Those of `fill`. What PostgreSQL says. Transient, `ConnectionLost`: the lock is lost.
 pub async fn make<T>(
     connection: &Connection,
     administrator: &Administrator,
-    mut server: Server,
+    (mut server, mut lock): (Server, Option<Session>),
     mark: &Mark,
     stop: &CancellationToken,
     fill: impl AsyncFnOnce(&Target) -> Result<(T, Mark)>,
@@ -151,7 +153,7 @@ pub async fn make<T>(
         server.mark(&name, &mark.now(State::Whole)).await?;
         Ok(told)
     };
-    let filled = disk::watched(connection.data_volume.as_deref(), filled);
+    let filled = disk::watched(connection.data_volume.as_deref(), lock::holding(lock.as_mut(), filled));
     match stop.run_until_cancelled(filled).await.unwrap_or_else(|| Err(stopped())) {
         Ok(told) => Ok((name, told)),
         Err(error) => Err(match Server::connect(connection, administrator).await {

@@ -122,10 +122,7 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
         at_once: *at_once,
         place: Place::Here(connection.database.clone()),
     };
-    let mut warnings = tokio::select! {
-        filled = filling.fill() => filled?.warnings(),
-        lost = lock::until_lost(server.session()) => return Err(lost),
-    };
+    let mut warnings = lock::holding(Some(server.session()), filling.fill()).await?.warnings();
     progress("counts the rows and reads them for the planner's statistics");
     let Checked { rows, tables, bytes } = check(&target, Whose::Synapse, dump, *at_once).await?;
     warnings.extend(schema::lead_to(&target, dump.schema.as_deref()).await?);

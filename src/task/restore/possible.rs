@@ -44,7 +44,7 @@ impl Wish<'_> {
     /// Looks. Returns what people should know: what will be left out, and who may get into the way.
     ///
     /// # Errors
-    /// Terminal, `SuperuserNeeded`. What restic and PostgreSQL say.
+    /// Terminal: `SuperuserNeeded`; `NotDatabaseOwner` where the role may not make the backup's schemas. What restic and PostgreSQL say.
     pub async fn check(&self, server: &mut Server) -> Result<Vec<String>> {
         let schema = fetch_schema(self.repository, self.dump, self.scratch).await?;
         let contents = Contents::of(self.programs, &server.target, &schema).await?;
@@ -60,6 +60,9 @@ impl Wish<'_> {
         };
         let choice = Choice::of(&contents, &facts);
         choice.is_possible(&place)?;
+        if self.method == Method::InPlace {
+            server.may_make_schemas(&contents.schemas(), &self.connection.database).await?;
+        }
         let left_out = choice.told().into_iter().map(|line| format!("not restored: {line}"));
         let triggers = (!triggers.is_empty()).then(|| {
             format!(
@@ -102,7 +105,7 @@ pub(in crate::task) async fn possible(server: &mut Server, contents: &Contents, 
     Ok(choice)
 }
 
-/// The same for a database beside the one that serves.
+/// Where a superuser can put what our role cannot make, for a database beside the one that serves.
 pub(in crate::task) fn place_beside(whose: Whose, locale: &Locale, version: i32) -> Place {
     let name = template_for(whose).to_owned();
     Place::Template { creation: locale.creation(&name, None, version), name }

@@ -34,6 +34,37 @@ impl Server {
         ))
     }
 
+    /// Whether Synapse's role may make these schemas in the database that it fills in place. Its own are dropped and made anew, and
+    /// those of others stay.
+    ///
+    /// # Errors
+    /// Terminal, `NotDatabaseOwner`, with what to grant. Those of PostgreSQL.
+    pub(super) async fn may_make_schemas(&mut self, schemas: &[String], database: &str) -> Result<()> {
+        let not_made: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM unnest($3::text[]) name WHERE NOT has_database_privilege($1, $2, 'CREATE') AND NOT EXISTS (\
+                 SELECT FROM pg_namespace WHERE nspname = name AND NOT pg_has_role($1, nspowner, 'USAGE'))",
+        )
+        .bind(&self.owner)
+        .bind(database)
+        .bind(schemas)
+        .fetch_all(&mut self.session.connection)
+        .await
+        .explain("looking who may make schemas in the database")?;
+        if not_made.is_empty() {
+            return Ok(());
+        }
+        let owner = quote::ident(&self.owner);
+        Err(TaskError::terminal(
+            "NotDatabaseOwner",
+            format!(
+                "The backup has schemas besides public ({}), and role {owner} may not make schemas in database {database}. Nothing was \
+                 changed. As the database's owner or a superuser: GRANT CREATE ON DATABASE {} TO {owner};",
+                not_made.join(", "),
+                quote::ident(database)
+            ),
+        ))
+    }
+
     /// Whether our role may rename a database: it takes its owner.
     ///
     /// # Errors

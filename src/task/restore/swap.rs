@@ -36,7 +36,7 @@ use crate::{
         restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
     },
     bytes,
-    postgres::{Session, relations, sessions},
+    postgres::{Session, lock, relations, sessions},
     synapse::schema,
     task::{
         arguments::Connection,
@@ -129,7 +129,7 @@ async fn swap(
     let mut old = server.locked(connection, databases).await?;
     Present::look(server, connection, databases).await?.may_go_aside(arguments.existing, &connection.database)?;
     server.may_be_put_aside(&connection.database).await?;
-    let (of_service, mut notes, lock_of_service) = match &mut half {
+    let (of_service, mut notes, mut lock_of_service) = match &mut half {
         Some(half) => ahead_of_service(arguments, half).await.map_err(|error| half.tell(error))?,
         None => Default::default(),
     };
@@ -169,6 +169,10 @@ async fn swap(
     }
     notes.extend(schema::lead_to(&target, known.as_deref()).await?);
     renames.push((new.name.clone(), connection.database.clone(), Some(mark)));
+    // Without it another task may work there. From here on a rename refuses while one does.
+    for lock in [old.as_mut(), lock_of_service.as_mut()].into_iter().flatten() {
+        lock::still_held(lock).await?;
+    }
     drop((old, lock_of_service));
     *touched = true;
     rename_both(arguments, server, half.as_deref_mut(), of_service, renames).await?;

@@ -91,8 +91,8 @@ pub enum Place {
     Template { name: String, creation: String },
     /// In the database itself.
     Here(String),
-    /// Nowhere: it is the server of a drill.
-    Drill,
+    /// Nowhere: the superuser of a drill has tried, and could not make this.
+    Drill { refused: Vec<String> },
 }
 
 /// What becomes of an entry.
@@ -217,8 +217,15 @@ pub fn refusal(needed: &[Needed], place: &Place) -> Option<String> {
              in {name}: {statements}"
         ),
         Place::Here(database) => format!("As a superuser, in database {database}: {statements}"),
-        Place::Drill => {
-            "This says nothing of the backup itself. docs/backup.md says what a drill can show then.".to_owned()
+        Place::Drill { refused } => {
+            let said = match refused.is_empty() {
+                true => String::new(),
+                false => format!(" Its superuser cannot make it either: {}.", refused.join("; ")),
+            };
+            format!(
+                "This says nothing of the backup itself: the drill's PostgreSQL lacks it.{said} Set spec.verify.image to an image of \
+                 the same major that has these extensions, libraries and locales."
+            )
         }
     };
     Some(format!("Tables of the backup need what the restore cannot make: {}. {advice}", lacking.join("; ")))

@@ -100,6 +100,12 @@ impl Contents {
         Ok(Self { entries })
     }
 
+    /// The schemas that are made. `public` is there before.
+    pub fn schemas(&self) -> Vec<String> {
+        let made = |entry: &&Entry| entry.kind == "SCHEMA" && !entry.statements.is_empty() && entry.name != "public";
+        self.entries.iter().filter(made).map(|entry| entry.name.clone()).collect()
+    }
+
     /// All roles that policies name.
     pub fn roles(&self) -> Vec<String> {
         let needs = self.entries.iter().flat_map(|entry| &entry.statements).flat_map(super::belongs::needs);

@@ -116,6 +116,7 @@ impl Facts {
 pub async fn present(session: &mut Session) -> Result<BTreeSet<String>> {
     let present: Vec<String> = sqlx::query_scalar(
         "SELECT 'extension ' || extname FROM pg_extension \
+         UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'information_schema') \
          UNION ALL SELECT 'procedural language ' || lanname FROM pg_language \
          UNION ALL SELECT 'foreign data wrapper ' || fdwname FROM pg_foreign_data_wrapper \
          UNION ALL SELECT 'server ' || srvname FROM pg_foreign_server \
@@ -124,7 +125,9 @@ pub async fn present(session: &mut Session) -> Result<BTreeSet<String>> {
          UNION ALL SELECT format('operator family %s.%s', nspname, opfname) FROM pg_opfamily JOIN pg_namespace n ON n.oid = opfnamespace \
          UNION ALL SELECT format('collation %s.%s', nspname, collname) FROM pg_collation JOIN pg_namespace n ON n.oid = collnamespace \
          UNION ALL SELECT format('type %s.%s', nspname, typname) FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace \
-             WHERE typtype = 'b' AND nspname NOT IN ('pg_catalog', 'information_schema') \
+             WHERE typtype IN ('b', 'e', 'r') AND nspname NOT IN ('pg_catalog', 'information_schema') \
+         UNION ALL SELECT format('domain %s.%s', nspname, typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+             WHERE typtype = 'd' AND nspname NOT IN ('pg_catalog', 'information_schema') \
          UNION ALL SELECT format('function %s.%s(%s)', nspname, proname, oidvectortypes(proargtypes)) \
              FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace \
              WHERE nspname NOT IN ('pg_catalog', 'information_schema')",

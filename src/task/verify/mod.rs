@@ -1,12 +1,12 @@
 //! `task verify`: restores a backup into a PostgreSQL that is thrown away afterwards, and looks whether it is whole.
 //!
 //! The same code fills the database as in a restore ([`super::restore::fill`]), as a role with no more rights, and the same reads
-//! it back. What is looked at
-//! beyond that stands in [`checks`]. An error speaks of the backup or of the drill: [`verdict`] tells them apart. That a
+//! it back. What tables need of a superuser the drill's own makes before ([`prepare`]). What is looked at beyond that stands in [`checks`]. An error speaks of the backup or of the drill: [`verdict`] tells them apart. That a
 //! backup is whole, or is not, is also marked in the repository, so that the retention knows it.
 
 mod checks;
 mod media;
+mod prepare;
 mod server;
 mod synapse;
 mod verdict;
@@ -42,7 +42,8 @@ use crate::{
     restic::Repository,
 };
 
-pub use server::SILENT;
+use self::prepare::{Prepared, prepare};
+pub use self::server::SILENT;
 
 /// Which backup, and into what.
 #[derive(clap::Args, Clone, Debug)]
@@ -127,10 +128,21 @@ impl Refill<'_> {
 
     /// Returns what a restore would warn of, but for rights: whom they are for, this server does not know.
     async fn fill(&self, dump: &Dump, target: &Target) -> Result<Vec<String>> {
-        let Self { repository, programs, scratch, at_once, .. } = *self;
-        let filling = Filling { repository, dump, target, programs, scratch, at_once, place: Place::Drill };
+        let Self { repository, programs, server, scratch, at_once } = *self;
+        let schema = fetch_schema(repository, dump, scratch).await?;
+        let contents = Contents::of(programs, server, &schema).await?;
+        let Prepared { made, refused } = prepare(&contents, target, &server.to(&target.database)).await?;
+        let place = Place::Drill { refused };
+        let filling = Filling { repository, dump, target, programs, scratch, at_once, place };
         let filled = filling.fill().await?;
-        Ok(Filled { rights: Vec::new(), ..filled }.warnings())
+        let by_hand = (!made.is_empty()).then(|| {
+            format!(
+                "the drill's superuser has made what tables need: {}. A restore is refused until a superuser has made it: see the \
+                 condition NotAllRestored",
+                made.join(", ")
+            )
+        });
+        Ok(by_hand.into_iter().chain(Filled { rights: Vec::new(), ..filled }.warnings()).collect())
     }
 }
 
