@@ -10,11 +10,13 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::json;
+use synapse_keeper::task::report::ErrorClass;
 use tempfile::TempDir;
 
 use crate::{
     backup::{add_one_time_keys, content},
-    support::{Database, PASSWORD, Program, Repository, eventually},
+    portable::advised,
+    support::{Database, PASSWORD, Program, Repository, Server, eventually},
 };
 
 /// Where somebody keeps dumps.
@@ -258,6 +260,58 @@ async fn what_a_dump_cannot_bring_is_found_before_its_rows_go_in() {
     running.refused("DumpNotAllowed", &["VACUUM"]);
     assert_eq!(left(&database, uid), "");
     assert!(!running.printed.contains("made database"), "nothing was made before it was seen: {running:?}");
+}
+
+/// A plain dump says nothing of what depends on what.
+#[tokio::test]
+async fn what_tables_of_a_plain_dump_need_of_a_superuser_is_found_before_its_rows_and_the_advice_works() {
+    let (source, dumps, repository) = (Database::of_synapse("dump_needed"), Dumps::new(), Repository::new());
+    source.sql(
+        "TRUNCATE e2e_one_time_keys_json; CREATE EXTENSION bloom; CREATE INDEX blooms ON users USING bloom (name); \
+         CREATE EXTENSION pg_stat_statements; \
+         CREATE FUNCTION half(int) RETURNS int LANGUAGE internal IMMUTABLE AS 'int4up'; \
+         ALTER TABLE rooms ADD halved int DEFAULT half(2); \
+         CREATE FUNCTION changed() RETURNS trigger LANGUAGE c AS '$libdir/moddatetime', 'moddatetime'; \
+         CREATE TRIGGER stamped BEFORE UPDATE ON profiles FOR EACH ROW EXECUTE FUNCTION changed('a'); \
+         CREATE EXTENSION pg_trgm; CREATE INDEX trigrams ON users USING gin (name gin_trgm_ops)",
+    );
+    let before = content(&source);
+    let script = dumps.dump(&source, "synapse.sql", &[]);
+    // The template is the server's.
+    let target = Database::on(Server::of_its_own(&[]), "dump_needed");
+    let uid = "dump-needed-1";
+    let refused = restore(&target, &script, uid).run().await;
+    let words = [
+        "extension bloom (only a superuser can make it), which index blooms needs",
+        "function public.half (only a superuser can make it), which table public.rooms needs",
+        "function public.changed (only a superuser can make it), which trigger stamped needs",
+    ];
+    let (creation, within) = advised(&refused.refused("SuperuserNeeded", &words).message);
+    assert!(!refused.printed.contains("made database"), "{refused:?}");
+
+    // Out of a repository not all of it is looked at before: the tables are, indexes are not.
+    repository.restic(&["backup", &script.display().to_string()]);
+    let refused = restore(&target, &script, uid).of_repository(&repository).run().await;
+    refused.refused("SuperuserNeeded", &["function public.half", "from which the restore makes its own: "]);
+    assert!(!refused.printed.contains("made database"), "{refused:?}");
+    source.sql("ALTER TABLE rooms ALTER halved DROP DEFAULT; DROP TRIGGER stamped ON profiles");
+    let script = dumps.dump(&source, "later.sql", &[]);
+    repository.restic(&["backup", &script.display().to_string()]);
+    let late = restore(&target, &script, uid).of_repository(&repository).run().await;
+    let error = late.refused("SuperuserNeeded", &["bloom", "CREATE EXTENSION", "synapse_keeper_template"]);
+    assert_eq!(error.class, ErrorClass::Terminal, "it is not filled three times over");
+    assert_eq!(left(&target, uid), "");
+
+    target.server.psql("postgres", &creation);
+    target.server.psql("synapse_keeper_template", &within);
+    let script = dumps.path("synapse.sql");
+    restore(&target, &script, uid).run().await.result();
+    let restored = beside(&target, uid, "0");
+    assert_eq!(content(&restored), before);
+    let valid =
+        "SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid IN ('blooms'::regclass, 'trigrams'::regclass)";
+    assert_eq!(restored.sql(valid), "2", "an extension that its owner can make is made");
+    assert_eq!(restored.sql("SELECT count(*) FROM pg_trigger WHERE tgname = 'stamped'"), "1");
 }
 
 #[tokio::test]

@@ -266,7 +266,7 @@ async fn a_policy_for_a_role_that_is_not_there_is_left_out_of_a_restore() {
 }
 
 /// The statements that the message has for the superuser, of the template and within it.
-fn advised(message: &str) -> (String, String) {
+pub fn advised(message: &str) -> (String, String) {
     let (_, advice) = message.split_once("from which the restore makes its own: ").expect(message);
     let (creation, within) = advice.split_once("; and in synapse_keeper_template: ").expect(message);
     (creation.to_owned(), within.to_owned())

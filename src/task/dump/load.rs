@@ -8,6 +8,7 @@ use super::{
     reading::Reading,
     script::{Act, Script},
     statement::Statement,
+    wanted::refuse,
 };
 use crate::{
     postgres::{Target, errors},
@@ -30,24 +31,26 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads a dump to its end and does what it says, but for the entries of these numbers.
+/// Reads a dump to its end and does what it says.
 ///
 /// Dropped in the middle, it leaves a part of a database.
 ///
 /// # Errors
 /// Terminal: `DumpNotAllowed`, `DumpIncomplete`, `DumpUnreadable`, `PostgresTooOld`; `RestoreFailed`, with what PostgreSQL
-/// said of which line. What restic answers.
-pub async fn load(mut reading: Reading, skipped: BTreeSet<u32>, target: &Target, at_once: u16) -> Result<Loaded> {
+/// said of which line; `SuperuserNeeded`, where that is because of what was left out. What restic answers.
+pub async fn load(mut reading: Reading, mut script: Script, target: &Target, at_once: u16) -> Result<Loaded> {
     let mut making = Making::begin(target, at_once, failed).await?.leaving_out();
-    let major = making.session.version / 10_000;
-    let (mut script, mut rows) = (Script::without(major, skipped), BTreeMap::<String, u64>::new());
-    let mut buffer = Vec::new();
+    let version = making.session.version;
+    let (mut rows, mut buffer) = (BTreeMap::<String, u64>::new(), Vec::new());
     loop {
         match next(&mut script, &mut reading, &mut buffer).await? {
             None => break,
-            Some(Act::Run(statement)) => making.run(statement).await?,
+            Some(Act::Run(statement)) => {
+                let beginning = statement.beginning();
+                making.run(statement).await.map_err(|error| because(error, &script, &beginning, version))?;
+            }
             Some(Act::Copy { statement, table }) => {
-                making.make_indexes().await?;
+                making.make_indexes().await.map_err(|error| because(error, &script, "an index", version))?;
                 progress(&format!("rows of {table}"));
                 let mut copy = making
                     .session
@@ -67,7 +70,7 @@ pub async fn load(mut reading: Reading, skipped: BTreeSet<u32>, target: &Target,
     // Whoever did not give all of it knows why better than what was given.
     let sha256 = reading.finish().await?;
     let mut warnings = script.finish()?;
-    making.make_indexes().await?;
+    making.make_indexes().await.map_err(|error| because(error, &script, "an index", version))?;
     warnings.append(&mut making.left_out);
     Ok(Loaded { rows, views: script.views, sha256, warnings })
 }
@@ -83,6 +86,20 @@ async fn next(script: &mut Script, reading: &mut Reading, buffer: &mut Vec<u8>) 
             return Ok(None);
         }
         script.push(buffer);
+    }
+}
+
+/// undefined_table, undefined_function, undefined_object, invalid_schema_name
+const LACKING: [&str; 4] = ["[42P01]", "[42883]", "[42704]", "[3F000]"];
+
+/// A table lacks what was left out. Of a dump that is looked at to its end this is known before: see [`super::wanted`].
+fn because(error: TaskError, script: &Script, by: &str, version: i32) -> TaskError {
+    if error.reason != "RestoreFailed" || !LACKING.iter().any(|code| error.message.contains(code)) {
+        return error;
+    }
+    match refuse(&script.references.missed(&error.message, by), version) {
+        Ok(()) => error,
+        Err(refused) => TaskError { message: format!("{} {}", error.message, refused.message), ..refused },
     }
 }
 

@@ -154,6 +154,7 @@ fn optional(statement: &Statement) -> Option<Vec<String>> {
     let rest = match words[..] {
         ["CREATE", "OR", "REPLACE", "VIEW" | "FUNCTION", ..] => &tokens[4..],
         ["CREATE", "MATERIALIZED", "VIEW", ..] => &tokens[3..],
+        ["CREATE", "EXTENSION", "IF", "NOT", "EXISTS", ..] => &tokens[5..],
         ["CREATE", "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" | "POLICY" | "STATISTICS", ..] => &tokens[2..],
         _ => return None,
     };
@@ -161,9 +162,10 @@ fn optional(statement: &Statement) -> Option<Vec<String>> {
     Some(rest.iter().take(length).cloned().collect())
 }
 
-/// undefined_table, undefined_function, undefined_object, invalid_schema_name
+/// undefined_table, undefined_function, undefined_object, invalid_schema_name; of an extension: undefined_file,
+/// feature_not_supported
 fn lacks_something(error: &sqlx::Error) -> bool {
-    matches!(errors::sqlstate(error), Some("42P01" | "42883" | "42704" | "3F000"))
+    matches!(errors::sqlstate(error), Some("42P01" | "42883" | "42704" | "3F000" | "58P01" | "0A000"))
 }
 
 /// Whether a statement is about what has this name, such as an index on a view: `ON public.v`, `ALTER TABLE ONLY public.v`.

@@ -8,6 +8,7 @@ pub(super) mod lexer;
 mod load;
 pub mod making;
 mod reading;
+mod references;
 mod rules;
 mod script;
 mod source;
@@ -61,7 +62,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let Arguments { connection, wanted, at_once } = &arguments;
     let begun = stop.run_until_cancelled(wanted::ready(connection, wanted, scratch.path())).await;
-    let wanted::Ready { fit, found, choice, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
+    let wanted::Ready { fit, found, choice, facts, .. } = begun.unwrap_or_else(|| Err(stopped()))?;
     let (mut server, present, programs, lock) = (fit.server, fit.present, fit.programs, fit.lock);
     let mark = Mark {
         state: State::Unfinished,
@@ -81,10 +82,11 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     if let Some(done) = done_before(&mut server, &mark).await? {
         return Ok(done);
     }
+    let version = server.version();
     let filled = make(connection, &wanted.terms.administrator, (server, lock), &mark, stop, async |target| {
         let reading = reading::Reading::begin(&found, &programs, target).await?;
-        let skipped = choice.skipped.clone();
-        let loaded = load::load(reading, skipped, target, *at_once).await?;
+        let script = wanted::script(version, &choice, &facts);
+        let loaded = load::load(reading, script, target, *at_once).await?;
         forget_one_time_keys(target).await?;
         let load::Loaded { mut rows, mut warnings, views: to_fill, sha256 } = loaded;
         warnings.extend(wanted::not_restored(&choice));

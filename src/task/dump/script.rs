@@ -4,12 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     lexer::{Lexer, Piece, Uncut},
+    references::References,
     rules::{self, Verdict},
     statement::Statement,
 };
 use crate::task::{
     report::{Result, TaskError},
-    schema::contents,
+    schema::{
+        Facts,
+        belongs::{Need, needs},
+        contents,
+    },
 };
 
 /// The last thing that `pg_dump` and `pg_restore` write.
@@ -45,6 +50,9 @@ pub struct Script {
     /// Materialized views to fill.
     pub views: BTreeSet<String>,
     left_out: BTreeMap<&'static str, usize>,
+    /// Extensions that the role which restores may make.
+    extensions: BTreeSet<String>,
+    pub references: References,
 }
 
 impl Script {
@@ -58,12 +66,22 @@ impl Script {
             is_skipping: false,
             views: BTreeSet::new(),
             left_out: BTreeMap::new(),
+            extensions: BTreeSet::new(),
+            references: References::default(),
         }
     }
 
     /// The same without the entries of these numbers.
     pub fn without(major: i32, skipped: BTreeSet<u32>) -> Self {
         Self { skipped, ..Self::new(major) }
+    }
+
+    /// The same on a server that has this.
+    pub fn on(mut self, facts: &Facts) -> Self {
+        let by_the_owner = facts.extensions.iter().filter(|(_, available)| available.by_the_owner);
+        self.extensions = by_the_owner.map(|(name, _)| name.clone()).collect();
+        self.references.begin_with(&facts.present);
+        self
     }
 
     /// Takes more of it.
@@ -86,12 +104,22 @@ impl Script {
                 Piece::Statement(statement) => {
                     let judged = rules::judge(&statement);
                     match judged.map_err(|why| not_allowed(statement.line, &statement.beginning(), &why))? {
-                        Verdict::Run => return Ok(Some(Act::Run(statement))),
+                        Verdict::Run => {
+                            self.references.run(&statement);
+                            return Ok(Some(Act::Run(statement)));
+                        }
+                        Verdict::LeaveOut(_) if self.makes_its_extension(&statement) => {
+                            self.references.run(&statement);
+                            return Ok(Some(Act::Run(statement)));
+                        }
                         Verdict::PassOver => {}
                         Verdict::Refresh(view) => {
                             self.views.insert(view);
                         }
-                        Verdict::LeaveOut(kind) => *self.left_out.entry(kind).or_default() += 1,
+                        Verdict::LeaveOut(kind) => {
+                            self.references.leave_out(&statement);
+                            *self.left_out.entry(kind).or_default() += 1;
+                        }
                         Verdict::Rows(table) => {
                             self.lexer.expect_rows();
                             return Ok(Some(Act::Copy { statement, table }));
@@ -115,6 +143,11 @@ impl Script {
             return Err(incomplete(&format!("its last line is not \"-- {COMPLETE}\"")));
         }
         Ok(self.left_out.iter().map(|(kind, count)| left_out(kind, *count)).collect())
+    }
+
+    /// `CREATE EXTENSION`, which a restore of a backup would make, too.
+    fn makes_its_extension(&self, statement: &Statement) -> bool {
+        needs(statement).iter().any(|need| matches!(need, Need::Extension(name) if self.extensions.contains(name)))
     }
 
     fn heed(&mut self, comment: &str) -> Result<()> {
@@ -149,7 +182,7 @@ fn left_out(kind: &str, count: usize) -> String {
     let why = match kind {
         "owners" => "all belongs to Synapse's role here",
         "rights" => "those of the database that is replaced are taken over, others are yours to grant",
-        "extensions" => "Synapse needs none",
+        "extensions" => "only a superuser can make them, and no table needs one",
         "large objects" => "Synapse has none",
         "comments" | "publications" => "Synapse does not need them",
         _ => "only a superuser can make them",

@@ -16,9 +16,10 @@ use crate::{
     synapse::database::locale,
     task::{
         arguments::Connection,
+        authentication::Whose,
         report::{PreflightFindings, Result, TaskError},
-        restore::{Fit, Terms, possible},
-        schema::{Choice, told},
+        restore::{Fit, Terms, facts_beside, place_beside, possible},
+        schema::{Choice, Facts, Needed, choice, told},
     },
 };
 
@@ -57,6 +58,8 @@ pub(super) struct Ready {
     pub found: Found,
     /// What of a custom dump is not run.
     pub choice: Choice,
+    /// What the new database will have.
+    pub facts: Facts,
     needed: i64,
     free: i64,
 }
@@ -68,7 +71,7 @@ pub(super) struct Ready {
 pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
-    let Ready { fit, found, choice, needed, free } = &ready;
+    let Ready { fit, found, choice, needed, free, .. } = &ready;
     let plan = StepPlan {
         step: step.to_owned(),
         summary: format!(
@@ -103,13 +106,38 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     let grown = found.bytes.saturating_mul(reading.format.growth()).cast_signed();
     let needed = disk::needed_for_new(grown, fit.wal);
     let free = wanted.terms.free_space(connection, needed)?;
-    let choice = match Reading::contents(&found, &fit.programs, &fit.server.target).await? {
-        None => Choice::default(),
-        Some(contents) => possible(&mut fit.server, &contents, &locale()).await?,
-    };
+    let facts = facts_beside(&mut fit.server, &locale()).await?;
+    let version = fit.server.version();
     let looked_at = if found.is_at_hand() { usize::MAX } else { LOOKED_AT };
-    look(reading, Script::without(fit.server.version() / 10_000, choice.skipped.clone()), looked_at).await?;
-    Ok(Ready { fit, found, choice, needed, free })
+    let choice = match Reading::contents(&found, &fit.programs, &fit.server.target).await? {
+        None => {
+            let choice = Choice::default();
+            let script = look(reading, script(version, &choice, &facts), looked_at).await?;
+            refuse(&script.references.needed(), version)?;
+            choice
+        }
+        Some(contents) => {
+            let choice = possible(&mut fit.server, &contents, &locale()).await?;
+            look(reading, script(version, &choice, &facts), looked_at).await?;
+            choice
+        }
+    };
+    Ok(Ready { fit, found, choice, facts, needed, free })
+}
+
+/// How a dump is read on a server of this version.
+pub(super) fn script(version: i32, choice: &Choice, facts: &Facts) -> Script {
+    Script::without(version / 10_000, choice.skipped.clone()).on(facts)
+}
+
+/// Where tables need what was left out.
+///
+/// # Errors
+/// Terminal, `SuperuserNeeded`, with the statements.
+pub(super) fn refuse(needed: &[Needed], version: i32) -> Result<()> {
+    let place = place_beside(Whose::Synapse, &locale(), version);
+    let refusal = choice::refusal(needed, &place);
+    refusal.map_or(Ok(()), |message| Err(TaskError::terminal("SuperuserNeeded", message)))
 }
 
 /// What of a custom dump will not be there, for people.
@@ -118,17 +146,17 @@ pub(super) fn not_restored(choice: &Choice) -> Vec<String> {
 }
 
 /// A small dump is seen to its end.
-async fn look(mut reading: Reading, mut script: Script, looked_at: usize) -> Result<()> {
+async fn look(mut reading: Reading, mut script: Script, looked_at: usize) -> Result<Script> {
     let (mut buffer, mut seen) = (Vec::new(), 0);
     while seen < looked_at {
         reading.more(&mut buffer).await?;
         if buffer.is_empty() {
             reading.finish().await?;
-            return script.finish().map(drop);
+            return script.finish().map(|_| script);
         }
         seen += buffer.len();
         script.push(&buffer);
         while script.next_act()?.is_some() {}
     }
-    Ok(())
+    Ok(script)
 }

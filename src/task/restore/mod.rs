@@ -38,7 +38,7 @@ mod unmarked;
 pub use existing::Present;
 pub use mark::{Dumped, Mark, State, prefix_beside};
 pub use media::WantedMedia;
-pub(in crate::task) use possible::{place_beside, possible};
+pub(in crate::task) use possible::{facts_beside, place_beside, possible};
 pub use preflight::{Wanted, check as preflight};
 pub use server::Administrator;
 pub(in crate::task) use server::template;

@@ -99,10 +99,20 @@ async fn beside(
 /// # Errors
 /// Terminal, `SuperuserNeeded`. What PostgreSQL says.
 pub(in crate::task) async fn possible(server: &mut Server, contents: &Contents, locale: &Locale) -> Result<Choice> {
-    let (facts, _) = beside(server, contents, Whose::Synapse, locale).await?;
+    let (mut facts, _) = beside(server, contents, Whose::Synapse, locale).await?;
+    // Whatever its role may do, what a superuser has made does not come out of a dump.
+    facts.is_superuser = false;
     let choice = Choice::of(contents, &facts);
     choice.is_possible(&place_beside(Whose::Synapse, locale, server.version()))?;
     Ok(choice)
+}
+
+/// What the database will have that is made beside the one that serves.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub(in crate::task) async fn facts_beside(server: &mut Server, locale: &Locale) -> Result<Facts> {
+    beside(server, &Contents::default(), Whose::Synapse, locale).await.map(|(facts, _)| facts)
 }
 
 /// Where a superuser can put what our role cannot make, for a database beside the one that serves.

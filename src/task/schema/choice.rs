@@ -228,7 +228,7 @@ pub fn refusal(needed: &[Needed], place: &Place) -> Option<String> {
             )
         }
     };
-    Some(format!("Tables of the backup need what the restore cannot make: {}. {advice}", lacking.join("; ")))
+    Some(format!("Tables need what the restore cannot make: {}. {advice}", lacking.join("; ")))
 }
 
 /// What does not come back, for people: a line for each reason.
