@@ -197,6 +197,46 @@ async fn every_way_in_which_pg_dump_writes_a_database_comes_back() {
     }
 }
 
+#[tokio::test]
+async fn rows_that_come_by_insert_are_counted() {
+    let (database, dumps) = (Database::of_synapse("dump_counted"), Dumps::new());
+    add_one_time_keys(&database);
+    database.as_synapse_sql(
+        "CREATE TABLE mixed (a int, b text); INSERT INTO mixed VALUES (1, 'x'), (2, 'y'); CREATE TABLE \"Bare\" (); \
+         INSERT INTO \"Bare\" DEFAULT VALUES; CREATE TABLE parts (a int) PARTITION BY LIST (a); \
+         CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1); INSERT INTO parts VALUES (1), (1)",
+    );
+    let script = dumps.dump(&database, "copy.sql", &[]);
+    let ways = [
+        script.clone(),
+        dumps.dump(&database, "inserts.sql", &["--inserts"]),
+        dumps.dump(&database, "several.sql", &["--rows-per-insert=7", "--load-via-partition-root"]),
+        dumps.dump(&database, "inserts.dump", &["-Fc", "--column-inserts"]),
+        dumps.changed(&script, "mixed.sql", |script| {
+            let rows = "COPY public.mixed (a, b) FROM stdin;\n1\tx\n2\ty\n\\.\n";
+            assert!(script.contains(rows));
+            script
+                .replace(rows, "INSERT INTO public.mixed VALUES (1, 'x');\nINSERT INTO public.mixed VALUES (2, 'y');\n")
+        }),
+    ];
+    let forgotten = database.sql("SELECT count(*) FROM e2e_one_time_keys_json");
+    let mut said = Vec::new();
+    for (number, way) in ways.iter().enumerate() {
+        let uid = format!("dump-count-{number:03}");
+        let restored = restore(&database, way, &uid).run().await;
+        let result = restored.result();
+        let counts = result.summary.split_once(" of the dump").expect("a summary").0.to_owned();
+        let keys = format!("{forgotten} one-time keys of the dump were forgotten");
+        assert!(result.warnings.iter().any(|line| line.starts_with(&keys)), "{}: {:?}", way.display(), result.warnings);
+        assert_eq!(beside(&database, &uid, "0").sql("SELECT count(*) FROM parts"), "2");
+        said.push(counts);
+    }
+    let tables = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+    assert!(said[0].ends_with(&format!("rows of {} tables", database.sql(tables))), "{said:?}");
+    // By the root: the partition and the partitioned table change places.
+    assert!(said.iter().all(|counts| *counts == said[0]), "{said:?}");
+}
+
 /// What its superuser has made in a database, and a view that must be filled.
 const OF_A_SUPERUSER: &str = "\
     CREATE EXTENSION postgres_fdw; CREATE EXTENSION pg_stat_statements; \

@@ -85,6 +85,26 @@ pub async fn lacks(restored: &Target, replaced: &Target) -> Result<Option<String
     Ok((!missing.is_empty()).then(|| format!("the dump lacks what the database before it has: {named}{and_more}")))
 }
 
+/// Tables that the dump makes and says nothing more of: `pg_dump --inserts` writes nothing for a table without rows. Not partitions: their
+/// rows may have come by the table that they belong to.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn others(target: &Target, tables: impl Iterator<Item = &String>) -> Result<Vec<String>> {
+    let mut session = schema::connect(target, None).await?;
+    sqlx::query_scalar(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND NOT c.relispartition AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+             AND n.nspname !~ '^pg_(toast|temp)' \
+             AND NOT EXISTS (SELECT FROM unnest($1) known(name) WHERE known.name::regclass = c.oid) \
+             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')",
+    )
+    .bind(tables.cloned().collect::<Vec<String>>())
+    .fetch_all(&mut session.connection)
+    .await
+    .explain("listing the tables of the dump")
+}
+
 async fn version(session: &mut Session, tables: &BTreeSet<String>) -> Result<Option<SchemaVersion>> {
     database::schema_version(session, &tables.iter().map(String::as_str).collect()).await
 }

@@ -121,6 +121,17 @@ impl<'a> Making<'a> {
         Ok(())
     }
 
+    /// Runs an `INSERT`. Returns how many rows PostgreSQL took.
+    ///
+    /// # Errors
+    /// What PostgreSQL refused, explained.
+    pub async fn insert(&mut self, statement: &Statement) -> Result<u64> {
+        self.make_indexes().await?;
+        let query = sqlx::query(AssertSqlSafe(statement.text.clone())).persistent(false);
+        let done = query.execute(&mut self.session.connection).await;
+        Ok(done.map_err(|error| (self.explain)(&error, statement))?.rows_affected())
+    }
+
     /// Several sessions, each of which takes the next one.
     ///
     /// # Errors

@@ -102,6 +102,8 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
             warnings.extend(check::lacks(target, &connection.target()?).await?);
         }
         progress("counts the rows");
+        let empty = check::others(target, rows.keys()).await?;
+        rows.extend(empty.into_iter().map(|table| (table, 0)));
         let expected: BTreeMap<&str, u64> = rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
         let checked = count_and_compare(target, Whose::Synapse, &expected, *at_once).await?;
         progress("reads the tables for the planner's statistics");

@@ -20,6 +20,8 @@ pub enum Verdict {
     Refresh(String),
     /// Rows of this table follow, as it is written there.
     Rows(String),
+    /// It has rows of this table in it.
+    Values(String),
 }
 
 /// Settings that the rest of a dump relies on.
@@ -188,13 +190,15 @@ fn rows(statement: &Statement) -> Result<String, String> {
 fn values(statement: &Statement) -> Result<Verdict, String> {
     let tokens: Vec<String> = statement.tokens().collect();
     let words: Vec<&str> = tokens.iter().map(String::as_str).collect();
-    let rest =
-        target(&words[2..]).map(|(_, rest)| rest.strip_prefix(&["OVERRIDING", "SYSTEM", "VALUE"]).unwrap_or(rest));
-    let values = rest.and_then(|rest| rest.strip_prefix(&["VALUES"]));
-    let values = values.map(|values| values.strip_suffix(&["ON", "CONFLICT", "DO", "NOTHING"]).unwrap_or(values));
-    match values {
-        Some(values) if are_values(values) => Ok(Verdict::Run),
-        _ => Err("INSERT may only bring values".to_owned()),
+    const REFUSED: &str = "INSERT may only bring values";
+    let (table, rest) = target(&words[2..]).ok_or(REFUSED)?;
+    let rest = rest.strip_prefix(&["OVERRIDING", "SYSTEM", "VALUE"]).unwrap_or(rest);
+    let rest = rest.strip_suffix(&["ON", "CONFLICT", "DO", "NOTHING"]).unwrap_or(rest);
+    match rest {
+        // A row of a table without columns.
+        ["DEFAULT", "VALUES"] => Ok(Verdict::Values(table)),
+        ["VALUES", values @ ..] if are_values(values) => Ok(Verdict::Values(table)),
+        _ => Err(REFUSED.to_owned()),
     }
 }
 

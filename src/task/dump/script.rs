@@ -35,6 +35,11 @@ pub enum Act {
     },
     Rows(Vec<u8>),
     RowsEnd,
+    /// An `INSERT` into this table.
+    Insert {
+        statement: Statement,
+        table: String,
+    },
 }
 
 /// A script that is being read.
@@ -112,6 +117,7 @@ impl Script {
                             self.references.run(&statement);
                             return Ok(Some(Act::Run(statement)));
                         }
+                        Verdict::Values(table) => return Ok(Some(Act::Insert { statement, table })),
                         Verdict::PassOver => {}
                         Verdict::Refresh(view) => {
                             self.views.insert(view);

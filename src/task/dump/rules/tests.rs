@@ -31,10 +31,15 @@ fn what_pg_dump_writes_for_synapse_is_run() {
         "ALTER TABLE public.a ALTER COLUMN b ADD GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME public.c)",
         "ALTER SEQUENCE public.a OWNED BY public.b.c",
         "ALTER TABLE ONLY public.a REPLICA IDENTITY USING INDEX b",
-        "INSERT INTO public.a VALUES (1, -2.5, 1e+30, 'x', NULL, true, B'01', '\\x00')",
-        "INSERT INTO public.a (b, \"C\") OVERRIDING SYSTEM VALUE VALUES (1, 'a'), (2, 'b') ON CONFLICT DO NOTHING",
     ] {
         assert_eq!(verdict(statement), Ok(Verdict::Run), "{statement}");
+    }
+    for statement in [
+        "INSERT INTO public.a VALUES (1, -2.5, 1e+30, 'x', NULL, true, B'01', '\\x00')",
+        "INSERT INTO public.a (b, \"C\") OVERRIDING SYSTEM VALUE VALUES (1, 'a'), (2, 'b') ON CONFLICT DO NOTHING",
+        "INSERT INTO public.a DEFAULT VALUES",
+    ] {
+        assert_eq!(verdict(statement), Ok(Verdict::Values("public.a".into())), "{statement}");
     }
     assert_eq!(verdict("COPY public.events (a, \"B\") FROM stdin"), Ok(Verdict::Rows("public.events".into())));
     assert_eq!(verdict("copy public.\"Odd\" from stdin"), Ok(Verdict::Rows("public.\"Odd\"".into())));
