@@ -157,6 +157,7 @@ fn pending(name: &str, args: Vec<String>) -> StepStatus {
         gives_way_to: None,
         outlived_by: None,
         deadline: None,
+        reason: None,
         message: None,
         result: None,
     }

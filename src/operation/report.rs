@@ -63,7 +63,7 @@ pub fn write(status: &mut OperationStatus, subject: &Subject, headline: &Headlin
         }
     }
     match retention {
-        Some(Err(message)) => drop(conditions.set(Type::RetentionFailed, true, "StepFailed", &message)),
+        Some(Err((reason, message))) => drop(conditions.set(Type::RetentionFailed, true, &reason, &message)),
         Some(Ok(())) => drop(conditions.clear(Type::RetentionFailed)),
         None => {}
     }
@@ -75,11 +75,15 @@ pub fn write(status: &mut OperationStatus, subject: &Subject, headline: &Headlin
 
 /// How the step that decides nothing ended. `None`: there is none, or it has not got there: what the last run left stays
 /// true.
-fn retention(status: &OperationStatus) -> Option<Result<(), String>> {
+fn retention(status: &OperationStatus) -> Option<Result<(), (String, String)>> {
     let step = status.run.as_ref()?.steps.iter().find(|step| !step.decides())?;
     match step.state {
         StepState::Succeeded => Some(Ok(())),
-        StepState::Failed => Some(Err(step.message.clone().unwrap_or_default())),
+        StepState::Failed => {
+            // A step of an older release has its reason in its message.
+            let reason = step.reason.clone().unwrap_or_else(|| "StepFailed".to_owned());
+            Some(Err((reason, step.message.clone().unwrap_or_default())))
+        }
         StepState::Pending | StepState::Running => None,
     }
 }

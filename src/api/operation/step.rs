@@ -106,6 +106,9 @@ pub struct StepStatus {
     /// How long its Job may take, where no budget of the downtime bounds it. Then the Job is ended, and the run fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
+    /// Why a step failed that decides nothing, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What went wrong in the last attempt, or what there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

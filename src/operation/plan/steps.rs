@@ -311,7 +311,8 @@ impl Planner<'_> {
         }
         step.state = StepState::Failed;
         step.finished_at = Some(Time(now));
-        step.message = Some(format!("{reason}: {message}"));
+        step.reason = Some(reason.to_owned());
+        step.message = Some(message.clone());
         // It may wait for a Pod that never starts.
         Some((Action::DeleteJob(index), self.step_headline(index, &message)))
     }

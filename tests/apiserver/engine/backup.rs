@@ -209,7 +209,7 @@ async fn old_backups_that_do_not_go_are_told_and_are_no_failure(stage: Arc<Stage
     assert_eq!(outcomes(&done), [Outcome::Succeeded]);
     let status = done.status.unwrap();
     let told = conditions::find(&status.operation.conditions, Type::RetentionFailed).expect("it is told");
-    assert!(told.status == "True" && told.message.contains("RepositoryFull"), "{told:?}");
+    assert!(told.status == "True" && told.reason == "RepositoryFull", "{told:?}");
     assert!(told.message.contains("the storage is full"), "{told:?}");
     assert_eq!(status.snapshot_count, Some(1), "the backup is there");
     let (type_, note) = super::told(&world, "nightly", "StepFailed").await;
