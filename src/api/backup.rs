@@ -11,6 +11,7 @@ use super::{
     conditions::{self, Conditions, Type},
     deletion::{Deletion, DeletionPolicy},
     downtime::Downtime,
+    exclude::Exclude,
     jobs::JobSettings,
     media,
     operation::{OperationStatus, Run, any_object},
@@ -58,7 +59,7 @@ const LISTED: usize = 20;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.schedule) == has(oldSelf.schedule)").message("a schedule can be neither added nor removed: make a new object").field_path(".schedule"))]
-#[x_kube(validation = Rule::new("has(self.schedule) || (self.synapseRef == oldSelf.synapseRef && self.repository == oldSelf.repository && self.quiesce == oldSelf.quiesce && self.downtime == oldSelf.downtime && has(self.contents) == has(oldSelf.contents) && (!has(self.contents) || self.contents == oldSelf.contents) && self.remoteMedia == oldSelf.remoteMedia)").message("a backup without a schedule runs once and is immutable: make a new object"))]
+#[x_kube(validation = Rule::new("has(self.schedule) || (self.synapseRef == oldSelf.synapseRef && self.repository == oldSelf.repository && self.quiesce == oldSelf.quiesce && self.downtime == oldSelf.downtime && has(self.contents) == has(oldSelf.contents) && (!has(self.contents) || self.contents == oldSelf.contents) && self.remoteMedia == oldSelf.remoteMedia && has(self.exclude) == has(oldSelf.exclude) && (!has(self.exclude) || self.exclude == oldSelf.exclude))").message("a backup without a schedule runs once and is immutable: make a new object"))]
 #[x_kube(validation = Rule::new("self.downtime.allowed || !self.quiesce").message("quiesce takes the homeserver down: set downtime.allowed to true or quiesce to false"))]
 #[x_kube(validation = Rule::new("!has(self.contents) || 'Database' in self.contents").message("contents must have Database: media and configuration alone do not bring a homeserver back, and what they belong to is known from the database"))]
 #[x_kube(validation = Rule::new("!self.remoteMedia || !has(self.contents) || 'Media' in self.contents").message("remoteMedia is about Media: put Media into contents"))]
@@ -75,6 +76,10 @@ pub struct SynapseBackupSpec {
     /// Takes along what Synapse has fetched from other homeservers too. It can fetch most of it again.
     #[serde(default)]
     pub remote_media: bool,
+    /// What of Synapse's database is left out: schemas and tables of other programs, such as the log of a bridge. Of Synapse's own
+    /// nothing can be left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude: Option<Exclude>,
     /// When to run. Without it: once, at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,

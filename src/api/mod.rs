@@ -12,6 +12,7 @@ pub mod deletion;
 pub mod downtime;
 pub mod dump;
 pub mod duration;
+pub mod exclude;
 pub mod jobs;
 pub mod maintenance;
 pub mod media;

@@ -21,6 +21,47 @@ pub fn schema_of(name: &str) -> &str {
     &name[..dot.unwrap_or_default()]
 }
 
+/// The parts of a name such as `public."T 1"`, without their quotes. What stands in no quotes is taken as it is. `None`: it is not
+/// clear where a part ends.
+pub fn parts(name: &str) -> Option<Vec<String>> {
+    let mut parts = Vec::new();
+    let mut rest = name;
+    loop {
+        let (part, after) = match rest.strip_prefix('"') {
+            Some(quoted) => until_quote(quoted)?,
+            None => {
+                let (part, after) = rest.split_at(rest.find('.').unwrap_or(rest.len()));
+                (part.to_owned(), after)
+            }
+        };
+        if part.is_empty() || (!rest.starts_with('"') && part.contains('"')) {
+            return None;
+        }
+        parts.push(part);
+        match after.strip_prefix('.') {
+            Some(next) => rest = next,
+            None => return after.is_empty().then_some(parts),
+        }
+    }
+}
+
+/// What stands before the closing quote, and what stands behind it.
+fn until_quote(text: &str) -> Option<(String, &str)> {
+    let mut part = String::new();
+    let mut rest = text;
+    loop {
+        let (before, after) = rest.split_once('"')?;
+        part.push_str(before);
+        match after.strip_prefix('"') {
+            Some(next) => {
+                part.push('"');
+                rest = next;
+            }
+            None => return Some((part, after)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +75,27 @@ mod tests {
             ("events", ""),
         ] {
             assert_eq!(schema_of(name), schema, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_parts() {
+        for (name, wanted) in [
+            ("public.events", Some(vec!["public", "events"])),
+            ("Public.T 1*", Some(vec!["Public", "T 1*"])),
+            ("\"a.b\".\"c\"\"d\"", Some(vec!["a.b", "c\"d"])),
+            ("\"\"\"\".x", Some(vec!["\"", "x"])),
+            ("events", Some(vec!["events"])),
+            ("a.b.c", Some(vec!["a", "b", "c"])),
+            ("a.", None),
+            (".a", None),
+            ("a\"b.c", None),
+            ("\"a\"b.c", None),
+            ("\"a.b", None),
+            ("", None),
+        ] {
+            let wanted = wanted.map(|parts| parts.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(parts(name), wanted, "{name}");
         }
     }
 

@@ -131,10 +131,12 @@ impl SynapseBackup {
         let mut args = vec!["backup".to_owned()];
         args.extend(destination.to_args());
         args.extend(config.to_args());
+        let exclude = self.spec.exclude.clone().unwrap_or_default();
+        args.extend(exclude.to_args());
         args.extend(service.iter().flat_map(AuthenticationService::to_args));
         args.extend(homeserver.admin_api.iter().map(|api| format!("--synapse-url={}", api.url)));
         args.extend(draft.then(|| "--draft".to_owned()));
-        let wanted = Wanted { destination, config, authentication_service: service };
+        let wanted = Wanted { destination, config, authentication_service: service, exclude };
         RecipeStep {
             name: "database".to_owned(),
             offline: self.spec.quiesce,

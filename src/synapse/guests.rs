@@ -24,6 +24,11 @@ fn known() -> HashSet<&'static str> {
     KNOWN.lines().filter(|line| !line.starts_with('#')).collect()
 }
 
+/// Whether a table of this name in Synapse's schema is Synapse's.
+pub fn is_synapse_s(table: &str) -> bool {
+    known().contains(table)
+}
+
 /// Those of somebody else among a homeserver's tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guests(Vec<String>);

@@ -25,6 +25,11 @@ struct Sequence {
     backwards: bool,
 }
 
+/// Whether a sequence of this name in Synapse's schema is Synapse's.
+pub fn is_synapse_s(sequence: &str) -> bool {
+    sequence == "user_id_seq" || SEQUENCES.iter().any(|known| known.name == sequence)
+}
+
 const fn stream(
     name: &'static str,
     stream: &'static str,

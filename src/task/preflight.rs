@@ -144,9 +144,9 @@ async fn look(arguments: Arguments) -> Result<PreflightFindings> {
                 vacuum_plan(&mut session, &arguments, name, vacuum, seconds_left, &mut findings.warnings).await?
             }
             Check::Backup(wanted) => {
-                let (plan, warning, coverage) =
+                let (plan, warnings, coverage) =
                     backup::check(&arguments.connection, &mut session, name, wanted).await?;
-                findings.warnings.extend(warning.into_iter().chain(coverage.warnings()));
+                findings.warnings.extend(warnings.into_iter().chain(coverage.warnings()));
                 findings.coverage = Some(coverage);
                 plan
             }

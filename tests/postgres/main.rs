@@ -11,6 +11,7 @@ mod crashed;
 mod cycle;
 mod delete;
 mod dump;
+mod exclude;
 mod for_good;
 mod full_data_folder;
 mod full_disk;

@@ -1,18 +1,24 @@
 //! Tables of somebody else's in Synapse's database, and rows that PostgreSQL would not take again: found out before anything is stored
 //! or stopped, or left as they are and told of.
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::{api::exclude::Exclude, task::report::ErrorClass};
 
 use crate::{
     backup::back_up,
     dump::{Dumps, restore},
+    exclude::back_up_without,
     support::{Database, Program, Repository, Server},
 };
 
 fn preflight(database: &Database, repository: &Repository) -> Program {
+    preflight_without(database, repository, &Exclude::default())
+}
+
+/// Of a backup that leaves something out.
+pub fn preflight_without(database: &Database, repository: &Repository, exclude: &Exclude) -> Program {
     let mut destination = repository.destination();
     destination["serverName"] = "example.org".into();
-    let check = serde_json::json!({"backup": {"destination": destination, "config": {}}});
+    let check = serde_json::json!({"backup": {"destination": destination, "config": {}, "exclude": exclude}});
     let program = database.task("preflight").repository_programs(repository);
     program.with(&["--step", &format!("database={check}")])
 }
@@ -62,6 +68,11 @@ async fn what_may_not_be_read_is_named_in_preflight_with_its_owner_and_the_grant
         let error = finished.refused(reason, words);
         assert_eq!(error.class, ErrorClass::Terminal);
         assert!(!error.message.contains("must be the role that owns the tables"), "{error}");
+        // Both ways out that the message has: what stands in the object, and the grant.
+        let (_, advice) = error.message.split_once("In the SynapseBackup: exclude: ").expect(&error.message);
+        let exclude: Exclude = serde_yaml_ng::from_str(advice).expect(advice);
+        assert_eq!(preflight_without(&database, &repository, &exclude).run().await.report().error, None, "{name}");
+        assert!(back_up_without(&database, &repository, &exclude).run().await.backup().rows > 0, "{name}");
         if reason != "TableUnreadable" {
             continue;
         }

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConfigObjects, Destination,
     coverage::{Covered, Seen},
+    exclude::Excluded,
     facts::Facts,
     readable,
 };
 use crate::{
-    api::operation::StepPlan,
+    api::{exclude::Exclude, operation::StepPlan},
     bytes,
     postgres::{Session, programs::Programs},
     restic::MISSING,
@@ -32,6 +33,8 @@ pub struct Wanted {
     pub config: ConfigObjects,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication_service: Option<AuthenticationService>,
+    #[serde(default, skip_serializing_if = "Exclude::is_empty")]
+    pub exclude: Exclude,
 }
 
 /// Looks at the database and at the repository; says what a backup would do, and what is worth a look.
@@ -42,14 +45,16 @@ pub async fn check(
     connection: &Connection,
     session: &mut Session,
     step: &str,
-    Wanted { destination, config, authentication_service }: &Wanted,
-) -> Result<(StepPlan, Option<String>, Coverage)> {
+    Wanted { destination, config, authentication_service, exclude }: &Wanted,
+) -> Result<(StepPlan, Vec<String>, Coverage)> {
     config.manifests()?;
     config.signing_key_ids()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let (facts, _) = Facts::of_synapse(session, &destination.server_name).await?;
-    readable::check(session).await?;
-    let coverage = covered(Whose::Synapse, connection, &facts, scratch.path()).await?;
+    let excluded = Excluded::find(session, exclude).await?;
+    excluded.check(session, facts.schema.as_deref()).await?;
+    readable::check(session, readable::Of::Synapse { excluded: &excluded, schema: facts.schema.as_deref() }).await?;
+    let coverage = covered(Whose::Synapse, connection, &facts, &excluded, scratch.path()).await?;
     let (coverage, and_service) = match authentication_service {
         None => (coverage, String::new()),
         Some(service) => {
@@ -74,13 +79,19 @@ pub async fn check(
         ),
         ..StepPlan::default()
     };
-    Ok((plan, warning, coverage))
+    Ok((plan, warning.into_iter().chain(excluded.warning()).collect(), coverage))
 }
 
 /// What a restore of a database does not bring back.
-async fn covered(whose: Whose, connection: &Connection, facts: &Facts, scratch: &Path) -> Result<Coverage> {
+async fn covered(
+    whose: Whose,
+    connection: &Connection,
+    facts: &Facts,
+    excluded: &Excluded,
+    scratch: &Path,
+) -> Result<Coverage> {
     let (programs, target) = (Programs::of(facts.postgres_version).await?, connection.target()?);
-    let seen = Seen { whose, target: &target, programs: &programs, locale: &facts.locale };
+    let seen = Seen { whose, target: &target, programs: &programs, locale: &facts.locale, excluded };
     Covered::ahead(seen, facts.postgres_version, scratch).await
 }
 
@@ -90,7 +101,7 @@ async fn check_service(connection: &Connection, scratch: &Path) -> Result<(i64, 
     let (mut session, mut second) = (target.connect().await?, target.connect().await?);
     check_server(&mut session, &mut second).await?;
     let (facts, _) = Facts::of_authentication_service(&mut session).await?;
-    readable::check(&mut session).await?;
-    let coverage = covered(Whose::AuthenticationService, connection, &facts, scratch).await?;
+    readable::check(&mut session, readable::Of::AuthenticationService).await?;
+    let coverage = covered(Whose::AuthenticationService, connection, &facts, &Excluded::default(), scratch).await?;
     Ok((facts.bytes, coverage))
 }

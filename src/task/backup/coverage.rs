@@ -5,7 +5,11 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use super::{manifest::SCHEMA_FILE, stream::output_of};
+use super::{
+    exclude::{self, Excluded},
+    manifest::SCHEMA_FILE,
+    stream::output_of,
+};
 use crate::{
     postgres::{Locale, Result, Target, programs::Programs},
     task::{
@@ -23,16 +27,18 @@ pub struct Seen<'a> {
     pub target: &'a Target,
     pub programs: &'a Programs,
     pub locale: &'a Locale,
+    /// What is left out of its backup.
+    pub excluded: &'a Excluded,
 }
 
 /// The program that writes the schema of a database.
 ///
 /// # Errors
 /// Those of [`Programs::command`].
-pub fn schema(programs: &Programs, target: &Target) -> Result<Command> {
+pub fn schema(programs: &Programs, target: &Target, excluded: &Excluded) -> Result<Command> {
     let mut command = programs.command("pg_dump", target)?;
     // By itself it waits for ever, whatever its session's settings say: who holds the lock may wait for us.
-    command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]);
+    command.args(["--lock-wait-timeout=10s", "--format=custom", "--schema-only"]).args(excluded.to_args());
     Ok(command)
 }
 
@@ -64,17 +70,21 @@ impl Covered {
             facts.present = facts::present(&mut there).await?;
         }
         let choice = Choice::of(&contents, &facts);
+        let excluded = of.excluded.shown();
         let mut not_restored = choice.left_out;
         for one in unsaved::unsaved(&mut session).await? {
-            if !not_restored.iter().any(|known| known.what == one.what) {
+            let is_known = |what: &String| *what == one.what;
+            if !not_restored.iter().any(|known| is_known(&known.what)) && !excluded.iter().any(is_known) {
                 not_restored.push(one);
             }
         }
         not_restored.extend(choice.moved);
+        let mut unfilled_views = unsaved::unfilled_views(&mut session).await?;
+        unfilled_views.retain(|view| !excluded.contains(&format!("materialized view {view}")));
         Ok(Self {
             not_restored,
             superuser_needed: choice.needed,
-            unfilled_views: unsaved::unfilled_views(&mut session).await?,
+            unfilled_views,
             search_path: Some(unsaved::search_path(&mut session).await?),
         })
     }
@@ -84,18 +94,19 @@ impl Covered {
     /// # Errors
     /// Those of PostgreSQL, `pg_dump` and `pg_restore`.
     pub async fn ahead(of: Seen<'_>, version: i32, scratch: &Path) -> Result<Coverage> {
-        let schema = output_of(schema(of.programs, of.target)?, "pg_dump").await?;
+        let schema = output_of(schema(of.programs, of.target, of.excluded)?, "pg_dump").await?;
         Ok(Self::look(of, &schema, scratch).await?.told(of, version))
     }
 
     /// The same, for people. `version` is that of the server.
-    pub fn told(&self, Seen { whose, locale, .. }: Seen<'_>, version: i32) -> Coverage {
+    pub fn told(&self, Seen { whose, locale, excluded, .. }: Seen<'_>, version: i32) -> Coverage {
         let place = place_beside(whose, locale, version);
         let of = |line: String| {
             if whose.is_synapse() { line } else { format!("Matrix Authentication Service: {line}") }
         };
+        let excluded = exclude::told(&excluded.shown());
         Coverage {
-            not_restored: told(&self.not_restored).into_iter().map(of).collect(),
+            not_restored: excluded.into_iter().chain(told(&self.not_restored)).map(of).collect(),
             superuser_needed: choice::refusal(&self.superuser_needed, &place).map(of).into_iter().collect(),
         }
     }

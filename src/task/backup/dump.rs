@@ -79,7 +79,7 @@ impl<'a> Stream<'a> {
 
     fn schema(&self) -> Result<Command> {
         let Held { programs, target, snapshot, .. } = self.held;
-        let mut command = coverage::schema(programs, target)?;
+        let mut command = coverage::schema(programs, target, &snapshot.excluded)?;
         command.arg(format!("--snapshot={}", snapshot.id));
         Ok(command)
     }

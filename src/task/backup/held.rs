@@ -9,6 +9,7 @@ use super::{
     snapshot::{self, Snapshot},
 };
 use crate::{
+    api::exclude::Exclude,
     postgres::{Session, Target, lock, programs::Programs, sessions},
     synapse::database::SchemaVersion,
     task::{
@@ -61,18 +62,22 @@ impl Databases {
         connection: &Connection,
         service: Option<&AuthenticationService>,
         server_name: &str,
+        exclude: &Exclude,
     ) -> Result<(Self, Vec<Watch>)> {
         let service = service.map(|service| (Whose::AuthenticationService, service.connection(connection)));
         let mut watches = Vec::new();
         for (whose, connection) in [(Whose::Synapse, connection.clone())].into_iter().chain(service) {
             watches.push(Watch::begin(whose, &connection).await.map_err(|error| whose.tell(error))?);
         }
-        let of: Vec<(Whose, &Target)> = watches.iter().map(|watch| (watch.whose, &watch.target)).collect();
+        let excluded_of = |whose: Whose| if whose.is_synapse() { exclude.clone() } else { Exclude::default() };
+        let of: Vec<(Whose, &Target, Exclude)> =
+            watches.iter().map(|watch| (watch.whose, &watch.target, excluded_of(watch.whose))).collect();
         let (snapshots, apart) = Snapshot::take(&of).await?;
         let mut snapshots = snapshots.into_iter().zip(&watches);
 
         let (mut snapshot, watch) = snapshots.next().expect("Synapse's is always there");
         let (facts, schema_version) = Facts::of_synapse(&mut snapshot.session, server_name).await?;
+        snapshot.excluded.check(&mut snapshot.session, facts.schema.as_deref()).await?;
         let synapse = Held::new(watch, snapshot, facts).await?;
         let authentication = match snapshots.next() {
             None => None,
@@ -122,7 +127,7 @@ impl Held {
     }
 
     pub fn seen(&self) -> Seen<'_> {
-        Seen { whose: self.whose, target: &self.target, programs: &self.programs, locale: &self.facts.locale }
+        Seen { whose: self.whose, target: &self.target, programs: &self.programs, locale: &self.facts.locale, excluded: &self.snapshot.excluded }
     }
 
     /// For the manifest.
@@ -136,6 +141,7 @@ impl Held {
             database_bytes: *bytes,
             parts,
             left_out: self.snapshot.left_out.clone(),
+            excluded: self.snapshot.excluded.shown(),
             not_restored,
             superuser_needed,
             unfilled_views,

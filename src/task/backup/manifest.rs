@@ -155,6 +155,9 @@ pub struct Dump {
     pub parts: StoredParts,
     /// Tables whose rows were left out on purpose.
     pub left_out: Vec<String>,
+    /// What `spec.exclude` left out: schemas and tables that are not Synapse's. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<String>,
     /// What of the database a restore as Synapse's role does not bring back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_restored: Vec<NotRestored>,

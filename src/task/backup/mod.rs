@@ -14,6 +14,7 @@ mod coverage;
 pub mod delete;
 mod destination;
 mod dump;
+pub mod exclude;
 mod facts;
 mod held;
 pub mod list;
@@ -42,6 +43,7 @@ pub use run::run;
 use jiff::Timestamp;
 
 use super::{arguments::Connection, authentication::AuthenticationService, report::TaskError};
+use crate::api::exclude::Exclude;
 
 /// What to back up, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,6 +56,8 @@ pub struct Arguments {
     pub destination: Destination,
     #[command(flatten)]
     pub config: ConfigObjects,
+    #[command(flatten)]
+    pub exclude: Exclude,
     /// `task backup-media` follows: until it has stored the media there is no backup.
     #[arg(long)]
     pub draft: bool,

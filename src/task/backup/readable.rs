@@ -1,8 +1,12 @@
 //! Whether our role can read all that a backup reads, and lock it: found out before anything is stored. Other programs put tables
 //! into Synapse's database, under roles of their own.
 
+use std::collections::BTreeSet;
+
+use super::exclude::Excluded;
 use crate::{
     postgres::{Explain, Result, Session, quote},
+    synapse::{guests, sequences},
     task::report::TaskError,
 };
 
@@ -15,6 +19,8 @@ struct Closed {
     /// As SQL has it.
     name: String,
     schema: String,
+    /// It may be left out of the backup.
+    may_be_excluded: bool,
     is_sequence: bool,
     owner: String,
     no_usage: bool,
@@ -22,6 +28,15 @@ struct Closed {
 }
 
 impl Closed {
+    /// Where `spec.exclude` can have it.
+    fn exclude(&self) -> Option<(&'static str, &str)> {
+        match (self.may_be_excluded, self.no_usage) {
+            (false, _) => None,
+            (true, true) => Some(("schemas", &self.schema)),
+            (true, false) => Some(("tables", &self.name)),
+        }
+    }
+
     fn grants(&self, role: &str) -> Vec<String> {
         let role = quote::ident(role);
         let usage = self.no_usage.then(|| format!("GRANT USAGE ON SCHEMA {} TO {role};", self.schema));
@@ -31,18 +46,33 @@ impl Closed {
     }
 }
 
+/// Of which database.
+#[derive(Clone, Copy, Debug)]
+pub enum Of<'a> {
+    Synapse {
+        excluded: &'a Excluded,
+        /// Where Synapse's tables are.
+        schema: Option<&'a str>,
+    },
+    AuthenticationService,
+}
+
 /// Looks at every table and sequence that a backup reads.
 ///
 /// # Errors
 /// Terminal: `TableUnreadable`, `RowSecurity`, `LockTableTooSmall`.
-pub async fn check(session: &mut Session) -> Result<()> {
+pub async fn check(session: &mut Session, of: Of<'_>) -> Result<()> {
     let role: String = sqlx::query_scalar("SELECT current_user::text")
         .fetch_one(&mut session.connection)
         .await
         .explain("asking for the role")?;
-    let closed = closed(session).await?;
+    let excluded = match of {
+        Of::Synapse { excluded, .. } => excluded.oids(),
+        Of::AuthenticationService => Vec::new(),
+    };
+    let closed = closed(session, &excluded, of).await?;
     refuse(&closed, &role)?;
-    locks(session).await
+    locks(session, &excluded).await
 }
 
 fn refuse(closed: &[Closed], role: &str) -> Result<()> {
@@ -62,9 +92,10 @@ fn refuse(closed: &[Closed], role: &str) -> Result<()> {
         return Err(TaskError::terminal(
             "TableUnreadable",
             format!(
-                "Role {role} may not read {}. As their owner or a superuser: {}{more}",
+                "Role {role} may not read {}. As their owner or a superuser: {}{more}{}",
                 named(&unreadable),
-                grants.join(" ")
+                grants.join(" "),
+                or_exclude(&unreadable)
             ),
         ));
     }
@@ -75,36 +106,64 @@ fn refuse(closed: &[Closed], role: &str) -> Result<()> {
         "RowSecurity",
         format!(
             "Row security hides rows of {} from role {role}, so a backup would not be whole. As a superuser: ALTER ROLE {} \
-             BYPASSRLS;",
+             BYPASSRLS;{}",
             named(&guarded),
-            quote::ident(role)
+            quote::ident(role),
+            or_exclude(&guarded)
         ),
     ))
 }
 
-async fn closed(session: &mut Session) -> Result<Vec<Closed>> {
+/// The other way out, as it stands in the object. Nothing where one of them must be in the backup.
+fn or_exclude(closed: &[&Closed]) -> String {
+    let Some(all) = closed.iter().map(|closed| closed.exclude()).collect::<Option<BTreeSet<_>>>() else {
+        return String::new();
+    };
+    let list = |field: &str| {
+        let names: Vec<String> = all
+            .iter()
+            .filter(|(of, _)| *of == field)
+            .map(|(_, name)| format!("'{}'", name.replace('\'', "''")))
+            .collect();
+        let more = if names.len() > NAMED { ", …" } else { "" };
+        (!names.is_empty()).then(|| format!("{field}: [{}{more}]", names[..names.len().min(NAMED)].join(", ")))
+    };
+    let lists: Vec<String> = ["schemas", "tables"].into_iter().filter_map(list).collect();
+    format!(" Or leave them out of the backup. In the SynapseBackup: exclude: {{{}}}", lists.join(", "))
+}
+
+async fn closed(session: &mut Session, excluded: &[i64], of: Of<'_>) -> Result<Vec<Closed>> {
     // Not what belongs to an extension, as the snapshot. Rows of unlogged tables are left out, but pg_dump locks these too.
-    type Row = (String, String, bool, String, bool, bool, bool);
+    type Row = (String, String, String, String, bool, String, bool, bool, bool);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT * FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, quote_ident(n.nspname) AS schema, \
+             n.nspname::text AS in_schema, c.relname::text AS relation, \
              c.relkind = 'S' AS is_sequence, pg_get_userbyid(c.relowner)::text AS owner, \
              NOT has_schema_privilege(n.oid, 'USAGE') AS no_usage, \
              NOT CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') \
                  ELSE has_table_privilege(c.oid, 'SELECT') END AS no_select, \
              c.relkind <> 'S' AND row_security_active(c.oid) AS row_security \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' \
+         WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND c.oid::int8 <> ALL ($1) \
              AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
              AND NOT EXISTS (SELECT FROM pg_depend d \
                  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')) seen \
          WHERE no_usage OR no_select OR row_security ORDER BY name",
     )
+    .bind(excluded)
     .fetch_all(&mut session.connection)
     .await
     .explain("looking which tables may be read")?;
-    let closed = |(name, schema, is_sequence, owner, no_usage, no_select, _): Row| Closed {
+    let may_be_excluded = |in_schema: &str, relation: &str| match of {
+        Of::AuthenticationService => false,
+        Of::Synapse { schema, .. } => {
+            schema != Some(in_schema) || !(guests::is_synapse_s(relation) || sequences::is_synapse_s(relation))
+        }
+    };
+    let closed = |(name, schema, in_schema, relation, is_sequence, owner, no_usage, no_select, _): Row| Closed {
         name,
         schema,
+        may_be_excluded: may_be_excluded(&in_schema, &relation),
         is_sequence,
         owner,
         no_usage,
@@ -114,15 +173,16 @@ async fn closed(session: &mut Session) -> Result<Vec<Closed>> {
 }
 
 /// A backup holds a lock on every table, and `pg_dump` once more while it reads the schema. PostgreSQL has a fixed number of them.
-async fn locks(session: &mut Session) -> Result<()> {
+async fn locks(session: &mut Session, excluded: &[i64]) -> Result<()> {
     let (tables, per_session, capacity): (i64, i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_(toast|temp|catalog)'), \
+                 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid::int8 <> ALL ($1) AND n.nspname !~ '^pg_(toast|temp|catalog)'), \
              current_setting('max_locks_per_transaction')::int8, \
              current_setting('max_locks_per_transaction')::int8 * (current_setting('max_connections')::int8 \
                  + current_setting('max_prepared_transactions')::int8 + current_setting('max_worker_processes')::int8 \
                  + current_setting('max_wal_senders')::int8 + current_setting('autovacuum_max_workers')::int8 + 1)",
     )
+    .bind(excluded)
     .fetch_one(&mut session.connection)
     .await
     .explain("counting the locks that a backup needs")?;
@@ -155,6 +215,7 @@ mod tests {
         Closed {
             name: format!("monitoring.{name}"),
             schema: "monitoring".to_owned(),
+            may_be_excluded: true,
             is_sequence: false,
             owner: "exporter".to_owned(),
             no_usage: true,
@@ -172,6 +233,7 @@ mod tests {
             "GRANT USAGE ON SCHEMA monitoring TO \"synapse\"",
             "GRANT SELECT ON monitoring.t TO \"synapse\"",
             "GRANT SELECT ON SEQUENCE monitoring.s TO",
+            "exclude: {schemas: ['monitoring']}",
         ] {
             assert!(error.message.contains(words), "{words}: {error}");
         }
@@ -179,6 +241,11 @@ mod tests {
         let error = refuse(&many, "synapse").unwrap_err();
         assert!(error.message.contains("and 94 more") && error.message.len() < 1500, "{error}");
         let guarded = Closed { no_usage: false, no_select: false, ..closed("t") };
+        let own = Closed { may_be_excluded: false, no_usage: false, ..closed("t") };
+        assert!(!refuse(&[own, closed("t")], "synapse").unwrap_err().message.contains("exclude"), "one must be in it");
+        let odd = Closed { name: "public.\"it's\"".to_owned(), no_usage: false, ..closed("t") };
+        let message = refuse(&[odd], "synapse").unwrap_err().message;
+        assert!(message.ends_with("exclude: {tables: ['public.\"it''s\"']}"), "{message}");
         assert_eq!(refuse(&[guarded], "synapse").unwrap_err().reason, "RowSecurity");
         assert_eq!(refuse(&[], "synapse"), Ok(()));
     }

@@ -83,12 +83,21 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     let attempt = backup.attempt();
     let is_new = backup.is_new;
     let coverage = backup.databases.coverage();
+    let excluded_nothing = backup.databases.synapse.snapshot.excluded.warning();
     if arguments.draft {
         let Stored { snapshot, added: also, .. } = attempt.leave_draft(&backup.repository, &manifest).await?;
-        return Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, inventory: None });
+        return Ok(Done {
+            manifest,
+            snapshot,
+            added: added + also,
+            is_new,
+            coverage,
+            excluded_nothing,
+            inventory: None,
+        });
     }
     let Sealed { snapshot, added: also, inventory } = attempt.seal(&backup.repository, &manifest).await?;
-    Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, inventory: Some(inventory) })
+    Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, excluded_nothing, inventory: Some(inventory) })
 }
 
 /// A backup under way.
@@ -121,7 +130,8 @@ impl<'a> Backup<'a> {
         progress("the repository is open");
 
         let service = arguments.authentication_service.as_ref();
-        let held = Databases::hold(&arguments.connection, service, &arguments.destination.server_name);
+        let held =
+            Databases::hold(&arguments.connection, service, &arguments.destination.server_name, &arguments.exclude);
         let (is_new_attempt, held) = tokio::join!(refuse_stored(&repository, arguments), held);
         is_new_attempt?;
         let (databases, watches) = held?;
@@ -265,6 +275,8 @@ struct Done {
     is_new: bool,
     /// What a restore will not bring back.
     coverage: Coverage,
+    /// What `spec.exclude` names and is not there.
+    excluded_nothing: Option<String>,
     /// All of the origin, read back from the repository. `None`: the media are to come, and until then there is no backup.
     inventory: Option<Inventory>,
 }
@@ -302,6 +314,7 @@ impl Done {
                 .then(|| KEEP_THE_PASSWORD.to_owned())
                 .into_iter()
                 .chain(manifest.warnings.clone())
+                .chain(self.excluded_nothing.clone())
                 .chain(self.coverage.warnings())
                 .collect(),
             coverage: Some(self.coverage.clone()),

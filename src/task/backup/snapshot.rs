@@ -11,8 +11,9 @@ use jiff::Timestamp;
 use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
-use super::parts::Table;
+use super::{exclude::Excluded, parts::Table};
 use crate::{
+    api::exclude::Exclude,
     postgres::{Application, Explain, Result, Session, Target, errors},
     task::{authentication::Whose, report::TaskError},
 };
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub sequences: Vec<String>,
     /// Tables whose rows are left out.
     pub left_out: Vec<String>,
+    /// What is left out as a whole.
+    pub excluded: Excluded,
 }
 
 impl Snapshot {
@@ -56,11 +59,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// Transient, if a table stays locked by somebody else, or new tables appear again and again.
-    pub async fn take(of: &[(Whose, &Target)]) -> Result<(Vec<Self>, Duration)> {
+    pub async fn take(of: &[(Whose, &Target, Exclude)]) -> Result<(Vec<Self>, Duration)> {
         let mut databases = Vec::new();
-        for (whose, target) in of {
+        for (whose, target, exclude) in of {
             let session = prepared(target).await.map_err(|error| whose.tell(error))?;
-            databases.push(Unheld { whose: *whose, session });
+            databases.push(Unheld { whose: *whose, session, exclude: exclude.clone() });
         }
         let deadline = Instant::now() + LOCKED_WITHIN;
         loop {
@@ -97,6 +100,7 @@ const TAKING: &str = "taking a snapshot of the database";
 struct Unheld {
     whose: Whose,
     session: Session,
+    exclude: Exclude,
 }
 
 /// What a session has taken.
@@ -109,8 +113,8 @@ struct Taken {
 
 impl Taken {
     fn held_by(self, session: Session) -> Snapshot {
-        let Self { id, next_transaction, taken_at, seen: Relations { tables, sequences, left_out } } = self;
-        Snapshot { session, id, next_transaction, taken_at, tables, sequences, left_out }
+        let Self { id, next_transaction, taken_at, seen: Relations { tables, sequences, left_out, excluded } } = self;
+        Snapshot { session, id, next_transaction, taken_at, tables, sequences, left_out, excluded }
     }
 }
 
@@ -125,8 +129,8 @@ async fn prepared(target: &Target) -> Result<Session> {
 /// `Err` within `Ok`: what another try may find gone.
 async fn take_once(databases: &mut [Unheld]) -> Result<std::result::Result<(Vec<Taken>, Duration), TaskError>> {
     let mut locked = Vec::new();
-    for Unheld { whose, session } in &mut *databases {
-        let seen = relations(session).await.map_err(|error| whose.tell(error))?;
+    for Unheld { whose, session, exclude } in &mut *databases {
+        let seen = relations(session, exclude).await.map_err(|error| whose.tell(error))?;
         if let Some(error) = lock(session, &seen.tables).await.map_err(|error| whose.tell(error))? {
             return Ok(Err(whose.tell(error)));
         }
@@ -135,14 +139,14 @@ async fn take_once(databases: &mut [Unheld]) -> Result<std::result::Result<(Vec<
     let began = Instant::now();
     let exported = databases
         .iter_mut()
-        .map(async |Unheld { whose, session }| export(session).await.map_err(|error| whose.tell(error)));
+        .map(async |Unheld { whose, session, .. }| export(session).await.map_err(|error| whose.tell(error)));
     let exported = try_join_all(exported).await?;
     let apart = began.elapsed();
     let mut taken = Vec::new();
-    for ((Unheld { whose, session }, seen), (id, taken_at, next_transaction)) in
+    for ((Unheld { whose, session, exclude }, seen), (id, taken_at, next_transaction)) in
         databases.iter_mut().zip(locked).zip(exported)
     {
-        let now = relations(session).await.map_err(|error| whose.tell(error))?;
+        let now = relations(session, exclude).await.map_err(|error| whose.tell(error))?;
         if !now.are(&seen) {
             return Ok(Err(whose.tell(TaskError::transient(
                 "TablesChange",
@@ -192,6 +196,7 @@ struct Relations {
     tables: Vec<Table>,
     sequences: Vec<String>,
     left_out: Vec<String>,
+    excluded: Excluded,
 }
 
 impl Relations {
@@ -200,15 +205,17 @@ impl Relations {
         fn names(table: &Table) -> (&str, &[String]) {
             (&table.quoted, &table.columns)
         }
-        let Self { tables, sequences, left_out } = others;
+        let Self { tables, sequences, left_out, excluded } = others;
         self.tables.iter().map(names).eq(tables.iter().map(names))
             && self.sequences == *sequences
             && self.left_out == *left_out
+            && self.excluded == *excluded
     }
 }
 
-/// Every table and sequence that is no extension's and no session's own.
-async fn relations(session: &mut Session) -> Result<Relations> {
+/// Every table and sequence that is no extension's and no session's own, without what is excluded.
+async fn relations(session: &mut Session, exclude: &Exclude) -> Result<Relations> {
+    let excluded = Excluded::find(session, exclude).await?;
     type Row = (String, bool, bool, i64, Vec<String>);
     let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT format('%I.%I', n.nspname, c.relname), c.relkind = 'S', {ROWS_ARE_LEFT_OUT}, \
@@ -216,15 +223,16 @@ async fn relations(session: &mut Session) -> Result<Relations> {
              array(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
                  AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' \
+         WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't' AND c.oid::int8 <> ALL ($1) \
              AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
          ORDER BY 1",
     )))
+    .bind(excluded.oids())
     .fetch_all(&mut session.connection)
     .await
     .explain("listing the tables")?;
-    let mut relations = Relations { tables: Vec::new(), sequences: Vec::new(), left_out: Vec::new() };
+    let mut relations = Relations { tables: Vec::new(), sequences: Vec::new(), left_out: Vec::new(), excluded };
     for (quoted, is_sequence, is_left_out, bytes, columns) in rows {
         match (is_sequence, is_left_out) {
             (true, _) => relations.sequences.push(quoted),

@@ -10,7 +10,7 @@ use sqlx::AssertSqlSafe;
 use crate::{
     api::restore::ScheduledTasks,
     postgres::{Explain, Result, Session},
-    synapse::schema,
+    synapse::{schema, sequences},
     task::{backup::snapshot::ONE_TIME_KEYS, output::progress, report::TaskError},
 };
 
@@ -61,17 +61,24 @@ pub struct Position {
 pub async fn positions(session: &mut Session, schema: Option<&str>) -> Result<BTreeMap<String, Position>> {
     const DOING: &str = "reading the sequences";
     let schema = schema::enter(session, schema).await?.map(|schema| schema.name);
-    let sequences: Vec<(String, String, i64)> = sqlx::query_as(
-        "SELECT CASE WHEN schemaname = $1 THEN quote_ident(sequencename) ELSE format('%I.%I', schemaname, sequencename) END, \
-             format('%I.%I', schemaname, sequencename), max_value FROM pg_sequences WHERE increment_by > 0 \
-             AND schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
+    let sequences: Vec<(String, String, i64, bool, String, String)> = sqlx::query_as(
+        "SELECT CASE WHEN n.nspname = $1 THEN quote_ident(c.relname) ELSE format('%I.%I', n.nspname, c.relname) END, \
+             format('%I.%I', n.nspname, c.relname), s.seqmax, \
+             has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT'), n.nspname::text, c.relname::text \
+         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE s.seqincrement > 0 AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT pg_is_other_temp_schema(n.oid) \
+         ORDER BY 1",
     )
-    .bind(schema)
+    .bind(&schema)
     .fetch_all(&mut session.connection)
     .await
     .explain(DOING)?;
     let mut positions = BTreeMap::new();
-    for (name, quoted, most) in sequences {
+    for (name, quoted, most, may_read, in_schema, sequence) in sequences {
+        // Of another program, which lets our role not read it: no backup has it.
+        if !may_read && !(schema.as_ref() == Some(&in_schema) && sequences::is_synapse_s(&sequence)) {
+            continue;
+        }
         // `pg_sequences.last_value` is NULL for one that was set and not used yet.
         let sql = format!("SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {quoted}");
         let next = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut session.connection).await.explain(DOING)?;

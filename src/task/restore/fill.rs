@@ -24,7 +24,7 @@ use crate::{
     },
     restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
-        backup::{manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
+        backup::{exclude, manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
         dump::{making::Making, statement::Statement},
         output::progress,
         report::{Result, TaskError},
@@ -132,7 +132,7 @@ impl Filling<'_> {
         forget_one_time_keys(self.target).await?;
         let was_filled = |view: &str| !self.dump.unfilled_views.iter().any(|unfilled| unfilled == view);
         Ok(Filled {
-            left_out: choice.told(),
+            left_out: exclude::told(&self.dump.excluded).into_iter().chain(choice.told()).collect(),
             views: views::refresh(self.target, was_filled, self.dump.search_path.as_deref()).await?,
             rights: self.privileges(&schema, &listed).await?,
         })

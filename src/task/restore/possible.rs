@@ -13,7 +13,7 @@ use crate::{
     task::{
         arguments::Connection,
         authentication::Whose,
-        backup::manifest::Dump,
+        backup::{exclude, manifest::Dump},
         report::Result,
         schema::{Choice, Contents, Facts, Place, facts},
     },
@@ -63,7 +63,10 @@ impl Wish<'_> {
         if self.method == Method::InPlace {
             server.may_make_schemas(&contents.schemas(), &self.connection.database).await?;
         }
-        let left_out = choice.told().into_iter().map(|line| format!("not restored: {line}"));
+        let left_out = exclude::told(&self.dump.excluded)
+            .into_iter()
+            .chain(choice.told())
+            .map(|line| format!("not restored: {line}"));
         let triggers = (!triggers.is_empty()).then(|| {
             format!(
                 "event triggers fire on what a restore does in the database, and may refuse it: {}",

@@ -19,7 +19,8 @@ pub async fn unsaved(session: &mut Session) -> Result<Vec<NotRestored>> {
                  array(SELECT format('table %I.%I', n.nspname, c.relname) FROM pg_class c \
                      JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND c.relpersistence = 'u' \
                      AND NOT (c.relname = ANY ({OF_SYNAPSE})) ORDER BY 1), \
-                 array(SELECT format('foreign table %s', c.oid::regclass) FROM pg_class c WHERE c.relkind = 'f' ORDER BY 1), \
+                 array(SELECT format('foreign table %I.%I', n.nspname, c.relname) FROM pg_class c \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'f' ORDER BY 1), \
                  array(SELECT format('subscription %I', subname) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
                      WHERE d.datname = current_database() ORDER BY 1)"
         )))
