@@ -41,6 +41,11 @@ pub fn detail(error: &Error) -> Option<&str> {
     database(error).and_then(PgDatabaseError::detail)
 }
 
+/// What PostgreSQL advises, such as the setting that is too small.
+pub fn hint(error: &Error) -> Option<&str> {
+    database(error).and_then(PgDatabaseError::hint)
+}
+
 /// A statement failed.
 pub fn failed(error: &Error, doing: &str) -> TaskError {
     use ErrorClass::{Terminal, Transient};
@@ -59,7 +64,7 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
             "The volume of PostgreSQL's WAL is full, and PostgreSQL stopped. Nothing that was committed is lost, but it may \
              not start again before there is room: make the volume larger.",
         ),
-        (_, Some(code)) => meaning(code),
+        (_, Some(code)) => meaning(code, hint(error).unwrap_or_default()),
         _ => {
             (Terminal, "DriverError", "This is a bug in synapse-keeper, or something that is not PostgreSQL answered.")
         }
@@ -67,8 +72,17 @@ pub fn failed(error: &Error, doing: &str) -> TaskError {
     error_with(class, reason, &format!("While {doing}: {said}"), advice)
 }
 
-/// What a SQLSTATE means for a task: the words beside it are in the server's language. With a reason and what to do.
-pub fn meaning(code: &str) -> (ErrorClass, &'static str, &'static str) {
+/// The setting that PostgreSQL names in a hint when its lock table is full: the name is the same in every language.
+const LOCK_TABLE: &str = "max_locks_per_transaction";
+
+/// Whether PostgreSQL says that its lock table is full.
+pub fn is_of_lock_table(said: &str) -> bool {
+    said.contains(LOCK_TABLE)
+}
+
+/// What a SQLSTATE means for a task: the words beside it are in the server's language, and only names of settings in them decide.
+/// With a reason and what to do.
+pub fn meaning(code: &str, said: &str) -> (ErrorClass, &'static str, &'static str) {
     use ErrorClass::{Terminal, Transient};
     match code {
         "57P01" | "57P02" | "57P05" | "25P03" | "25P04" => {
@@ -85,6 +99,7 @@ pub fn meaning(code: &str) -> (ErrorClass, &'static str, &'static str) {
             "The server's temp_file_limit is too small for this role to sort an index. Only a superuser may raise it, for \
              example with ALTER ROLE … SET temp_file_limit = -1.",
         ),
+        "53200" if is_of_lock_table(said) => LOCK_TABLE_FULL,
         "53200" => (Transient, "OutOfMemory", "PostgreSQL has too little memory."),
         "55P03" => (Transient, "LockTimeout", "Another session holds the lock."),
         "40P01" => (Transient, "Deadlock", "Two sessions waited for each other."),
@@ -104,6 +119,14 @@ pub fn meaning(code: &str) -> (ErrorClass, &'static str, &'static str) {
         _ => (Terminal, "DatabaseError", "Look at PostgreSQL's log, and look the code up in its list of error codes."),
     }
 }
+
+/// PostgreSQL's lock table is full. It has the same SQLSTATE as a lack of memory.
+pub const LOCK_TABLE_FULL: (ErrorClass, &str, &str) = (
+    ErrorClass::Terminal,
+    "LockTableTooSmall",
+    "PostgreSQL's lock table is full. Set max_locks_per_transaction to twice what SHOW max_locks_per_transaction says, or more \
+     (ALTER SYSTEM SET max_locks_per_transaction = …;), and restart PostgreSQL.",
+);
 
 /// A connection was refused.
 pub fn refused(error: &Error, target: &Target) -> TaskError {

@@ -10,6 +10,8 @@ pub const VERBOSE: &str = "--set=VERBOSITY=verbose";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: String,
+    /// The line of the file that `psql` was at.
+    pub line: Option<usize>,
     /// Without the place in PostgreSQL's source.
     pub words: String,
 }
@@ -19,10 +21,10 @@ pub fn refusals(printed: &str) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> = Vec::new();
     let mut is_error = false;
     for line in printed.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        if let Some((code, words)) = code_and_words(line) {
+        if let Some((place, code, words)) = code_and_words(line) {
             is_error = !["00", "01", "02"].iter().any(|class| code.starts_with(class));
             if is_error {
-                refusals.push(Refusal { code: code.to_owned(), words: words.to_owned() });
+                refusals.push(Refusal { code: code.to_owned(), line: line_of(place), words: words.to_owned() });
             }
         } else if let Some(last) = refusals.last_mut().filter(|_| is_error && !line.starts_with("LOCATION:")) {
             last.words = format!("{}; {line}", last.words);
@@ -32,11 +34,16 @@ pub fn refusals(printed: &str) -> Vec<Refusal> {
 }
 
 /// `psql:file:82: FEHLER:  42P01: Relation »x« existiert nicht`
-fn code_and_words(line: &str) -> Option<(&str, &str)> {
-    let (_, rest) = line.split_once(":  ")?;
+fn code_and_words(line: &str) -> Option<(&str, &str, &str)> {
+    let (place, rest) = line.split_once(":  ")?;
     let (code, words) = rest.split_once(": ")?;
     let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-    is_code.then_some((code, words))
+    is_code.then_some((place, code, words))
+}
+
+/// `psql:file:82: FEHLER`
+fn line_of(place: &str) -> Option<usize> {
+    place.rsplit_once(": ")?.0.rsplit_once(':')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -54,11 +61,12 @@ mod tests {
             [
                 Refusal {
                     code: "23505".to_owned(),
+                    line: Some(82),
                     words: "doppelter Schlüsselwert verletzt Unique-Constraint »a:  b«; DETAIL:  Schlüssel »(a)=(1)« existiert \
                             bereits."
                         .to_owned()
                 },
-                Refusal { code: "42704".to_owned(), words: "role \"x\" does not exist".to_owned() },
+                Refusal { code: "42704".to_owned(), line: Some(9), words: "role \"x\" does not exist".to_owned() },
             ]
         );
     }

@@ -154,6 +154,32 @@ async fn a_lock_table_that_is_too_small_is_counted_in_preflight() {
     let finished = preflight(&database, &repository).run().await;
     let words = ["max_locks_per_transaction is 10", "restart PostgreSQL", "ALTER SYSTEM SET max_locks_per_transaction"];
     assert_eq!(finished.refused("LockTableTooSmall", &words).class, ErrorClass::Terminal);
+    // Also where the preflight has passed, for others have taken the locks since.
+    let words = ["[53200]", "lock table is full", "max_locks_per_transaction"];
+    let late = back_up(&database, &repository).run().await;
+    assert_eq!(late.refused("LockTableTooSmall", &words).class, ErrorClass::Terminal);
+}
+
+#[tokio::test]
+async fn a_row_that_postgresql_cannot_send_is_named() {
+    let (database, repository) = (Database::of_synapse("too_large"), Repository::new());
+    database.as_synapse_sql(
+        "SET default_toast_compression = lz4; \
+         CREATE TABLE bytes (id int, data bytea); INSERT INTO bytes VALUES (1, 'x'); \
+         INSERT INTO bytes SELECT 2, convert_to(repeat('x', 540000000), 'UTF8'); \
+         CREATE TABLE wide (a text, b text, c text); INSERT INTO wide SELECT repeat('x', 360000000); UPDATE wide SET b = a, c = a",
+    );
+    let tables =
+        [("public.bytes", "(0,2), 1.0 GiB of it in column data"), ("public.wide", "(0,2), 343.3 MiB of it in column")];
+    for (table, words) in tables {
+        let others = tables.iter().filter(|(other, _)| *other != table).map(|(other, _)| (*other).to_owned()).collect();
+        let others = Exclude { tables: others, ..Exclude::default() };
+        let failed = back_up_without(&database, &repository, &others).run().await;
+        let words = [&format!("Table {table} has a row") as &str, &format!("ctid {words}"), "exclude: {tables: ["];
+        assert_eq!(failed.refused("RowTooLarge", &words).class, ErrorClass::Terminal);
+    }
+    let all = Exclude { tables: tables.map(|(table, _)| table.to_owned()).to_vec(), ..Exclude::default() };
+    back_up_without(&database, &repository, &all).run().await.backup();
 }
 
 #[tokio::test]

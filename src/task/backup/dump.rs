@@ -12,7 +12,8 @@ use super::{
     parts::{self, Part},
     rows::{self, Counted, Source},
     stopped,
-    stream::{carry_bytes_unless, carry_rows, output_of},
+    stream::{NotCarried, carry_bytes_unless, carry_rows, output_of},
+    too_large,
 };
 use crate::{
     postgres::said::VERBOSE,
@@ -72,7 +73,14 @@ impl<'a> Stream<'a> {
                 let psql = self.rows(&rows::script(part, sequences, &snapshot.id), scratch)?;
                 let word = programs.takes_restrict_key.then(|| repository.word().to_owned());
                 let source = Source { part: part.clone(), next_transaction: snapshot.next_transaction, word };
-                carry_rows(psql, source, repository.store_compressed_stream(&self.file, tags)?, stop).await
+                let upload = repository.store_compressed_stream(&self.file, tags)?;
+                match carry_rows(psql, source, upload, stop).await {
+                    Ok(stored) => Ok(stored),
+                    Err(NotCarried { error, refused: None }) => Err(error),
+                    Err(NotCarried { error, refused: Some((code, line)) }) => {
+                        Err(too_large::explain(self.held, rows::table_at(part, line), &code, error).await)
+                    }
+                }
             }
         }
     }

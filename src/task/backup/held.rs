@@ -127,7 +127,13 @@ impl Held {
     }
 
     pub fn seen(&self) -> Seen<'_> {
-        Seen { whose: self.whose, target: &self.target, programs: &self.programs, locale: &self.facts.locale, excluded: &self.snapshot.excluded }
+        Seen {
+            whose: self.whose,
+            target: &self.target,
+            programs: &self.programs,
+            locale: &self.facts.locale,
+            excluded: &self.snapshot.excluded,
+        }
     }
 
     /// For the manifest.

@@ -34,6 +34,7 @@ mod run;
 mod seal;
 pub mod snapshot;
 mod stream;
+mod too_large;
 
 pub use check::{Wanted, check};
 pub use config::ConfigObjects;

@@ -27,6 +27,19 @@ use crate::{
 /// Pieces that are ready before restic takes them, each of up to 5 MiB and mostly of a tenth of that.
 const AHEAD: usize = 4;
 
+/// Why rows were not stored.
+pub struct NotCarried {
+    pub error: TaskError,
+    /// The SQLSTATE of what PostgreSQL refused, and the line of the script that `psql` was at.
+    pub refused: Option<(String, usize)>,
+}
+
+impl From<TaskError> for NotCarried {
+    fn from(error: TaskError) -> Self {
+        Self { error, refused: None }
+    }
+}
+
 /// Stores the rows that `psql` writes through `upload`, unless `stop` comes first.
 ///
 /// # Errors
@@ -37,13 +50,13 @@ pub async fn carry_rows(
     source: Source,
     mut upload: Upload,
     stop: &CancellationToken,
-) -> Result<(Stored, Counted)> {
+) -> std::result::Result<(Stored, Counted), NotCarried> {
     psql.stdout(Stdio::piped()).stderr(Stdio::piped());
     let (mut program, output) = match psql.spawn().and_then(with_output) {
         Ok(started) => started,
         Err(error) => {
             upload.abandon().await;
-            return Err(not_started("psql", &error));
+            return Err(not_started("psql", &error).into());
         }
     };
     // Beside everything else: a full pipe would stop it.
@@ -64,7 +77,7 @@ pub async fn carry_rows(
     drop(pieces);
     if let Err(end) = fed {
         let _ = program.kill().await;
-        return Err(why(end, upload).await);
+        return Err(why(end, upload).await.into());
     }
     match all_read(program, complained, reading).await {
         Ok(counted) => Ok((upload.finish().await?, counted)),
@@ -157,7 +170,7 @@ async fn all_read(
     mut program: Child,
     complained: JoinHandle<String>,
     reading: JoinHandle<io::Result<Counted>>,
-) -> Result<Counted> {
+) -> std::result::Result<Counted, NotCarried> {
     let read = reading.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     if read.is_err() {
         // It may have more to say, to nobody.
@@ -169,25 +182,59 @@ async fn all_read(
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(TaskError::terminal(
             "DumpDiffers",
             format!("What psql wrote is not what it was asked for ({error}): please report it. {complained}"),
-        )),
-        Err(error) if status.success() => Err(failed("psql", &error.to_string(), &complained)),
+        )
+        .into()),
+        Err(error) if status.success() => Err(failed("psql", &error.to_string(), &complained).into()),
         Ok(counted) if status.success() => Ok(counted),
-        _ => Err(failed("psql", &status.to_string(), &complained)),
+        _ => {
+            let first = refusals(&complained).into_iter().next();
+            let refused = first.and_then(|refusal| Some((refusal.code, refusal.line?)));
+            Err(NotCarried { error: failed("psql", &status.to_string(), &complained), refused })
+        }
     }
 }
 
 /// By PostgreSQL's SQLSTATE where there is one. Without it another try may help: the server may have gone away.
 fn failed(program: &str, how: &str, said: &str) -> TaskError {
     if let Some(refusal) = refusals(said).into_iter().next() {
-        let (class, reason, advice) = errors::meaning(&refusal.code);
+        let (class, reason, advice) = errors::meaning(&refusal.code, &refusal.words);
         let reason = if reason == "DatabaseError" { "DumpFailed" } else { reason };
         let message = format!("{program}: {} [{}]. {advice}", refusal.words, refusal.code);
         return TaskError { class, reason: reason.to_owned(), message };
     }
     let said = said.trim().replace('\n', "; ");
+    if errors::is_of_lock_table(&said) {
+        let (class, reason, advice) = errors::LOCK_TABLE_FULL;
+        return TaskError { class, reason: reason.to_owned(), message: format!("{program}: {said}. {advice}") };
+    }
     TaskError::transient("DumpFailed", format!("{program} ended with {how}: {said}"))
 }
 
 fn not_started(program: &str, error: &io::Error) -> TaskError {
     TaskError::terminal("ClientProgramsMissing", format!("{program} cannot be started: {error}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::report::ErrorClass;
+
+    #[test]
+    fn a_full_lock_table_is_no_lack_of_memory() {
+        // `pg_dump` says no SQLSTATE.
+        for (program, said) in [
+            (
+                "pg_dump",
+                "pg_dump: Fehler: Anfrage fehlgeschlagen: FEHLER:  kein Shared Memory mehr\nTIP:  »max_locks_per_transaction«",
+            ),
+            (
+                "psql",
+                "psql:a:4: ERROR:  53200: out of shared memory\nHINT:  You might need to increase \"max_locks_per_transaction\".",
+            ),
+        ] {
+            let error = failed(program, "exit status: 1", said);
+            assert_eq!((error.reason.as_str(), error.class), ("LockTableTooSmall", ErrorClass::Terminal), "{error}");
+        }
+        assert_eq!(failed("psql", "exit status: 1", "psql:a:4: ERROR:  53200: out of memory").reason, "OutOfMemory");
+    }
 }

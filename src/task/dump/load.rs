@@ -52,7 +52,8 @@ pub async fn load(mut reading: Reading, mut script: Script, target: &Target, at_
             Some(Act::Insert { statement, table }) => {
                 let beginning = statement.beginning();
                 let inserted = making.insert(&statement).await;
-                *rows.entry(table).or_default() += inserted.map_err(|error| because(error, &script, &beginning, version))?;
+                *rows.entry(table).or_default() +=
+                    inserted.map_err(|error| because(error, &script, &beginning, version))?;
             }
             Some(Act::Copy { statement, table }) => {
                 making.make_indexes().await.map_err(|error| because(error, &script, "an index", version))?;

@@ -76,7 +76,8 @@ pub async fn positions(session: &mut Session, schema: Option<&str>) -> Result<BT
     let mut positions = BTreeMap::new();
     for (name, quoted, most, may_read, in_schema, sequence) in sequences {
         // Of another program, which lets our role not read it: no backup has it.
-        if !may_read && !(schema.as_ref() == Some(&in_schema) && sequences::is_synapse_s(&sequence)) {
+        let is_synapse_s = schema.as_ref() == Some(&in_schema) && sequences::is_synapse_s(&sequence);
+        if !may_read && !is_synapse_s {
             continue;
         }
         // `pg_sequences.last_value` is NULL for one that was set and not used yet.

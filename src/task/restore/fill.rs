@@ -260,7 +260,8 @@ fn not_made(error: &sqlx::Error, statement: &Statement) -> TaskError {
     let explained = errors::failed(error, &format!("running {}", statement.beginning()));
     match (errors::sqlstate(error), error.as_database_error()) {
         (Some(code), Some(said)) => {
-            let detail = errors::detail(error).map(|detail| format!(" ({detail})")).unwrap_or_default();
+            let more = errors::detail(error).into_iter().chain(errors::hint(error));
+            let detail: String = more.map(|more| format!(" ({more})")).collect();
             by_code(code, &format!("While running {}: {}{detail}", statement.beginning(), said.message()))
         }
         _ => explained,

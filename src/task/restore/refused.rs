@@ -17,7 +17,7 @@ const LINES: usize = 5;
 
 /// By a SQLSTATE.
 pub fn by_code(code: &str, said: &str) -> TaskError {
-    let (class, reason, advice) = errors::meaning(code);
+    let (class, reason, advice) = errors::meaning(code, said);
     let told = |reason: &str, advice: &str| TaskError {
         class,
         reason: reason.to_owned(),
@@ -45,6 +45,11 @@ pub fn by_psql(printed: &str) -> TaskError {
 /// A program complains, and PostgreSQL has refused nothing.
 pub fn by_program(program: &str, printed: &str) -> TaskError {
     let lines: Vec<&str> = printed.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES).collect();
+    if errors::is_of_lock_table(printed) {
+        let (class, reason, advice) = errors::LOCK_TABLE_FULL;
+        let message = format!("{program}: {}. {advice} Nothing was replaced.", lines.join("; "));
+        return TaskError { class, reason: reason.to_owned(), message };
+    }
     TaskError::transient("FillFailed", format!("{program}: {}. Nothing was replaced.", lines.join("; ")))
 }
 
@@ -64,6 +69,11 @@ mod tests {
             ("psql:<stdin>:5: FEHLER:  54000: Indexzeilengröße 3552 überschreitet Maximum", REFUSED, true),
             ("psql:<stdin>:5: FEHLER:  42704: Rolle »x« existiert nicht", LACKING, true),
             ("psql:<stdin>:5: FEHLER:  53200: Speicher aufgebraucht", "OutOfMemory", false),
+            (
+                "psql:<stdin>:5: FEHLER:  53200: kein Shared Memory mehr\nTIP:  Erhöhen Sie »max_locks_per_transaction«.",
+                "LockTableTooSmall",
+                true,
+            ),
             ("psql:<stdin>:5: FATAL:  57P01: Verbindung wird abgebrochen", "ConnectionLost", false),
             ("psql: server closed the connection unexpectedly", "FillFailed", false),
         ] {

@@ -12,5 +12,5 @@ mod order;
 mod query;
 mod read;
 
-pub use query::script;
+pub use query::{script, table_at};
 pub use read::{Counted, Source, read};

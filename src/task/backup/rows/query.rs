@@ -21,9 +21,8 @@ pub fn script(part: &Part, sequences: &[String], snapshot: &str) -> String {
     let mut script = String::from(SETTINGS);
     script += "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n";
     script += &format!("SET TRANSACTION SNAPSHOT {};\n", quote::literal(snapshot));
-    for Table { quoted, columns, .. } in &part.tables {
-        let columns: String = columns.iter().flat_map(|column| [", ", column]).collect();
-        script += &format!("COPY (SELECT xmin{columns} FROM ONLY {quoted}) TO STDOUT;\n\\echo '\\\\.'\n");
+    for table in &part.tables {
+        script += &copy_to(table);
     }
     for sequence in sequences {
         script += &format!(
@@ -32,6 +31,25 @@ pub fn script(part: &Part, sequences: &[String], snapshot: &str) -> String {
         );
     }
     script
+}
+
+fn copy_to(Table { quoted, columns, .. }: &Table) -> String {
+    let columns: String = columns.iter().flat_map(|column| [", ", column]).collect();
+    format!("COPY (SELECT xmin{columns} FROM ONLY {quoted}) TO STDOUT;\n\\echo '\\\\.'\n")
+}
+
+/// The lines of a script before the first table.
+const HEAD: usize = 3;
+
+/// The table that a line of the script is about, counted from 1.
+pub fn table_at(part: &Part, line: usize) -> Option<&Table> {
+    let mut last = HEAD;
+    part.tables.iter().find(|table| {
+        let begins_behind = last;
+        // A name may have a line break.
+        last += copy_to(table).matches('\n').count();
+        (begins_behind + 1..=last).contains(&line)
+    })
 }
 
 /// The line before the rows of a table.
@@ -66,6 +84,11 @@ mod tests {
                 "SELECT format('SELECT pg_catalog.setval(%L, %s, %L);', '\"public\".\"s\"', last_value, is_called) \
                  FROM \"public\".\"s\";",
             ]
+        );
+        let at = |line| table_at(&part, line).map(|table| table.quoted.as_str());
+        assert_eq!(
+            [3, 4, 5, 6, 7, 8].map(at),
+            [None, Some("public.a"), Some("public.a"), Some("public.b"), Some("public.b"), None]
         );
         assert_eq!(copy_from(&part.tables[0]), "COPY public.a (id, \"Body\") FROM stdin;\n");
         assert_eq!(copy_from(&part.tables[1]), "COPY public.b FROM stdin;\n");
