@@ -115,14 +115,22 @@ async fn a_wrong_backup_is_refused_and_the_field_named(stage: Arc<Stage>, test: 
         ("contents: [Database, Logs]", &["spec.contents", "Media"]),
         ("contents: [Database, Config]\n  remoteMedia: true", &["put Media into contents"]),
         ("quiesce: true\n  downtime: {allowed: false}", &["quiesce takes the homeserver down"]),
+        ("exclude: {}", &["spec.exclude", "must name schemas or tables"]),
+        ("exclude: {tables: [bridge_log]}", &["spec.exclude.tables[0]"]),
+        ("exclude: {patterns: ['public.*']}", &["spec.exclude.patterns"]),
     ];
     for (fields, said) in wrong {
         refused(&world, &backup(fields), said).await;
     }
-    world.apply(&backup("contents: [Database, Media]\n  remoteMedia: true")).await;
-    for fields in
-        ["remoteMedia: true", "contents: [Database, Media]", "contents: [Database, Media, Config]\n  remoteMedia: true"]
-    {
+    let whole = "contents: [Database, Media]\n  remoteMedia: true\n  exclude: {schemas: [monitoring], tables: ['public.\"a.b\"']}";
+    world.apply(&backup(whole)).await;
+    for fields in [
+        "remoteMedia: true",
+        "contents: [Database, Media]",
+        "contents: [Database, Media, Config]\n  remoteMedia: true",
+        "contents: [Database, Media]\n  remoteMedia: true",
+        "contents: [Database, Media]\n  remoteMedia: true\n  exclude: {schemas: [monitoring]}",
+    ] {
         refused(&world, &backup(fields), &["immutable"]).await;
     }
 }
