@@ -124,7 +124,7 @@ async fn a_custom_dump_comes_back_and_takes_the_place() {
     assert_eq!((of.path, restored.snapshot), (dump.display().to_string(), None));
     let summed = Command::new("sha256sum").arg(&dump).output().unwrap().stdout;
     assert_eq!(of.sha256, String::from_utf8_lossy(&summed[..64]));
-    assert!(swapped.result().summary.contains("is the dump "), "{swapped:?}");
+    assert!(swapped.result().summary.contains("now has the dump "), "{swapped:?}");
     assert!(restored.kept.is_some_and(|kept| kept.starts_with("dump_custom_before_")));
     assert_eq!(database.sql("SELECT last_value > 1000000, is_called FROM events_stream_seq"), "t|f");
     assert_eq!(database.sql("SELECT count(*) FROM e2e_one_time_keys_json"), "0");
