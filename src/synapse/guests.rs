@@ -14,8 +14,8 @@ use crate::postgres::{Explain, Result, Session};
 /// By `hack/synapse-tables.py`.
 const KNOWN: &str = include_str!("tables.txt");
 
-/// The schema of Synapse that [`KNOWN`] is of.
-const SCHEMA: i32 = 94;
+/// The version of Synapse's schema whose tables are known.
+pub const SCHEMA: i32 = 94;
 
 /// As many tables are named.
 const NAMED: usize = 5;

@@ -50,7 +50,7 @@ pub async fn check(
     config.manifests()?;
     config.signing_key_ids()?;
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
-    let (facts, _) = Facts::of_synapse(session, &destination.server_name).await?;
+    let (facts, schema) = Facts::of_synapse(session, &destination.server_name).await?;
     let excluded = Excluded::find(session, exclude).await?;
     excluded.check(session, facts.schema.as_deref()).await?;
     readable::check(session, readable::Of::Synapse { excluded: &excluded, schema: facts.schema.as_deref() }).await?;
@@ -79,7 +79,8 @@ pub async fn check(
         ),
         ..StepPlan::default()
     };
-    Ok((plan, warning.into_iter().chain(excluded.warning()).collect(), coverage))
+    let warnings = excluded.warnings(facts.schema.as_deref(), schema.version);
+    Ok((plan, warning.into_iter().chain(warnings).collect(), coverage))
 }
 
 /// What a restore of a database does not bring back.

@@ -100,6 +100,12 @@ impl Databases {
         all.fold(Coverage::default(), Coverage::and)
     }
 
+    /// What is worth a look of what is left out by wish.
+    pub fn about_excluded(&self) -> Vec<String> {
+        let Held { snapshot, facts, .. } = &self.synapse;
+        snapshot.excluded.warnings(facts.schema.as_deref(), self.schema_version.version)
+    }
+
     /// The transactions are still open, so the snapshots held to the end.
     ///
     /// # Errors

@@ -83,21 +83,13 @@ async fn back_up(arguments: &Arguments, stop: &CancellationToken) -> Result<Done
     let attempt = backup.attempt();
     let is_new = backup.is_new;
     let coverage = backup.databases.coverage();
-    let excluded_nothing = backup.databases.synapse.snapshot.excluded.warning();
+    let about_excluded = backup.databases.about_excluded();
     if arguments.draft {
         let Stored { snapshot, added: also, .. } = attempt.leave_draft(&backup.repository, &manifest).await?;
-        return Ok(Done {
-            manifest,
-            snapshot,
-            added: added + also,
-            is_new,
-            coverage,
-            excluded_nothing,
-            inventory: None,
-        });
+        return Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, about_excluded, inventory: None });
     }
     let Sealed { snapshot, added: also, inventory } = attempt.seal(&backup.repository, &manifest).await?;
-    Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, excluded_nothing, inventory: Some(inventory) })
+    Ok(Done { manifest, snapshot, added: added + also, is_new, coverage, about_excluded, inventory: Some(inventory) })
 }
 
 /// A backup under way.
@@ -275,8 +267,8 @@ struct Done {
     is_new: bool,
     /// What a restore will not bring back.
     coverage: Coverage,
-    /// What `spec.exclude` names and is not there.
-    excluded_nothing: Option<String>,
+    /// What of `spec.exclude` is worth a look.
+    about_excluded: Vec<String>,
     /// All of the origin, read back from the repository. `None`: the media are to come, and until then there is no backup.
     inventory: Option<Inventory>,
 }
@@ -314,7 +306,7 @@ impl Done {
                 .then(|| KEEP_THE_PASSWORD.to_owned())
                 .into_iter()
                 .chain(manifest.warnings.clone())
-                .chain(self.excluded_nothing.clone())
+                .chain(self.about_excluded.clone())
                 .chain(self.coverage.warnings())
                 .collect(),
             coverage: Some(self.coverage.clone()),

@@ -166,13 +166,32 @@ impl Excluded {
         schemas.chain(relations.map(|relation| relation.shown.clone())).collect()
     }
 
+    /// What does not refuse a backup, and is worth a look.
+    pub fn warnings(&self, of_synapse: Option<&str>, version: i32) -> Vec<String> {
+        self.nothing_found().into_iter().chain(self.may_be_synapse_s(of_synapse, version)).collect()
+    }
+
     /// A name that is not in the database hurts no backup: either there is nothing to leave out, or the backup has more than it should.
-    pub fn warning(&self) -> Option<String> {
+    fn nothing_found(&self) -> Option<String> {
         (!self.unmatched.is_empty()).then(|| {
             format!(
                 "spec.exclude names what is not in the database, so nothing is left out for it: {}. Names are exact: is each spelt right, \
                  with capital letters?",
                 some(&self.unmatched, ", ")
+            )
+        })
+    }
+
+    /// A refusal would end the backups of a bridge's neighbour with each upgrade of Synapse.
+    fn may_be_synapse_s(&self, of_synapse: Option<&str>, version: i32) -> Option<String> {
+        let beside_synapse_s = self.relations.iter().filter(|relation| Some(relation.schema.as_str()) == of_synapse);
+        let names: Vec<String> = beside_synapse_s.map(|relation| relation.shown.clone()).collect();
+        (version > guests::SCHEMA && !names.is_empty()).then(|| {
+            format!(
+                "Synapse's schema is version {version}, and this release knows Synapse's tables up to version {}. Check that none of these \
+                 is Synapse's, because spec.exclude leaves them out: {}.",
+                guests::SCHEMA,
+                some(&names, ", ")
             )
         })
     }
@@ -235,6 +254,16 @@ mod tests {
     fn relation(schema: &str, name: &str) -> Relation {
         let shown = format!("table {schema}.{name}");
         Relation { oid: 1, schema: schema.to_owned(), name: name.to_owned(), shown, is_owned: false }
+    }
+
+    #[test]
+    fn tables_of_a_newer_synapse_are_unknown() {
+        let relations = vec![relation("public", "log"), relation("bridge", "log")];
+        let excluded = Excluded { relations, ..Excluded::default() };
+        let newer = excluded.warnings(Some("public"), guests::SCHEMA + 1);
+        assert!(newer.len() == 1 && newer[0].contains("leaves them out: table public.log."), "{newer:?}");
+        assert_eq!(excluded.warnings(Some("public"), guests::SCHEMA), [""; 0]);
+        assert_eq!(excluded.warnings(Some("synapse"), guests::SCHEMA + 1), [""; 0]);
     }
 
     #[test]
