@@ -14,15 +14,21 @@ use sqlx::{
 };
 
 use super::{Credentials, Explain, Result, errors, settings};
-use crate::{api::postgres::TlsMode, task::report::TaskError};
+use crate::{
+    api::postgres::TlsMode,
+    task::{output::progress, report::TaskError},
+};
 
 /// How long PostgreSQL may take to answer a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The environment variable with the seconds within which the network of our Pod opens. Without it a refused connection is
-/// final.
+/// The environment variable with the seconds within which the network of our Pod opens, from the first connection on. Without it
+/// a refused connection is final.
 pub const NETWORK_OPENS_WITHIN: &str = "SYNAPSE_KEEPER_NETWORK_OPENS_WITHIN";
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When this task first connected to anything.
+static FIRST_CONNECTION: OnceLock<Instant> = OnceLock::new();
 
 /// The oldest PostgreSQL that works: Synapse refuses an older one, and `client_connection_check_interval` is new in it.
 pub const OLDEST_POSTGRES: i32 = 140_000;
@@ -107,9 +113,13 @@ impl Target {
     /// What was refused, by whom, and what to do; see [`errors`]. Terminal, `Pooler`, if the session did not get our
     /// settings: they are what keeps a killed task from holding its locks.
     pub async fn connect(&self) -> Result<Session> {
+        let began = *FIRST_CONNECTION.get_or_init(Instant::now);
         loop {
             match self.connect_once().await {
-                Err(error) if network_may_open(&error) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(error) if network_may_open(&error, began.elapsed()) => {
+                    progress(&format!("tries again, for the network of a new Pod may open late: {}", error.message));
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
                 settled => return settled,
             }
         }
@@ -206,9 +216,7 @@ impl Target {
 }
 
 /// Whether it is early in the life of a Pod whose network may open late: a service mesh or a NetworkPolicy takes some seconds.
-fn network_may_open(error: &TaskError) -> bool {
-    static FIRST: OnceLock<Instant> = OnceLock::new();
-    let since = FIRST.get_or_init(Instant::now).elapsed();
+fn network_may_open(error: &TaskError, since: Duration) -> bool {
     let within = std::env::var(NETWORK_OPENS_WITHIN).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
     let is_closed = ["HostUnresolved", "ConnectionRefused", "ConnectionLost"].contains(&error.reason.as_str());
     is_closed && since < Duration::from_secs(within)

@@ -220,6 +220,10 @@ pub fn refused(error: &Error, target: &Target) -> TaskError {
                     .to_owned(),
             ),
         },
+        // The driver takes the end of the connection for a byte.
+        (Error::Protocol(said), _) if said.contains("SSLRequest: 0x00") => {
+            return refused(&Error::Io(io::ErrorKind::UnexpectedEof.into()), target);
+        }
         // What answers is no PostgreSQL: its first bytes make no sense.
         _ => (Terminal, "NotPostgres", "Is this the port of PostgreSQL?".to_owned()),
     };

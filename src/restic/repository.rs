@@ -22,7 +22,10 @@ use super::{
     secrets::Secrets,
     upload::{Upload, interrupt},
 };
-use crate::{bytes, task::report::Result};
+use crate::{
+    bytes,
+    task::{output::progress, report::Result},
+};
 
 /// The program, on the PATH.
 const PROGRAM: &str = "restic";
@@ -271,6 +274,7 @@ impl Repository {
         let mut child = command.spawn().map_err(|error| errors::not_started(&error))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (mut said, mut complained, mut in_vain) = (Vec::new(), String::new(), None);
+        let mut tried = String::new();
         let gives_up = Notify::new();
         let running = async {
             let reading = async {
@@ -283,6 +287,10 @@ impl Repository {
                 if in_vain.is_none() {
                     in_vain = errors::in_vain(self, &doing, line);
                     in_vain.iter().for_each(|_| gives_up.notify_one());
+                }
+                if let Some(why) = errors::tries_again(line).filter(|why| *why != tried) {
+                    progress(&format!("restic tries again: {why}"));
+                    tried = why;
                 }
                 keep(&mut complained, line);
             });

@@ -96,13 +96,13 @@ async fn under_an_object_lock_a_backup_is_whole_or_gone() {
 }
 
 /// rclone's server, with restic's REST protocol.
-struct Server {
+pub struct Server {
     _daemon: Daemon,
-    port: u16,
+    pub port: u16,
 }
 
 impl Server {
-    fn append_only(user: &str, password: &str) -> Self {
+    pub fn append_only(user: &str, password: &str) -> Self {
         let need = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/need");
         let needed = Command::new(need).args(["rclone", "rclone"]).status().expect("hack/need");
         assert!(needed.success(), "rclone cannot be installed");
@@ -122,8 +122,13 @@ impl Server {
     }
 
     fn secret(&self, user_info: &str) -> Repository {
+        Self::secret_at(user_info, "127.0.0.1", self.port)
+    }
+
+    /// A Secret that names this host and port, whoever listens there.
+    pub fn secret_at(user_info: &str, host: &str, port: u16) -> Repository {
         let repository = Repository::not_made();
-        repository.mount("RESTIC_REPOSITORY", &format!("rest:http://{user_info}@127.0.0.1:{}/backups/", self.port));
+        repository.mount("RESTIC_REPOSITORY", &format!("rest:http://{user_info}@{host}:{port}/backups/"));
         repository
     }
 }

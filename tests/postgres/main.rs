@@ -21,6 +21,7 @@ mod inspect;
 mod interrupted;
 mod killed;
 mod language;
+mod late;
 mod media;
 mod media_found;
 mod media_links;

@@ -30,6 +30,8 @@ pub struct Program {
     path: Option<std::ffi::OsString>,
     variables: Vec<(String, String)>,
     is_no_superuser: bool,
+    /// In the place of /etc/hosts.
+    hosts: Option<PathBuf>,
     /// Where it writes its process id before it starts.
     group: Option<PathBuf>,
 }
@@ -38,6 +40,8 @@ pub struct Program {
 pub struct Running {
     pub child: Child,
     mounts: TempDir,
+    /// What was read of its output, and is still to be looked at.
+    read: Vec<u8>,
 }
 
 /// A call that has ended.
@@ -62,6 +66,7 @@ impl Program {
             path: None,
             variables: Vec::new(),
             is_no_superuser: false,
+            hosts: None,
             group: None,
         }
     }
@@ -97,6 +102,12 @@ impl Program {
     /// What the mode of a file forbids is forbidden, whoever runs the tests: as in a Pod.
     pub fn no_superuser(mut self) -> Self {
         self.is_no_superuser = true;
+        self
+    }
+
+    /// It reads this file as /etc/hosts, and what is written there later. Only root may mount.
+    pub fn hosts(mut self, hosts: &Path) -> Self {
+        self.hosts = Some(hosts.to_owned());
         self
     }
 
@@ -142,6 +153,11 @@ impl Program {
         if let Some(group) = self.group {
             words.extend(["/bin/sh".into(), "-c".into(), r#"echo $$ >"$0" && exec "$@""#.into(), group.into()]);
         }
+        if let Some(hosts) = self.hosts {
+            let mounts = r#"/usr/bin/mount --bind "$0" /etc/hosts && exec "$@""#;
+            words.extend(["/usr/bin/unshare", "--mount", "/bin/sh", "-c", mounts].map(Into::into));
+            words.push(hosts.into());
+        }
         if self.is_no_superuser {
             let setpriv = ["/usr/bin/setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"];
             words.extend(setpriv.map(Into::into));
@@ -167,7 +183,7 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .expect("the program");
-        Running { child, mounts: self.mounts }
+        Running { child, mounts: self.mounts, read: Vec::new() }
     }
 
     pub async fn run(self) -> Finished {
@@ -218,8 +234,7 @@ impl Running {
             line.clear();
             assert!(told.read_line(&mut line).await.expect("text") > 0, "it ends without {words:?}");
         }
-        // What the reader holds already is lost with it.
-        assert!(told.buffer().is_empty(), "it went on too soon");
+        self.read = told.buffer().to_vec();
         self.child.stdout = Some(told.into_inner());
         self
     }
@@ -252,7 +267,7 @@ impl Running {
         let output = tokio::time::timeout(Duration::from_secs(300), self.child.wait_with_output());
         let output = output.await.expect("a task that ends within five minutes").expect("the program's output");
         let message = fs::read_to_string(termination_log(&self.mounts)).expect("the termination message");
-        let stdout = String::from_utf8(output.stdout).expect("text");
+        let stdout = String::from_utf8([self.read, output.stdout].concat()).expect("text");
         let stderr = String::from_utf8(output.stderr).expect("text");
         for (place, text) in [("stdout", &stdout), ("stderr", &stderr), ("the termination message", &message)] {
             assert!(!text.contains(PASSWORD), "{place} holds the password:\n{text}");

@@ -270,6 +270,11 @@ impl Server {
         daemon::give_to_postgres(Path::new(path));
     }
 
+    /// All that it has written to its log.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
     /// The directory of its Unix socket.
     pub fn socket(&self) -> String {
         self.daemon.directory.display().to_string()

@@ -36,7 +36,7 @@ pub struct Storage {
     megabytes: Option<u32>,
     /// Secrets lead to a user whom a policy of the bucket binds, and not to the server's own account.
     has_users: bool,
-    port: u16,
+    pub port: u16,
 }
 
 impl Storage {
@@ -50,6 +50,20 @@ impl Storage {
         storage.restic(&["init"]);
         storage.deny(&[]);
         storage
+    }
+
+    /// With a repository in a bucket that keeps what is deleted or overwritten as an old version.
+    pub fn with_versions() -> Self {
+        let storage = Self::start();
+        storage.restic(&["init"]);
+        storage.write("versioning", "\u{1}");
+        storage
+    }
+
+    /// Old versions that the bucket keeps.
+    pub fn old_versions(&self) -> usize {
+        let kept = Command::new("find").arg(self.data.join("versions")).args(["-type", "f"]).output().expect("find");
+        String::from_utf8_lossy(&kept.stdout).lines().count()
     }
 
     /// The user may do everything in the bucket but delete what begins so, such as `data/`.
@@ -94,7 +108,8 @@ impl Storage {
         fs::copy(PROGRAMS.join("versitygw"), &program).expect("a copy that its user may run");
         let (buckets, beside) = (self.data.join("buckets"), self.data.join("beside"));
         let users = self.data.join("users");
-        for folder in [&buckets, &beside, &users] {
+        let versions = self.data.join("versions");
+        for folder in [&buckets, &beside, &users, &versions] {
             fs::create_dir_all(folder).expect("a folder");
         }
         let user =
@@ -112,7 +127,12 @@ impl Storage {
             "--quiet".to_owned(),
             format!("--port=127.0.0.1:{}", self.port),
         ];
-        let posix = ["posix".to_owned(), format!("--sidecar={}", beside.display()), buckets.display().to_string()];
+        let posix = [
+            "posix".to_owned(),
+            format!("--sidecar={}", beside.display()),
+            format!("--versioning-dir={}", versions.display()),
+            buckets.display().to_string(),
+        ];
         let words: Vec<String> = words.into_iter().chain(of_users).chain(posix).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let daemon = Daemon::start_on(volume.as_ref(), directory, "KILL", &words);
@@ -140,8 +160,13 @@ impl Storage {
     }
 
     fn secret_for(&self, port: u16) -> Repository {
+        self.secret_at("127.0.0.1", port)
+    }
+
+    /// A Secret that names this host and port, whoever listens there.
+    pub fn secret_at(&self, host: &str, port: u16) -> Repository {
         let repository = Repository::not_made();
-        repository.mount("RESTIC_REPOSITORY", &location(port));
+        repository.mount("RESTIC_REPOSITORY", &format!("s3:http://{host}:{port}/backups"));
         repository.mount("AWS_ACCESS_KEY_ID", ACCESS_KEY);
         repository.mount("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         repository
@@ -207,7 +232,12 @@ impl Wire {
 
     /// An open one to whoever listens there.
     pub async fn to_port(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::from_port(0, server).await
+    }
+
+    /// One that begins at this port, where nobody has listened before.
+    pub async fn from_port(port: u16, server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let wire = Self {
             port,
