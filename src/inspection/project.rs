@@ -226,8 +226,7 @@ fn owned(conditions: &mut Conditions<'_>, findings: &InspectionFindings) {
         None => conditions.set(Type::TablesOwned, true, "Owned", "the role has the rights of every table's owner"),
         Some(foreign) => {
             let message = format!(
-                "{foreign}, and cannot be vacuumed: name the role that owns Synapse's tables in postgres.credentials, or \
-                 ALTER TABLE … OWNER TO it"
+                "{foreign}: name the role that owns Synapse's tables in postgres.credentials, or ALTER TABLE … OWNER TO it"
             );
             conditions.set(Type::TablesOwned, false, "ForeignOwner", &message)
         }

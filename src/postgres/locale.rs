@@ -48,6 +48,17 @@ impl Locale {
         Ok(Self { encoding, collate, ctype, locale_provider: provider, provider_locale })
     }
 
+    /// Encoding, collation and ctype. Where ICU compares, its locale is the collation: that of the C library sorts nothing then. The
+    /// provider `builtin` compares code points, as `C` does.
+    pub fn sorts(self) -> (String, String, String) {
+        let Self { encoding, collate, ctype, locale_provider, provider_locale } = self;
+        let collate = match (locale_provider.as_deref(), provider_locale) {
+            (Some("icu"), Some(locale)) => format!("icu {locale}"),
+            _ => collate,
+        };
+        (encoding, collate, ctype)
+    }
+
     /// Whether the server can make such a database, as far as it tells: it lists the locales that its C library had when it
     /// was last asked to look.
     ///
@@ -93,7 +104,8 @@ impl Locale {
 impl std::fmt::Display for Locale {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}, {}, {}", self.encoding, self.collate, self.ctype)?;
-        self.provider_locale.iter().try_for_each(|locale| write!(f, ", {locale}"))
+        let provider = self.locale_provider.iter().zip(&self.provider_locale);
+        provider.into_iter().try_for_each(|(provider, locale)| write!(f, ", {provider} {locale}"))
     }
 }
 
@@ -111,6 +123,6 @@ mod tests {
         let german = Locale { locale_provider: provider, provider_locale: locale, ..english };
         let statement = german.creation("mas", None, 160_000);
         assert!(statement.ends_with(" LOCALE_PROVIDER icu icu_LOCALE 'de-DE'"), "{statement}");
-        assert_eq!(german.to_string(), "UTF8, en_US.utf8, en_US.utf8, de-DE");
+        assert_eq!(german.to_string(), "UTF8, en_US.utf8, en_US.utf8, icu de-DE");
     }
 }

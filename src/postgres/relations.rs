@@ -101,20 +101,6 @@ pub async fn database_bytes(session: &mut Session) -> Result<i64> {
         .explain("reading the size of the database")
 }
 
-/// The database's encoding, collation and ctype.
-///
-/// # Errors
-/// Those of PostgreSQL.
-pub async fn locale(session: &mut Session) -> Result<(String, String, String)> {
-    sqlx::query_as(
-        "SELECT pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text \
-         FROM pg_database WHERE datname = current_database()",
-    )
-    .fetch_one(&mut session.connection)
-    .await
-    .explain("reading the locale of the database")
-}
-
 /// Whether the server is a standby.
 ///
 /// # Errors

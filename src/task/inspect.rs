@@ -110,12 +110,7 @@ async fn server(session: &mut Session) -> Result<InspectionFindings> {
     .fetch_one(&mut session.connection)
     .await
     .explain("reading the server's version")?;
-    let Locale { encoding, collate, ctype, locale_provider, provider_locale } = Locale::read(session).await?;
-    // Then the C library's locale sorts nothing.
-    let collate = match (locale_provider.as_deref(), provider_locale) {
-        (Some("icu"), Some(locale)) => format!("icu {locale}"),
-        _ => collate,
-    };
+    let (encoding, collate, ctype) = Locale::read(session).await?.sorts();
     let mut warnings = Vec::new();
     if !sees_all {
         warnings.push(
@@ -195,8 +190,12 @@ fn time(microseconds: i64) -> Option<Time> {
 fn foreign_tables(tables: &[relations::Table], connection: &Connection) -> Option<String> {
     let foreign: Vec<&relations::Table> = tables.iter().filter(|table| !table.owned).collect();
     let first = foreign.first()?;
+    let vacuum = match foreign.iter().filter(|table| !table.maintained).count() {
+        0 => "The role may vacuum them (MAINTAIN), and a restore needs their owner".to_owned(),
+        refused => format!("The role may not vacuum {refused} of them"),
+    };
     Some(format!(
-        "{} of {} tables in {} belong to another role (such as {}, of {})",
+        "{} of {} tables in {} belong to another role (such as {}, of {}). {vacuum}",
         foreign.len(),
         tables.len(),
         connection.database,

@@ -13,7 +13,7 @@ use crate::{
         operation::{StepPlan, restart_reserve},
     },
     bytes,
-    postgres::{Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
+    postgres::{Locale, Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
     synapse::{database, schema},
     task::{
         arguments::Connection,
@@ -211,7 +211,7 @@ pub async fn check_server(first: &mut Session, second: &mut Session) -> Result<(
 }
 
 async fn locale_warnings(session: &mut Session) -> Result<Vec<String>> {
-    let (encoding, collate, ctype) = relations::locale(session).await?;
+    let (encoding, collate, ctype) = Locale::read(session).await?.sorts();
     if database::accepts(&encoding, &collate, &ctype) {
         return Ok(vec![]);
     }

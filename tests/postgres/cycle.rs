@@ -9,7 +9,7 @@ use crate::{
     backup::{MANIFEST, add_one_time_keys, back_up, content},
     dump, in_place,
     restore::{another, restore, swap},
-    support::{Database, Repository, eventually, server, until_reached},
+    support::{Database, PASSWORD, Program, Repository, eventually, server, until_reached},
     verify::{verdict, verify},
 };
 
@@ -130,4 +130,104 @@ async fn a_backup_and_a_restore_that_are_killed_leave_what_was_there() {
     assert_eq!(database.files(), files);
     restore(&database, &free, uid).with(&["--existing", "rename", "--attempt", "2"]).run().await.result();
     assert_eq!(server().psql("postgres", beside).trim(), "1", "the first one's is gone");
+}
+
+fn version() -> i32 {
+    server().psql("postgres", "SHOW server_version_num").trim().parse().unwrap()
+}
+
+fn as_keeper(program: Program) -> Program {
+    program.credentials("cycle_keeper", PASSWORD)
+}
+
+/// MAINTAIN, which is new in PostgreSQL 17, lets somebody vacuum who owns nothing.
+#[tokio::test]
+async fn who_may_vacuum_is_the_owner_or_has_the_right_to_maintain() {
+    let database = Database::of_synapse("cycle_maintain");
+    database.add_bloated("bloated", 20_000);
+    database.sql(&format!("CREATE ROLE cycle_keeper LOGIN PASSWORD '{PASSWORD}'"));
+    let full = ["--mode", "Full", "--minimum-gain", "1Mi", "--free-space", "10Gi"];
+    let named = || as_keeper(database.task("vacuum")).with(&full).with(&["--table", "bloated"]);
+    let step = r#"v={"vacuum":{"mode":"Full","tables":["bloated"],"minimumGain":"1Mi","freeSpace":"10Gi"}}"#;
+    let planned = || as_keeper(database.task("preflight")).with(&["--step", step]);
+    let files = database.files();
+    let words = ["Table bloated belongs to role synapse", "GRANT synapse to the role", "GRANT MAINTAIN ON bloated"];
+    named().run().await.refused("NotOwner", &words[..1]);
+    planned().run().await.refused("NotOwner", &words);
+    assert_eq!(database.files(), files);
+    if version() < 170_000 {
+        return;
+    }
+
+    // Who may not read a table cannot estimate what it would give back. That is no question of its owner.
+    database.sql("GRANT MAINTAIN ON bloated TO cycle_keeper");
+    let plan = planned().run().await.preflight().plan[0].clone();
+    let why = plan.tables[0].skipped.clone().unwrap_or_default();
+    assert!(why.contains("may not read it") && why.contains("GRANT SELECT"), "{why}");
+    assert_eq!(named().run().await.result().skipped, [format!("bloated: {why}")]);
+    let analyzed = as_keeper(database.task("vacuum")).with(&["--mode", "Analyze"]).run().await;
+    let analyzed = analyzed.result();
+    assert_eq!(analyzed.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["bloated"]);
+    assert!(analyzed.skipped.join("\n").contains("tables: belongs to role synapse"), "{:?}", analyzed.skipped);
+
+    database.sql("GRANT SELECT ON bloated TO cycle_keeper");
+    let plan = planned().run().await.preflight().plan[0].clone();
+    assert!(plan.tables[0].skipped.is_none() && plan.expected_gain_bytes > Some(1 << 20), "{plan:?}");
+    let rows = database.checksum("bloated");
+    let done = named().run().await;
+    assert!(done.result().tables[0].bytes_after * 2 < done.result().tables[0].bytes_before, "{done:?}");
+    assert_eq!(database.checksum("bloated"), rows);
+
+    // The inspection says what such a role can do, and what it cannot.
+    let said = async || {
+        let inspected = as_keeper(database.task("inspect")).run().await;
+        inspected.inspection().foreign_tables.clone().expect("it owns none")
+    };
+    database.sql("GRANT pg_read_all_data TO cycle_keeper");
+    assert!(said().await.contains("The role may not vacuum 1"), "{}", said().await);
+    database.sql("GRANT pg_maintain TO cycle_keeper");
+    assert!(said().await.contains("may vacuum them (MAINTAIN), and a restore needs their owner"), "{}", said().await);
+}
+
+/// Another than the C library may compare: ICU in PostgreSQL 15 and later, PostgreSQL itself in 17 and later.
+#[tokio::test]
+async fn the_locale_that_sorts_is_the_one_that_counts() {
+    let (server, version) = (server(), version());
+    let mut locales =
+        vec![("LC_COLLATE 'C' LC_CTYPE 'C'", "C", true), ("LC_COLLATE 'C.UTF-8' LC_CTYPE 'C'", "C.UTF-8", false)];
+    let has_icu =
+        server.psql("postgres", "SELECT count(*) > 0 FROM pg_collation WHERE collprovider = 'i'").trim() == "t";
+    if version >= 150_000 && has_icu {
+        locales.push(("LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LC_COLLATE 'C' LC_CTYPE 'C'", "icu de-DE", false));
+        locales.push(("LOCALE_PROVIDER icu ICU_LOCALE 'und' LC_COLLATE 'C' LC_CTYPE 'C'", "icu und", false));
+    }
+    if version >= 170_000 {
+        // It compares code points, as C does, and no update of the operating system changes that.
+        locales.push(("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'", "C", true));
+    }
+    let (source, repository) = (Database::of_synapse("cycle_locale"), Repository::new());
+    back_up(&source, &repository).run().await.backup();
+    for (number, (locale, shown, is_safe)) in locales.into_iter().enumerate() {
+        let name = format!("cycle_locale_{number}");
+        server.psql(
+            "postgres",
+            &format!("CREATE DATABASE {name} OWNER synapse TEMPLATE template0 ENCODING 'UTF8' {locale}"),
+        );
+        server.psql(&name, "GRANT ALL ON SCHEMA public TO synapse");
+        let database = Database { name, server };
+        let inspected = database.task("inspect").run().await;
+        assert_eq!(inspected.inspection().collate, shown, "{locale}");
+        let sorts = database.sql("SELECT 'B' < 'a'") == "t";
+        assert_eq!(sorts, shown.starts_with('C'), "{locale}");
+        let restored = in_place::restore(&database, &repository, &format!("cycle-locale-{number}")).run().await;
+        if is_safe {
+            restored.result();
+        } else {
+            restored.refused("LocaleNotC", &[shown, "Nothing was changed", "CREATE DATABASE"]);
+            database.as_synapse_sql("CREATE TABLE small (id int)");
+        }
+        let planned = database.task("preflight").with(&["--step", FULL]).run().await;
+        let warnings = planned.preflight().warnings.join("\n");
+        assert_eq!(warnings.contains(&format!("The database is UTF8, {shown}, C;")), !is_safe, "{warnings}");
+    }
 }

@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    postgres::{Explain, Session, Target, relations},
+    postgres::{Explain, Locale, Session, Target, relations},
     synapse::database,
     task::{
         authentication::Whose,
@@ -50,7 +50,7 @@ pub async fn count_and_compare(
     at_once: u16,
 ) -> Result<Checked> {
     let mut session = target.connect().await?;
-    let (encoding, collate, ctype) = relations::locale(&mut session).await?;
+    let (encoding, collate, ctype) = Locale::read(&mut session).await?.sorts();
     if whose.is_synapse() && !database::accepts(&encoding, &collate, &ctype) {
         return Err(TaskError::terminal(
             "LocaleNotC",

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::restore::Restored,
     bytes,
-    postgres::{Explain, Session, disk, lock, quote, relations, sessions},
+    postgres::{Explain, Locale, Session, disk, lock, quote, sessions},
     synapse::{database, schema},
     task::{
         arguments::Connection,
@@ -72,7 +72,7 @@ pub(super) async fn accepts(session: &mut Session, connection: &Connection, pres
     let advice = "In place a backup comes back only where nobody has been: name a role that may make databases in \
                   postgres.adminCredentials, and create a new SynapseRestore with spec.database: {method: Beside}.";
     present.is_unused(name, advice)?;
-    let (encoding, collate, ctype) = relations::locale(session).await?;
+    let (encoding, collate, ctype) = Locale::read(session).await?.sorts();
     if database::accepts(&encoding, &collate, &ctype) {
         return Ok(());
     }

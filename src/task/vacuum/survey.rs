@@ -128,6 +128,11 @@ async fn judge(session: &mut Session, whole: Candidate, minimum_gain: i64) -> Re
         Err(error) if ["LockTimeout", "Canceled"].contains(&error.reason.as_str()) => {
             Ok((whole, Some(format!("could not be estimated: {}", error.message))))
         }
+        // MAINTAIN alone does not let read.
+        Err(error) if error.reason == "InsufficientPrivilege" => {
+            let reason = "could not be estimated: the role of postgres.credentials may not read it (GRANT SELECT)";
+            Ok((whole, Some(reason.to_owned())))
+        }
         Err(error) => Err(error),
     }
 }
@@ -137,7 +142,7 @@ async fn judge(session: &mut Session, whole: Candidate, minimum_gain: i64) -> Re
 pub struct Space {
     /// At the peak, beside the present files, in bytes.
     pub needed: i64,
-    /// In bytes; `None`: nobody knows.
+    /// In bytes; `None`: unknown.
     pub free: Option<i64>,
     /// Who says so.
     source: String,
