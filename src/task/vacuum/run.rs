@@ -280,9 +280,11 @@ impl Work<'_> {
     }
 }
 
-/// Over-long (program_limit_exceeded), or there twice (unique_violation).
+/// Over-long (program_limit_exceeded), or not what a function or a condition of an index takes: data exceptions, and what a
+/// function raises itself. Rows that are there twice are none of these: VACUUM FULL does not check whether they are.
 fn is_about_a_row(error: &TaskError) -> bool {
-    ["[54000]", "[23505]"].iter().any(|code| error.message.contains(code))
+    let code = |begins: &str| error.message.contains(&format!("[{begins}"));
+    error.reason == "DatabaseError" && ["54000]", "22", "23", "P0"].into_iter().any(code)
 }
 
 /// `events: would give back …`, or `158 tables: smaller than …`.
