@@ -1,6 +1,6 @@
 //! Media in a backup: with the database they are one backup, and until they are stored there is none.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, io::Read, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     backup::{ALL, MANIFEST, back_up},
-    support::{Database, Finished, Moment, Program, Repository, eventually, until_reached},
+    support::{Database, Finished, Moment, Program, Repository, Storage, Way, Wire, eventually, until_reached},
 };
 
 pub const MEDIA: &str = "media";
@@ -229,6 +229,40 @@ async fn what_cannot_be_read_is_told_and_there_is_no_backup() {
     assert_eq!(repository.snapshots(MANIFEST), Vec::<String>::new());
     forbid(0o600);
     media(store.path(), &repository).no_superuser().run().await.backup();
+}
+
+/// Synapse deletes media at any time: also when restic has listed a folder and has not come to the file.
+#[tokio::test]
+async fn what_is_deleted_while_restic_is_at_work_is_left_out() {
+    const MB: u64 = 1 << 20;
+    let storage = Storage::start();
+    let wire = Wire::to(&storage).await;
+    let secret = storage.secret(&wire);
+    // So restic cannot read far ahead of what it has uploaded.
+    secret.mount("RESTIC_PACK_SIZE", "4");
+    let database = Database::of_synapse("media_deleted");
+    draft(&database, &secret, "1").with(&["--init"]).run().await.backup();
+    let store = media_store();
+    let large = |number: u32| format!("local_content/AA/large-{number:02}");
+    for number in 0..40 {
+        let mut file = fs::File::create(store.path().join(large(number))).unwrap();
+        std::io::copy(&mut fs::File::open("/dev/urandom").unwrap().take(2 * MB), &mut file).unwrap();
+    }
+    put(store.path(), "local_content/ZZ/zz/file", "deleted with its folder");
+    wire.after(6 * MB, Way::Stalled);
+    let running = media(store.path(), &secret).start();
+    wire.until(Way::Stalled).await;
+    (36..40).for_each(|number| fs::remove_file(store.path().join(large(number))).unwrap());
+    fs::remove_dir_all(store.path().join("local_content/ZZ")).unwrap();
+    wire.open();
+    let done = running.finish().await;
+    assert!(done.result().summary.starts_with("backed up 39 files of media in "), "{done:?}");
+    let stored = storage.snapshots(MEDIA).remove(0);
+    let listed = storage.restic(&["ls", "--no-lock", &stored]);
+    assert!(listed.contains("/large-35") && !listed.contains("/large-36") && !listed.contains("/ZZ/zz"), "{listed}");
+    assert_eq!(storage.snapshots(MANIFEST), [done.backup().snapshot.clone()]);
+    let checked = storage.restic(&["check", "--no-lock"]);
+    assert!(checked.contains("no errors were found"), "{checked}");
 }
 
 #[tokio::test]

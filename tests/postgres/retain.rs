@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::{
     backup::{ALL, MANIFEST, SNAPSHOTS, back_up},
-    support::{Database, Program, Repository, until_reached},
+    support::{Database, Program, Repository, Storage, until_reached},
 };
 
 pub fn retain(repository: &Repository) -> Program {
@@ -42,6 +42,32 @@ async fn old_backups_go_and_the_rest_is_whole() {
     let checked = repository.restic(&["check", "--read-data"]);
     assert!(checked.contains("no errors were found"), "{checked}");
     repository.fetch(&made[2], "manifest.json");
+}
+
+/// What is deleted there stays as an old version, and is gone for whoever does not ask for it.
+#[tokio::test]
+async fn a_bucket_with_versioning_is_as_good_as_one_without() {
+    let storage = Storage::with_versions();
+    let (database, secret) = (Database::of_synapse("retain_versions"), storage.direct_secret());
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        made.push(back_up(&database, &secret).run().await.backup().snapshot.clone());
+    }
+    let locks = storage.old_versions();
+    assert!(locks > 0, "it keeps versions: those of locks");
+    let kept = retain(&secret).with(&["--keep-last=1"]).run().await;
+    assert_eq!(kept.result().backups.as_ref().map(|backups| backups.count), Some(1), "{kept:?}");
+    assert!(storage.old_versions() > locks);
+    assert_eq!(storage.snapshots(MANIFEST), [made[1].clone()]);
+    assert_eq!(storage.snapshots(ALL).len(), SNAPSHOTS);
+    let checked = storage.restic(&["check", "--read-data"]);
+    assert!(checked.contains("no errors were found"), "{checked}");
+
+    let all = Program::task("delete-backups").place(&secret).with(&["--origin", "6e7a"]).run().await;
+    all.result();
+    assert_eq!(storage.snapshots("origin=6e7a"), Vec::<String>::new());
+    let again = back_up(&database, &secret).run().await.backup().snapshot.clone();
+    assert_eq!(storage.snapshots(MANIFEST), [again]);
 }
 
 #[tokio::test]

@@ -112,15 +112,18 @@ impl MediaStore {
 
 /// Opens the first file that it comes upon: who may read one may read all.
 fn first_file(folder: &Path, depth: usize) -> io::Result<()> {
-    let Some(entry) = fs::read_dir(folder)?.next().transpose()? else { return Ok(()) };
-    match entry.file_type()?.is_dir() {
-        true if depth == 0 => Ok(()),
-        true => first_file(&entry.path(), depth - 1),
-        false => match fs::File::open(entry.path()) {
-            // Synapse deletes media at any time.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            opened => opened.map(drop),
-        },
+    let opened = (|| {
+        let Some(entry) = fs::read_dir(folder)?.next().transpose()? else { return Ok(()) };
+        match entry.file_type()?.is_dir() {
+            true if depth == 0 => Ok(()),
+            true => first_file(&entry.path(), depth - 1),
+            false => fs::File::open(entry.path()).map(drop),
+        }
+    })();
+    match opened {
+        // Synapse deletes media at any time.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => opened,
     }
 }
 
@@ -196,6 +199,15 @@ mod tests {
         let error = store.folders().unwrap_err();
         assert_eq!(error.reason, "MediaMissing");
         assert!(error.message.contains("media_stroe") && error.message.contains("spec.mediaStore.path"), "{error}");
+    }
+
+    #[test]
+    fn what_is_deleted_before_it_is_opened_is_no_error() {
+        let (root, _) = store(&["local_content"], false);
+        assert_eq!(first_file(&root.path().join("local_content/aa"), DEPTH).map_err(|error| error.kind()), Ok(()));
+        fs::write(root.path().join("local_content/file"), "").unwrap();
+        let no_folder = first_file(&root.path().join("local_content/file"), DEPTH).map_err(|error| error.kind());
+        assert_eq!(no_folder, Err(io::ErrorKind::NotADirectory));
     }
 
     #[test]
