@@ -64,7 +64,7 @@ async fn in_the_middle_of_a_vacuum() {
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_backup_and_of_a_restore_beside() {
+async fn in_the_middle_of_a_backup() {
     let (database, repository) = (Database::of_synapse("vanished_backup"), Repository::new());
     let wire = Wire::to_port(database.server.port).await;
     wire.after(40_000, Way::Stalled);
@@ -73,7 +73,12 @@ async fn in_the_middle_of_a_backup_and_of_a_restore_beside() {
     told(since, &finished);
     // A server that is gone keeps no session, and no lock.
     wire.becomes(Way::Cut);
+    back_up(&database, &repository).run().await.backup();
+}
 
+#[tokio::test]
+async fn in_the_middle_of_a_restore_beside() {
+    let (database, repository) = (Database::of_synapse("vanished_restore"), Repository::new());
     back_up(&database, &repository).run().await.backup();
     let wire = Wire::to_port(database.server.port).await;
     wire.after(1_000_000, Way::Stalled);
