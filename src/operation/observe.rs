@@ -22,7 +22,7 @@ use crate::{
     api::{
         Synapse, SynapseBackup,
         operation::{RecordedWorkload, Run, StepState, StepStatus, Window},
-        synapse::WorkloadRef,
+        synapse::{WorkloadKind, WorkloadRef},
     },
     context::Context,
     recipes::{Lane, Need},
@@ -222,7 +222,9 @@ async fn lease_state(context: &Context, subject: &Subject) -> kube::Result<Lease
 }
 
 async fn live(context: &Context, subject: &Subject, found: &Found) -> kube::Result<Live> {
-    let pods = scale::pods(&context.client, &subject.namespace, &found.selector).await?;
+    let scale::Pods { alive: pods, kept } = scale::pods(&context.client, &subject.namespace, &found.selector).await?;
+    // The Pods of a Deployment have other names each time.
+    let kept = kept.filter(|_| found.workload.kind == WorkloadKind::StatefulSet);
     let (workload, role) = (found.workload.clone(), found.role);
     Ok(Live {
         workload,
@@ -231,7 +233,7 @@ async fn live(context: &Context, subject: &Subject, found: &Found) -> kube::Resu
         pods,
         changed_by: None,
         ordered: found.ordered,
-        cannot_make_pods: None,
+        cannot_make_pods: kept,
     })
 }
 
@@ -266,7 +268,10 @@ async fn recorded_live(
         live.replicas = Some(one.replicas);
     }
     let changed_by = resolve::scaled_by(&one.managed_fields, window.recorded_at.0);
-    let cannot_make_pods = why_pods_are_missing(context, subject, window, &one, &live).await;
+    let cannot_make_pods = match live.cannot_make_pods.take() {
+        Some(kept) => Some(kept),
+        None => why_pods_are_missing(context, subject, window, &one, &live).await,
+    };
     Ok(Live { role: *role, changed_by, cannot_make_pods, ..live })
 }
 

@@ -84,16 +84,40 @@ pub async fn write(client: &Client, namespace: &str, workload: &WorkloadRef, fro
     Ok(())
 }
 
-/// The Pods of a workload, terminating ones included: they still hold connections and locks. Those that ended are not.
+/// What a workload has of Pods.
+pub struct Pods {
+    /// Terminating ones included: they still hold connections and locks. Those that ended are not.
+    pub alive: Vec<ObservedPod>,
+    /// The first that has ended, and whose finalizers keep its name: why, and what frees it.
+    pub kept: Option<String>,
+}
+
+/// The Pods of a workload.
 ///
 /// # Errors
 /// What the API server answers.
-pub async fn pods(client: &Client, namespace: &str, selector: &LabelSelector) -> kube::Result<Vec<ObservedPod>> {
+pub async fn pods(client: &Client, namespace: &str, selector: &LabelSelector) -> kube::Result<Pods> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     // The API server takes no workload whose selector means nothing; "no Pods" must not come from one.
     let selector = to_selector(selector).expect("a selector that the API server has checked");
     let pods = api.list(&ListParams::default().labels_from(&selector)).await?;
-    Ok(pods.items.iter().filter(|pod| !has_ended(pod)).map(observe_pod).collect())
+    let (ended, alive): (Vec<&Pod>, Vec<&Pod>) = pods.items.iter().partition(|pod| has_ended(pod));
+    Ok(Pods {
+        alive: alive.into_iter().map(observe_pod).collect(),
+        kept: ended.into_iter().find_map(|pod| kept(pod, namespace)),
+    })
+}
+
+/// Why a Pod that has ended is still there.
+fn kept(pod: &Pod, namespace: &str) -> Option<String> {
+    let finalizers = pod.metadata.finalizers.as_ref().filter(|finalizers| !finalizers.is_empty())?;
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    Some(format!(
+        "Pod {name} has ended, and its finalizers ({}) keep it. When whoever set them does not remove them: kubectl -n {namespace} \
+         patch pod {name} --type=merge --patch='{{\"metadata\":{{\"finalizers\":null}}}}'",
+        finalizers.join(", ")
+    ))
 }
 
 /// None of its containers runs any more, nor will.

@@ -152,8 +152,8 @@ fn state_of_task(job: &Job, pod: &Pod) -> JobState {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
         return JobState::Failed(format!(
-            "{why}Pod {name} on node {node} was told to stop and does not: the node is lost, or a volume does not answer. When \
-             the node is mended or shut down: kubectl -n {namespace} delete pod {name} --force"
+            "{why}Pod {name} on node {node} does not stop: the node is lost, or a volume does not answer. When the node is \
+             repaired or shut down: kubectl -n {namespace} delete pod {name} --force"
         ));
     }
     JobState::Active

@@ -132,10 +132,11 @@ impl Planner<'_> {
             return Some(format!("{held}. It was not done within {within} (spec.downtime.stopWithin)"));
         }
         let (live, pod) = self.observed.workloads.iter().find_map(|live| live.pods.first().map(|pod| (live, pod)))?;
+        let (name, node, namespace) = (&pod.name, &pod.node, &self.subject.namespace);
         Some(format!(
-            "Pod {} of {} on node {} was still there {within} after it was told to stop (spec.downtime.stopWithin). \
-             See why with: kubectl -n {} describe pod {}",
-            pod.name, live.workload, pod.node, self.subject.namespace, pod.name
+            "Pod {name} of {} on node {node} has not stopped within {within} (spec.downtime.stopWithin). See why with: kubectl -n \
+             {namespace} describe pod {name}. When node {node} is down for good: kubectl -n {namespace} delete pod {name} --force",
+            live.workload
         ))
     }
 }

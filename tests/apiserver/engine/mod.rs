@@ -38,6 +38,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         drill::tests(),
         backup::tests(),
         endings::tests(),
+        trouble::tests(),
         schedule::tests(),
         shutdown::tests(),
         inspection::tests(),
@@ -53,7 +54,6 @@ pub fn tests() -> Vec<(&'static str, Play)> {
         rights::tests(),
         room::tests(),
         sidecars::tests(),
-        trouble::tests(),
         undo::tests(),
         unfinished::tests(),
     ]
@@ -78,4 +78,12 @@ async fn told(world: &World, name: &str, reason: &str) -> (String, String) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("no event says {reason}");
+}
+
+/// A command of `kubectl`, as a message has it.
+pub fn type_it(world: &World, command: &str) {
+    let unquoted = command.replace('\'', "");
+    let words: Vec<&str> = unquoted.split(' ').skip(1).collect();
+    let typed = world.stage.control_plane.program("kubectl").args(words).output().expect("kubectl");
+    assert!(typed.status.success(), "{command}: {}", String::from_utf8_lossy(&typed.stderr));
 }

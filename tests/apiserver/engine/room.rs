@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
 use serde_json::json;
 use synapse_keeper::{
     api::{conditions::Type, operation::Outcome},
@@ -16,7 +19,7 @@ use synapse_keeper::{
 use super::{
     restore::{restore, until_ended, without_mas},
     rights::quota,
-    told,
+    told, type_it,
 };
 use crate::stage::{
     Stage,
@@ -30,6 +33,8 @@ tests![
     a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_told,
     a_swap_that_nobody_could_try_for_a_quota_stays,
     pods_that_go_in_order_and_are_not_ready_are_freed_by_what_the_message_says,
+    a_pod_of_the_main_process_on_a_lost_node_is_freed_by_what_the_message_says,
+    a_pod_that_its_finalizers_keep_is_freed_by_what_the_message_says,
 ];
 
 async fn a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_told(
@@ -107,10 +112,62 @@ async fn pods_that_go_in_order_and_are_not_ready_are_freed_by_what_the_message_s
             ready.is_some_and(|ready| ready.message.contains(&free) && ready.message.contains("OrderedReady"))
         })
         .await;
-    let words: Vec<&str> = free.split(' ').skip(1).collect();
-    let typed = world.stage.control_plane.program("kubectl").args(words).output().expect("kubectl");
-    assert!(typed.status.success(), "{}", String::from_utf8_lossy(&typed.stderr));
+    type_it(&world, &free);
     let done = world.until_complete("m").await;
     assert_eq!(outcomes(&done), [Outcome::Succeeded]);
     world.until_workload_is_ready("StatefulSet", "ordered", 2).await;
+}
+
+/// A StatefulSet makes no second Pod of a name: while the old one is there, nobody is served.
+async fn a_pod_of_the_main_process_on_a_lost_node_is_freed_by_what_the_message_says(
+    stage: Arc<Stage>,
+    test: &'static str,
+) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.play(Script::default().pods(|pod| (pod == "main-0").then_some(Trouble::NeverStops)));
+    let _operator = world.operator();
+    world.maintain("m", &format!("downtime: {{stopWithin: 3s, readyWithin: 3s}}\n{FULL}")).await;
+    let (reason, message) = world.until_failed("m").await;
+    assert_eq!(reason, "PodsDoNotStop", "{message}");
+    let free = format!("kubectl -n {} delete pod main-0 --force", world.namespace);
+    for word in
+        ["Pod main-0 of StatefulSet/main on node node-1", "spec.downtime.stopWithin", "describe pod main-0", &free]
+    {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+    assert!(message.contains("the homeserver is not Ready again: StatefulSet/main has 0 of 1 Pods Ready"), "{message}");
+    let offline = world.place.ledger.begun().into_iter().filter(|work| work.contains("vacuum")).count();
+    assert_eq!(offline, 0, "{}", world.place.ledger);
+    // The others are back, and wait for nobody.
+    world.until_workload_is_ready("Deployment", "worker", 2).await;
+    type_it(&world, &free);
+    world.assert_all_is_back().await;
+}
+
+async fn a_pod_that_its_finalizers_keep_is_freed_by_what_the_message_says(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    let pods = world.api::<Pod>();
+    let worker = pods.list(&ListParams::default().labels("part=worker")).await.expect("a list").items[0].name_any();
+    for name in ["main-0", &worker] {
+        let kept = json!({"metadata": {"finalizers": ["example.org/accounting"]}});
+        pods.patch(name, &PatchParams::default(), &Patch::Merge(kept)).await.expect("it is there");
+    }
+    let _operator = world.operator();
+    world.maintain("m", &format!("{FULL}\ndowntime: {{readyWithin: 3s}}")).await;
+    let (reason, message) = world.until_failed("m").await;
+    assert_eq!(reason, "NotReadyAgain", "{message}");
+    let free = |pod: &str| {
+        let namespace = &world.namespace;
+        format!(r#"kubectl -n {namespace} patch pod {pod} --type=merge --patch='{{"metadata":{{"finalizers":null}}}}'"#)
+    };
+    for word in ["Pod main-0 has ended, and its finalizers (example.org/accounting) keep it", &free("main-0")] {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+    // Its work is done, and a Deployment makes a Pod of another name.
+    let vacuumed = world.place.ledger.successes().into_iter().filter(|work| work.contains("vacuum")).count();
+    assert_eq!(vacuumed, 1, "{}", world.place.ledger);
+    assert!(!message.contains(&worker), "{message}");
+    type_it(&world, &free("main-0"));
+    type_it(&world, &free(&worker));
+    world.assert_all_is_back().await;
 }

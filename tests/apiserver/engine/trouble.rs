@@ -30,6 +30,7 @@ tests![
     an_offline_image_that_cannot_be_pulled_does_not_keep_users_out,
     a_job_that_somebody_deletes_is_made_again,
     the_pod_of_a_job_that_somebody_deletes_is_waited_for_before_the_replicas_return,
+    a_task_on_a_lost_node_is_given_up_and_its_pod_is_named,
     a_pod_that_ignores_sigterm_brings_the_others_back,
     a_report_that_is_too_long_is_read_from_the_log,
     a_workload_that_is_deleted_in_the_downtime_is_let_go,
@@ -136,6 +137,36 @@ async fn the_pod_of_a_job_that_somebody_deletes_is_waited_for_before_the_replica
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
     world.until_gone::<SynapseMaintenance>("m").await;
     world.assert_all_is_back().await;
+}
+
+/// A drained node that never answers again. Two minutes after the end of the grace period the task is given up.
+async fn a_task_on_a_lost_node_is_given_up_and_its_pod_is_named(stage: Arc<Stage>, test: &'static str) {
+    let world = World::with_homeserver(&stage, test).await;
+    world.play(only(|task| task.is_offline() && task.attempt() == 1, Fate::OnLostNode));
+    let _operator = world.operator();
+    world.maintain("m", FULL).await;
+    let job = offline_job(&world).await;
+    let pods = world.api::<Pod>();
+    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+    let pod = pods.list(&of_job).await.expect("a list").items[0].name_any();
+    pods.delete(&pod, &DeleteParams::default().grace_period(1)).await.expect("it is there");
+    let says = |object: Option<&SynapseMaintenance>| {
+        let step = object.and_then(run).and_then(|run| run.steps.last());
+        step.is_some_and(|step| step.retry_at.is_some())
+    };
+    let patience = std::time::Duration::from_secs(200);
+    let waits = kube::runtime::wait::await_condition(world.api::<SynapseMaintenance>(), "m", says);
+    let object = tokio::time::timeout(patience, waits).await.expect("it is given up").expect("an answer").expect("it");
+    let message = run(&object).and_then(|run| run.steps.last()?.message.clone()).unwrap_or_default();
+    let free = format!("kubectl -n {} delete pod {pod} --force", world.namespace);
+    for word in [&format!("Pod {pod} on node node-1 does not stop"), &free] {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+    world.until_complete("m").await;
+    world.until_homeserver_is_ready().await;
+    assert!(world.lease().await.is_none());
+    super::type_it(&world, &free);
+    world.until_gone::<Pod>(&pod).await;
 }
 
 async fn a_pod_that_ignores_sigterm_brings_the_others_back(stage: Arc<Stage>, test: &'static str) {

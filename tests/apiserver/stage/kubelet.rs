@@ -157,6 +157,8 @@ impl Life {
             Some(Trouble::StopsSlowly(millis)) => tokio::time::sleep(Duration::from_millis(millis)).await,
             _ => tokio::time::sleep(MOMENT).await,
         }
+        // Where finalizers keep it, it is seen to have ended.
+        self.status(json!({"phase": "Succeeded"})).await;
         self.remove().await;
     }
 
