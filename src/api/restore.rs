@@ -115,13 +115,13 @@ pub struct BackupRef {
 /// What becomes of the database that is there. It is never dropped.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.method == 'Beside' || self.existing == 'Refuse'").message("method InPlace puts no database aside: it wants one that nobody has used"))]
+#[x_kube(validation = Rule::new("self.method == 'Beside' || self.existing == 'Refuse'").message("method InPlace renames no database: it wants one that nobody has used"))]
 pub struct RestoreDatabase {
     /// Where the backup comes back.
     #[serde(default)]
     pub method: Method,
     /// What becomes of a database that somebody has used. One that a freshly installed Synapse has made, with no user and no
-    /// event, is put aside either way.
+    /// event, is renamed either way.
     #[serde(default)]
     pub existing: Existing,
     /// What becomes of purges that were under way when the backup was made: Synapse would go on with them at its start.

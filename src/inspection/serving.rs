@@ -62,7 +62,7 @@ fn judge(found: &[Found], namespace: &str) -> Option<Serving> {
     Some(Err(NotServing { reason: "NoPodReady", message }))
 }
 
-/// Writes the condition. Until a restart would be over nobody knows whether it is one.
+/// Writes the condition. An outage is Unknown first: a restart looks the same.
 pub fn write(status: &mut SynapseStatus, generation: i64, serving: &Serving, now: Timestamp) {
     let was = conditions::find(&status.conditions, Type::Serving);
     let since = was.filter(|was| was.status != "True").map(|was| (was.status == "False", was.last_transition_time.0));

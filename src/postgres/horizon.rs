@@ -70,8 +70,11 @@ impl fmt::Display for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Session { pid, role, application, database, state } => {
-                let application = if application.is_empty() { "not named" } else { application };
-                write!(f, "role {role}, application {application}, database {database}, pid {pid}")?;
+                write!(f, "role {role}")?;
+                if !application.is_empty() {
+                    write!(f, ", application {application}")?;
+                }
+                write!(f, ", database {database}, pid {pid}")?;
                 if let Some(state) = state {
                     write!(f, ", state {state}")?;
                 }
@@ -211,7 +214,7 @@ mod tests {
     fn each_is_named_with_what_to_do() {
         let text = list(&[session(Some(3_723), 7), session(None, 12_345), slot(false), slot(true)]);
         for words in [
-            "role report, application not named, database sales, pid 4711, state idle in transaction, for 1h 2m 3s: \
+            "role report, database sales, pid 4711, state idle in transaction, for 1h 2m 3s: \
              let it end, or SELECT pg_terminate_backend(4711)",
             "for 12345 transactions",
             "replication slot berlin of a standby with hot_standby_feedback, not connected",

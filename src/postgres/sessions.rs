@@ -12,6 +12,13 @@ use crate::{api::postgres::IgnoredSession, task::report::TaskError};
 /// How long an ended session may take to be gone. Undoing VACUUM FULL takes no time: the old file is still there.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 
+/// A row of `pg_stat_activity` in words, as SQL. What PostgreSQL does not show to our role is left out.
+pub const DESCRIBED: &str = "concat_ws(', ', coalesce('role ' || usename, 'a background process'), \
+     'application ' || nullif(application_name, ''), \
+     'address ' || CASE client_port WHEN -1 THEN 'local socket' ELSE host(client_addr) END, 'state ' || state, 'pid ' || pid) || \
+     CASE WHEN usename IS NOT NULL AND client_port IS NULL AND coalesce(backend_type, 'client backend') = 'client backend' \
+         THEN ' (GRANT pg_read_all_stats shows where it comes from)' ELSE '' END";
+
 /// A session of somebody else in our database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherSession {
@@ -127,13 +134,9 @@ pub async fn others(session: &mut Session, ignored: &[IgnoredSession]) -> Result
 /// # Errors
 /// Those of PostgreSQL.
 pub async fn blockers(session: &mut Session, pid: i32) -> Result<Vec<String>> {
-    sqlx::query_scalar(
-        "SELECT format('role %s, application %s, address %s, state %s, pid %s', coalesce(usename, 'none'), \
-             coalesce(nullif(application_name, ''), 'not named'), \
-             CASE WHEN client_port = -1 THEN 'local socket' ELSE coalesce(host(client_addr), 'not shown without pg_read_all_stats') END, \
-             coalesce(state, 'not shown'), pid) \
-         FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))",
-    )
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT {DESCRIBED} FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))"
+    )))
     .bind(pid)
     .fetch_all(&mut session.connection)
     .await
@@ -173,7 +176,7 @@ pub async fn end_earlier(session: &mut Session, application: &Application) -> Re
         if tokio::time::Instant::now() >= deadline {
             return Err(TaskError::transient(
                 "EarlierAttempt",
-                format!("A session of an earlier attempt was told to end and is still there: {}.", left.join("; ")),
+                format!("A session of an earlier attempt does not end: {}.", left.join("; ")),
             ));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

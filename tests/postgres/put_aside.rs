@@ -1,4 +1,4 @@
-//! What keeps a database from being put aside, or would follow it: found before anything is made, and once more before the swap.
+//! What keeps a database from being renamed, or would follow it: found before anything is made, and once more before the swap.
 
 use synapse_keeper::task::report::{ErrorClass, Leaves};
 

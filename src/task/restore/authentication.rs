@@ -117,7 +117,7 @@ impl Half {
         Ok(Self { connection, server, is_on_one_server })
     }
 
-    /// Whether what is there may be put aside, and whether the service that has worked here can work with the backup.
+    /// Whether what is there may be renamed, and whether the service that has worked here can work with the backup.
     ///
     /// # Errors
     /// Terminal: `DatabaseInUse`, `SchemaTooNew`, `LocaleMissing`, `PostgresTooOld`, `CannotEndSessions`.

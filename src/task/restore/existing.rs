@@ -1,4 +1,4 @@
-//! What stands where the restored database will stand, and whether it may be put aside.
+//! What stands where the restored database will stand, and whether it may be renamed.
 
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,7 @@ impl Present {
         })
     }
 
-    /// Whether it may be put aside.
+    /// Whether it may be renamed.
     ///
     /// # Errors
     /// Terminal, `DatabaseInUse`, where the spec refuses it.

@@ -1,4 +1,4 @@
-//! What keeps a database from being put aside, or follows it where nobody wants it to. Found before anything is made or stopped.
+//! What keeps a database from being renamed, or follows it where nobody wants it to. Found before anything is made or stopped.
 
 use super::server::{Found, Server, find};
 use crate::{

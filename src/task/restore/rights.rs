@@ -2,7 +2,7 @@
 
 use super::server::Server;
 use crate::{
-    postgres::{Explain, quote},
+    postgres::{Explain, quote, sessions},
     task::report::{Result, TaskError},
 };
 
@@ -82,8 +82,8 @@ impl Server {
         Err(TaskError::terminal(
             "NotDatabaseOwner",
             format!(
-                "Database {database} belongs to role {owner}, and only its owner may rename it when it is put aside. Nothing was \
-                 changed. As a superuser: GRANT {} TO {role}; or ALTER DATABASE {name} OWNER TO {};",
+                "Database {database} belongs to role {owner}, and only its owner may rename it. Nothing was changed. \
+                 As a superuser: GRANT {} TO {role}; or ALTER DATABASE {name} OWNER TO {};",
                 quote::ident(&owner),
                 quote::ident(&self.owner)
             ),
@@ -123,12 +123,12 @@ impl Server {
     /// # Errors
     /// Terminal, `CannotEndSessions`. Those of PostgreSQL.
     pub async fn can_end_sessions(&mut self, database: &str) -> Result<()> {
-        let left: Vec<String> = sqlx::query_scalar(
-            "SELECT format('role %s, application %s, pid %s', usename, coalesce(nullif(application_name, ''), 'not named'), pid) \
-             FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid, (SELECT * FROM pg_roles WHERE rolname = current_user) me \
+        let left: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT {} FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid, (SELECT * FROM pg_roles WHERE rolname = current_user) me \
              WHERE a.datname = $1 AND a.pid <> pg_backend_pid() AND NOT me.rolsuper AND (r.rolsuper OR NOT (\
                  pg_has_role(me.oid, r.oid, 'USAGE') OR pg_has_role(me.oid, 'pg_signal_backend', 'USAGE')))",
-        )
+            sessions::DESCRIBED
+        )))
         .bind(database)
         .fetch_all(&mut self.session.connection)
         .await
@@ -140,7 +140,7 @@ impl Server {
         Err(TaskError::terminal(
             "CannotEndSessions",
             format!(
-                "A database can only be put aside when nobody is connected to it, and role {role} may not end: {}. End them, \
+                "A database can only be renamed when nobody is connected to it, and role {role} may not end: {}. End them, \
                  or, as a superuser: GRANT pg_signal_backend TO {role}; (a superuser's sessions only a superuser can end).",
                 left.join("; ")
             ),

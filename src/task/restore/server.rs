@@ -66,13 +66,19 @@ pub(super) fn template_for(whose: Whose) -> &'static str {
 /// Those of PostgreSQL.
 pub(in crate::task) async fn template(session: &mut Session, whose: Whose, locale: &Locale) -> Result<Option<String>> {
     sqlx::query_scalar(
-        "SELECT datname::text FROM pg_database WHERE datname = $1 AND datistemplate \
-             AND pg_encoding_to_char(encoding) = $2 AND datcollate = $3 AND datctype = $4",
+        "SELECT datname::text FROM pg_database d WHERE datname = $1 AND datistemplate \
+             AND pg_encoding_to_char(encoding) = $2 AND datcollate = $3 AND datctype = $4 \
+             AND coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = $5",
     )
     .bind(template_for(whose))
     .bind(&locale.encoding)
     .bind(&locale.collate)
     .bind(&locale.ctype)
+    .bind(match locale.locale_provider.as_deref() {
+        Some("icu") => "i",
+        Some("builtin") => "b",
+        _ => "c",
+    })
     .fetch_optional(&mut session.connection)
     .await
     .explain("looking for a template")
@@ -289,11 +295,10 @@ impl Server {
             return Ok(vec![format!("{task}, a task of another operation")]);
         }
         // A failed call would undo the others': each is tried on its own.
-        let pids: Vec<(i32, String)> = sqlx::query_as(
-            "SELECT pid, format('role %s, application %s, pid %s', coalesce(usename, 'none'), \
-                 coalesce(nullif(application_name, ''), 'not named'), pid) \
-             FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
-        )
+        let pids: Vec<(i32, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT pid, {} FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            sessions::DESCRIBED
+        )))
         .bind(database)
         .fetch_all(&mut self.session.connection)
         .await

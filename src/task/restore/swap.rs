@@ -187,7 +187,7 @@ async fn ahead_of_service(
     let databases = half.server.databases().await?;
     let mut old = half.server.locked(&half.connection, &databases).await?;
     let (renames, notes) = half.renames(arguments.existing).await?;
-    // Only where an old one is to be put aside.
+    // Only where an old one is renamed.
     if let Some(old) = old.as_mut().filter(|_| renames.len() > 1) {
         alone(arguments, old, &half.connection).await?;
     }

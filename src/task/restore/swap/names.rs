@@ -67,7 +67,7 @@ pub async fn alone(arguments: &Arguments, session: &mut Session, connection: &Co
             return Err(TaskError::terminal(
                 "Contested",
                 format!(
-                    "Somebody works on the old database while it is to be put aside: {}.{hint}",
+                    "The old database cannot be renamed while somebody works on it: {}.{hint}",
                     sessions::list(&intruders)
                 ),
             ));
