@@ -147,9 +147,9 @@ pub struct Live {
 }
 
 impl Live {
-    /// How many of its Pods are Ready.
+    /// How many of its Pods are Ready. One that is Terminating may still be Ready, and serves nobody: no Service leads to it.
     pub fn ready(&self) -> i32 {
-        self.pods.iter().filter(|pod| pod.ready).count() as i32
+        self.pods.iter().filter(|pod| pod.ready && !pod.terminating).count() as i32
     }
 }
 

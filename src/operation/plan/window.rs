@@ -263,7 +263,9 @@ fn not_ready(recorded: &RecordedWorkload, live: Option<&Live>) -> Option<String>
     let refused =
         live.cannot_make_pods.as_ref().map(|why| format!(": no Pod can be made: {}", why.trim_end_matches('.')));
     let problem = live.pods.iter().find_map(|pod| pod.problem.clone()).map(|problem| format!(": {problem}"));
-    Some(format!("{} has {ready} of {wanted} Pods Ready{}", recorded.workload, refused.or(problem).unwrap_or_default()))
+    let going = live.pods.iter().find(|pod| pod.terminating).map(|pod| format!(": Pod {} is Terminating", pod.name));
+    let why = refused.or(problem).or(going).unwrap_or_default();
+    Some(format!("{} has {ready} of {wanted} Pods Ready{why}", recorded.workload))
 }
 
 /// What to type to see why: where there is no Pod, nothing is to be seen of Pods.

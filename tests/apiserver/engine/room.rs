@@ -135,7 +135,8 @@ async fn a_pod_of_the_main_process_on_a_lost_node_is_freed_by_what_the_message_s
     {
         assert!(message.contains(word), "{message:?} does not say {word:?}");
     }
-    assert!(message.contains("the homeserver is not Ready again: StatefulSet/main has 0 of 1 Pods Ready"), "{message}");
+    let words = "the homeserver is not Ready again: StatefulSet/main has 0 of 1 Pods Ready: Pod main-0 is Terminating";
+    assert!(message.contains(words), "{message}");
     let offline = world.place.ledger.begun().into_iter().filter(|work| work.contains("vacuum")).count();
     assert_eq!(offline, 0, "{}", world.place.ledger);
     // The others are back, and wait for nobody.

@@ -162,11 +162,11 @@ async fn a_task_on_a_lost_node_is_given_up_and_its_pod_is_named(stage: Arc<Stage
     for word in [&format!("Pod {pod} on node node-1 does not stop"), &free] {
         assert!(message.contains(word), "{message:?} does not say {word:?}");
     }
+    super::type_it(&world, &free);
+    world.until_gone::<Pod>(&pod).await;
     world.until_complete("m").await;
     world.until_homeserver_is_ready().await;
     assert!(world.lease().await.is_none());
-    super::type_it(&world, &free);
-    world.until_gone::<Pod>(&pod).await;
 }
 
 async fn a_pod_that_ignores_sigterm_brings_the_others_back(stage: Arc<Stage>, test: &'static str) {

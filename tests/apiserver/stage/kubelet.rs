@@ -126,10 +126,14 @@ impl Kubelet {
             None if is_homeserver(&pod) => {
                 life.place.ledger.write(Entry::PodCame(life.name.clone()));
                 life.of_workload(&mut seen).await;
-                gone(&mut seen).await;
                 life.place.ledger.write(Entry::PodWent(life.name.clone()));
+                life.leave().await;
+                gone(&mut seen).await;
             }
-            None => life.of_workload(&mut seen).await,
+            None => {
+                life.of_workload(&mut seen).await;
+                life.leave().await;
+            }
         }
     }
 }
@@ -157,7 +161,10 @@ impl Life {
             Some(Trouble::StopsSlowly(millis)) => tokio::time::sleep(Duration::from_millis(millis)).await,
             _ => tokio::time::sleep(MOMENT).await,
         }
-        // Where finalizers keep it, it is seen to have ended.
+    }
+
+    /// It has ended. Where finalizers keep it, that is seen.
+    async fn leave(&self) {
         self.status(json!({"phase": "Succeeded"})).await;
         self.remove().await;
     }
@@ -248,10 +255,13 @@ impl Life {
         }
     }
 
-    /// The homeserver's Pods, as the API server has them at this moment.
+    /// The homeserver's Pods that have not ended, as the API server has them at this moment.
     async fn homeserver_pods(&self) -> Vec<String> {
         let pods = self.api.list(&ListParams::default().labels("homeserver")).await;
-        pods.map(|pods| pods.items.iter().map(ResourceExt::name_any).collect()).unwrap_or_default()
+        let has_ended =
+            |pod: &&Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Succeeded"));
+        let names = |pods: Vec<Pod>| pods.iter().filter(|pod| !has_ended(pod)).map(ResourceExt::name_any).collect();
+        pods.map(|pods| names(pods.items)).unwrap_or_default()
     }
 
     async fn bind(&self) {
