@@ -151,9 +151,11 @@ fn state_of_task(job: &Job, pod: &Pod) -> JobState {
         let why = target.map(|target| format!("{}; ", words_of_condition(target))).unwrap_or_default();
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
+        // While the Job is there its controller keeps a Pod that has not ended, also from `--force`.
         return JobState::Failed(format!(
             "{why}Pod {name} on node {node} does not stop: the node is lost, or a volume does not answer. When the node is \
-             repaired or shut down: kubectl -n {namespace} delete pod {name} --force"
+             repaired or shut down: kubectl -n {namespace} delete job {}; kubectl -n {namespace} delete pod {name} --force",
+            job.name_any()
         ));
     }
     JobState::Active

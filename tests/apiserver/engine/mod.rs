@@ -81,9 +81,14 @@ async fn told(world: &World, name: &str, reason: &str) -> (String, String) {
 }
 
 /// A command of `kubectl`, as a message has it.
-pub fn type_it(world: &World, command: &str) {
+async fn type_it(world: &World, command: &str) {
     let unquoted = command.replace('\'', "");
     let words: Vec<&str> = unquoted.split(' ').skip(1).collect();
-    let typed = world.stage.control_plane.program("kubectl").args(words).output().expect("kubectl");
+    let mut kubectl = world.stage.control_plane.program("kubectl");
+    kubectl.args(words);
+    // `kubectl delete` waits for ever.
+    let typed = tokio::process::Command::from(kubectl).kill_on_drop(true).output();
+    let typed = tokio::time::timeout(Duration::from_secs(60), typed).await;
+    let typed = typed.unwrap_or_else(|_| panic!("{command} does not end")).expect("kubectl");
     assert!(typed.status.success(), "{command}: {}", String::from_utf8_lossy(&typed.stderr));
 }

@@ -112,7 +112,7 @@ async fn pods_that_go_in_order_and_are_not_ready_are_freed_by_what_the_message_s
             ready.is_some_and(|ready| ready.message.contains(&free) && ready.message.contains("OrderedReady"))
         })
         .await;
-    type_it(&world, &free);
+    type_it(&world, &free).await;
     let done = world.until_complete("m").await;
     assert_eq!(outcomes(&done), [Outcome::Succeeded]);
     world.until_workload_is_ready("StatefulSet", "ordered", 2).await;
@@ -141,7 +141,7 @@ async fn a_pod_of_the_main_process_on_a_lost_node_is_freed_by_what_the_message_s
     assert_eq!(offline, 0, "{}", world.place.ledger);
     // The others are back, and wait for nobody.
     world.until_workload_is_ready("Deployment", "worker", 2).await;
-    type_it(&world, &free);
+    type_it(&world, &free).await;
     world.assert_all_is_back().await;
 }
 
@@ -168,7 +168,7 @@ async fn a_pod_that_its_finalizers_keep_is_freed_by_what_the_message_says(stage:
     let vacuumed = world.place.ledger.successes().into_iter().filter(|work| work.contains("vacuum")).count();
     assert_eq!(vacuumed, 1, "{}", world.place.ledger);
     assert!(!message.contains(&worker), "{message}");
-    type_it(&world, &free("main-0"));
-    type_it(&world, &free(&worker));
+    type_it(&world, &free("main-0")).await;
+    type_it(&world, &free(&worker)).await;
     world.assert_all_is_back().await;
 }

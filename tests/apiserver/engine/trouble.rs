@@ -158,11 +158,14 @@ async fn a_task_on_a_lost_node_is_given_up_and_its_pod_is_named(stage: Arc<Stage
     let waits = kube::runtime::wait::await_condition(world.api::<SynapseMaintenance>(), "m", says);
     let object = tokio::time::timeout(patience, waits).await.expect("it is given up").expect("an answer").expect("it");
     let message = run(&object).and_then(|run| run.steps.last()?.message.clone()).unwrap_or_default();
-    let free = format!("kubectl -n {} delete pod {pod} --force", world.namespace);
+    let kubectl = format!("kubectl -n {} delete", world.namespace);
+    let free = format!("{kubectl} job {job}; {kubectl} pod {pod} --force");
     for word in [&format!("Pod {pod} on node node-1 does not stop"), &free] {
         assert!(message.contains(word), "{message:?} does not say {word:?}");
     }
-    super::type_it(&world, &free);
+    for command in free.split("; ") {
+        super::type_it(&world, command).await;
+    }
     world.until_gone::<Pod>(&pod).await;
     world.until_complete("m").await;
     world.until_homeserver_is_ready().await;
