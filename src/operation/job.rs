@@ -247,7 +247,7 @@ fn restricted() -> SecurityContext {
     }
 }
 
-/// The Secrets behind the paths that the task is told of.
+/// The Secrets behind the paths in the task's arguments.
 fn secrets(blueprint: &Blueprint<'_>) -> Vec<MountedSecret> {
     let postgres = blueprint.database.map(|database| database.postgres);
     let credentials = postgres.map(|postgres| MountedSecret {

@@ -9,7 +9,7 @@ use crate::api::conditions::truncate;
 
 /// A controller tries again within this time, so nobody asks for its words before.
 pub const EARLY: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
-/// As many bytes of somebody else's words go into a status.
+/// At most so many bytes of a controller's words go into a status.
 const WORDS: usize = 1024;
 
 /// What the controller of this object has said last since then. `None`: it makes its Pods, or has not tried. Where events may
@@ -45,7 +45,7 @@ pub fn advice(why: &str) -> Option<&'static str> {
     )
 }
 
-/// When it was told last. The controllers use the older API's fields.
+/// When it was reported last. The controllers use the older API's fields.
 fn told_at(event: &Event) -> Option<Timestamp> {
     let series = event.series.as_ref().map(|series| series.last_observed_time.0);
     let old = event.deprecated_last_timestamp.as_ref().map(|time| time.0);

@@ -206,7 +206,7 @@ impl Repository {
                 Ok(None)
             }
             () = stop.cancelled() => {
-                Err(TaskError::transient("Stopped", format!("Was told to stop (SIGTERM) while {doing}.")))
+                Err(TaskError::transient("Stopped", format!("Stopped (SIGTERM) while {doing}.")))
             }
             why = pulse.stops() => Err(errors::came_no_further(self, &doing, pulse.within(), &why)),
         };

@@ -146,15 +146,14 @@ async fn reading<T>(
     found.map(|found| Report { findings: Some(findings(found)), ..Report::default() }).into()
 }
 
-/// What a task came to, or that it was told to stop.
+/// What a task came to, or that it was stopped.
 async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = Result<T, TaskError>>) -> Result<T, TaskError> {
     stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
 }
 
-const STOPPED: &str =
-    "The task was told to stop (SIGTERM) before it had finished. Its statement was cancelled and undone.";
+const STOPPED: &str = "The task was stopped (SIGTERM) before it finished. Its statement was cancelled and rolled back.";
 
-/// The error of a task that was told to stop.
+/// The error of a task that was stopped.
 fn stopped() -> TaskError {
     TaskError::transient("Stopped", STOPPED)
 }

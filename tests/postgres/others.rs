@@ -57,7 +57,7 @@ async fn synapse_comes_back_in_the_middle() {
         eventually("our statement is cancelled", Duration::from_secs(10), async || !database.is_vacuuming()).await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     let finished = task.finish().await;
-    finished.refused("Contested", &["application synapse-worker", "cancelled and undone"]);
+    finished.refused("Contested", &["application synapse-worker", "cancelled and rolled back"]);
     execute(&mut synapse, "SELECT count(*) FROM slow").await;
     assert_eq!(database.sql("SELECT pg_relation_filenode('slow')"), file);
 }

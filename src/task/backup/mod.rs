@@ -87,10 +87,10 @@ fn out_of_time(until: Timestamp) -> TaskError {
     )
 }
 
-/// The error of a backup that was told to stop.
+/// The error of a backup that was stopped.
 fn stopped() -> TaskError {
     TaskError::transient(
         "Stopped",
-        "The backup was told to stop (SIGTERM) before it had finished. Nothing of it can be selected.",
+        "The backup was stopped (SIGTERM) before it finished. Nothing of it can be selected.",
     )
 }

@@ -125,7 +125,7 @@ impl Guard<'_> {
         Err(TaskError::terminal(
             "Contested",
             format!(
-                "Somebody began to use the database meanwhile; the statement was cancelled and undone: {}. Was Synapse \
+                "Somebody began to use the database meanwhile; the statement was cancelled and rolled back: {}. Was Synapse \
                  scaled up? A session that does no harm can be named in postgres.ignoreSessions.{hint}",
                 sessions::list(&intruders)
             ),
