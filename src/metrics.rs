@@ -98,7 +98,7 @@ impl Metrics {
         registry.register_with_unit("homeserver_last_downtime", downtime, Unit::Seconds, self.downtime.clone());
         let newest = "Unix time of the newest backup of a schedule, of the object's creation where there is none";
         registry.register_with_unit("backup_newest", newest, Unit::Seconds, self.newest_backup.clone());
-        let verified = "Unix time of the newest backup that was restored for a test, where that is wanted";
+        let verified = "Unix time of the newest backup that was restored by a drill, where that is wanted";
         registry.register_with_unit("backup_verified", verified, Unit::Seconds, self.newest_verified.clone());
         registry.register("runs", "Finished runs of operations", self.runs.clone());
         registry.register("reconciles", "Reconciles by what came of them", self.reconciles.clone());

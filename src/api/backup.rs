@@ -90,7 +90,7 @@ pub struct SynapseBackupSpec {
     /// a new one has succeeded, and the newest one never goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
-    /// When the newest backup is restored for a test into a PostgreSQL that is thrown away. Without it: never.
+    /// When the newest backup is restored by a drill into a PostgreSQL that is thrown away. Without it: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verification>,
     /// What becomes of the backups when this object is deleted. Delete: they go out of the repository first, and the object waits
@@ -136,7 +136,7 @@ pub struct BackupStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub snapshots: Vec<BackupSnapshot>,
-    /// The moment of the newest backup that was restored for a test and found whole, by PostgreSQL's clock.
+    /// The moment of the newest backup that was restored by a drill and found whole, by PostgreSQL's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verified_at: Option<Time>,
     /// Other objects' backups of the same homeserver in the repository. They are left alone.
@@ -181,7 +181,7 @@ pub struct BackupSnapshot {
     /// PostgreSQL's major at that moment; the newer one, where there are two servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres_major: Option<i32>,
-    /// When it was last restored for a test and found whole.
+    /// When it was last restored by a drill and found whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Time>,
 }

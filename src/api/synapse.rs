@@ -273,7 +273,7 @@ pub struct SynapseStatus {
     /// The moment of the newest backup that any SynapseBackup of the namespace has of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<Time>,
-    /// The moment of the newest of them that was restored for a test and found whole.
+    /// The moment of the newest of them that was restored by a drill and found whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verified: Option<Time>,
     /// The inspection under way, or the last one.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{jobs::Resources, schedule::Schedule};
 
-/// When the newest backup is restored for a test, and into what. It needs neither the homeserver nor its Lease.
+/// When the newest backup is restored by a drill, and into what. It needs neither the homeserver nor its Lease.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verification {

@@ -53,7 +53,7 @@ pub struct Seen {
     pub last_operation: Option<Timestamp>,
     /// The moment of its newest backup.
     pub last_backup: Option<Time>,
-    /// The moment of its newest backup that was restored for a test.
+    /// The moment of its newest backup that was restored by a drill.
     pub last_verified: Option<Time>,
     /// Whether anybody is served. `None`: nobody looked, because an operation has it down, or there is nothing to look at.
     pub serving: Option<Serving>,

@@ -1,4 +1,4 @@
-//! The recipe of a drill: the newest backup of a `SynapseBackup`, restored for a test.
+//! The recipe of a drill: it restores the newest backup of a `SynapseBackup` into a PostgreSQL that is thrown away.
 //!
 //! A [`Drill`] is the same object as its backup with another part of it for the engine to drive, on another schedule. Both
 //! write the one status: each reads the object, changes its own part and is refused if the object has changed meanwhile.

@@ -21,8 +21,8 @@ pub struct Lane {
 pub const OWN: Lane =
     Lane { label: None, schedule: "spec.schedule", run_now: RUN_NOW, holds_homeserver: true, keeps_jobs: true };
 
-/// Restoring backups for a test. It costs the homeserver nothing, and leaves nothing behind: what it restores is somebody's
-/// messages.
+/// Drills: restores of backups into a PostgreSQL that is thrown away. They cost the homeserver nothing, and leave nothing behind: what
+/// they restore is somebody's messages.
 pub const DRILL: Lane = Lane {
     label: Some("drill"),
     schedule: "spec.verify",

@@ -157,7 +157,7 @@ pub struct StepResult {
     /// The backups that there are, as the repository had them afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<ListedBackups>,
-    /// What was found of a backup that was restored for a test. Beside an error: that it is damaged.
+    /// What was found of a backup that was restored by a drill. Beside an error: that it is damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
     /// What a drill found of the media that the restored database names, in the backup.

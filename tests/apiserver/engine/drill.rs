@@ -1,4 +1,4 @@
-//! Drills: backups are restored for a test beside whatever else goes on, and nothing of it is left.
+//! Drills: backups are restored beside whatever else goes on, and nothing of it is left.
 
 use std::sync::Arc;
 
