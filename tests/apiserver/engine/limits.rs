@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
-use synapse_keeper::api::SynapseBackup;
+use synapse_keeper::api::{SynapseBackup, SynapseMaintenance, conditions::Type};
 
 use super::{
     backup::{backup, until_runs},
@@ -42,11 +42,13 @@ async fn limit_range(world: &World, max: &str, fields: &str) {
     }
 }
 
-/// Analyzes under the name `name`, with these settings of the Job; the message of the failure.
-async fn refused(world: &World, name: &str, jobs: &str) -> String {
-    world.maintain(name, &format!("{ANALYZE}\njobs: {{startWithin: 30s{jobs}}}")).await;
-    let (reason, message) = world.until_failed(name).await;
-    assert_eq!(reason, "PodDoesNotStart", "{message}");
+/// Analyzes until the object says that its Pod does not start; the message. Nothing of it is left.
+async fn refused(world: &World) -> String {
+    // No limit of time: the controller writes its events one after the other, those of all tests.
+    world.maintain("m", ANALYZE).await;
+    let message = world.until_condition("m", Type::Ready, "False", "PodDoesNotStart").await;
+    world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
+    world.until_gone::<SynapseMaintenance>("m").await;
     assert!(message.contains("no Pod could be made for its Job"), "{message}");
     assert!(message.contains("Set spec.jobs.resources"), "{message}");
     message
@@ -82,7 +84,7 @@ async fn a_limit_range_below_our_amounts_is_named_with_the_field(stage: Arc<Stag
     let world = World::with_homeserver(&stage, test).await;
     let _operator = world.operator();
     limit_range(&world, ", memory: 128Mi", "").await;
-    let message = refused(&world, "m", "").await;
+    let message = refused(&world).await;
     assert!(message.contains("maximum memory usage per Container is 128Mi, but limit is 256Mi"), "{message}");
     world.maintain("n", &format!("{ANALYZE}\njobs: {{resources: {{limits: {{memory: 128Mi}}}}}}")).await;
     world.until_complete("n").await;
@@ -96,7 +98,7 @@ async fn a_limit_range_whose_default_is_below_our_request_is_named_with_the_fiel
     let world = World::with_homeserver(&stage, test).await;
     let _operator = world.operator();
     limit_range(&world, "", ", default: {cpu: 5m}, defaultRequest: {cpu: 5m}").await;
-    let message = refused(&world, "m", "").await;
+    let message = refused(&world).await;
     assert!(message.contains("must be less than or equal to cpu limit of 5m"), "{message}");
     world.maintain("n", &format!("{ANALYZE}\njobs: {{resources: {{limits: {{cpu: \"1\"}}}}}}")).await;
     world.until_complete("n").await;
@@ -106,7 +108,7 @@ async fn a_quota_that_wants_amounts_lets_every_container_in_by_one_field(stage: 
     let world = World::with_homeserver(&stage, test).await;
     let _operator = world.operator();
     quota(&world, "limits.cpu", 100).await;
-    let message = refused(&world, "m", "").await;
+    let message = refused(&world).await;
     assert!(message.contains("must specify limits.cpu for: task"), "{message}");
 
     // A drill with Synapse has the most containers.

@@ -222,7 +222,7 @@ async fn a_quota_on_jobs_brings_the_homeserver_back(stage: Arc<Stage>, test: &'s
 async fn a_quota_on_pods_is_named_before_a_replica_is_touched(stage: Arc<Stage>, test: &'static str) {
     let mut world = World::with_homeserver(&stage, test).await;
     quota(&world, "pods", 4).await;
-    // No limit of time: a controller that sees an old copy of its Job tries again later and later, and says why only when it tries.
+    // No limit of time: the controller writes its events one after the other, those of all tests. Half a minute late was seen.
     world.begin(FULL).await;
     let message = world.until_condition("m", Type::Ready, "False", "PodDoesNotStart").await;
     assert!(
