@@ -307,7 +307,7 @@ async fn what_a_dump_cannot_bring_is_found_before_its_rows_go_in() {
 async fn what_tables_of_a_plain_dump_need_of_a_superuser_is_found_before_its_rows_and_the_advice_works() {
     let (source, dumps, repository) = (Database::of_synapse("dump_needed"), Dumps::new(), Repository::new());
     source.sql(
-        "TRUNCATE e2e_one_time_keys_json; CREATE EXTENSION bloom; CREATE INDEX blooms ON users USING bloom (name); \
+        "TRUNCATE e2e_one_time_keys_json; CREATE SCHEMA \"Ext\"; CREATE EXTENSION bloom SCHEMA \"Ext\"; CREATE INDEX blooms ON users USING bloom (name); \
          CREATE EXTENSION pg_stat_statements; \
          CREATE FUNCTION half(int) RETURNS int LANGUAGE internal IMMUTABLE AS 'int4up'; \
          ALTER TABLE rooms ADD halved int DEFAULT half(2); \

@@ -278,7 +278,7 @@ async fn what_a_table_needs_is_refused_before_and_the_advice_works() {
     let other: &'static Server = Server::of_its_own(&[]);
     let (source, repository) = (Database::of_synapse("portable_needed"), Repository::new());
     source.sql(
-        "CREATE EXTENSION bloom; CREATE INDEX blooms ON users USING bloom (name); \
+        "CREATE SCHEMA \"Ext\"; CREATE EXTENSION bloom SCHEMA \"Ext\"; CREATE INDEX blooms ON users USING bloom (name); \
          CREATE FUNCTION half(int) RETURNS int LANGUAGE internal IMMUTABLE AS 'int4up'; \
          ALTER TABLE rooms ADD halved int DEFAULT half(2)",
     );
@@ -309,7 +309,7 @@ async fn what_a_table_needs_is_refused_before_and_the_advice_works() {
     preflight(&database, &repository, "InPlace")
         .run()
         .await
-        .refused("SuperuserNeeded", &["in database portable_needed: CREATE EXTENSION"]);
+        .refused("SuperuserNeeded", &["in database portable_needed: CREATE SCHEMA IF NOT EXISTS \"Ext\"; "]);
 
     other.psql("postgres", &creation);
     other.psql("synapse_keeper_template", &within);

@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::statement::Statement;
-use crate::task::schema::{Needed, NotRestored};
+use crate::task::schema::{
+    Facts, Needed, NotRestored,
+    belongs::{self, unquoted},
+};
 
 /// PostgreSQL's own ways of indexing.
 const INDEXES: [&str; 6] = ["btree", "hash", "gist", "gin", "spgist", "brin"];
@@ -24,6 +27,10 @@ const TWO_WORDS: [[&str; 2]; 6] = [
 /// Names, as the catalogs have them: `schema.name`, or `name` where the dump writes no schema.
 #[derive(Debug, Default)]
 pub struct References {
+    /// The role that restores.
+    role: String,
+    /// Schemas that are there before.
+    prepared: BTreeSet<String>,
     made: BTreeSet<String>,
     schemas: BTreeSet<String>,
     /// Schemas into which an extension is made: what it brings is unknown.
@@ -39,18 +46,25 @@ struct LeftOut {
     what: String,
     name: String,
     is_extension: bool,
-    statement: String,
+    statements: Vec<String>,
 }
 
 impl References {
-    /// Takes what is there before, as [`crate::task::schema::Facts`] has it, such as `function public.half(integer)`.
-    pub fn begin_with(&mut self, present: &BTreeSet<String>) {
-        for what in present {
+    /// Takes what is there before, such as `function public.half(integer)`.
+    pub fn begin_with(&mut self, facts: &Facts) {
+        self.role.clone_from(&facts.role);
+        for what in &facts.present {
+            self.prepared.extend(what.strip_prefix("schema ").map(str::to_owned));
             let what = what.split('(').next().unwrap_or_default();
             let Some((_, name)) = what.rsplit_once(' ') else { continue };
             self.made.insert(if what.starts_with("access method ") { method(name) } else { name.to_owned() });
             self.made.insert(what.to_owned());
         }
+    }
+
+    /// Whether it makes a schema that a superuser has prepared.
+    pub fn is_there(&self, statement: &Statement) -> bool {
+        Made::by(statement).is_some_and(|made| made.kind == "SCHEMA" && self.prepared.contains(&made.name))
     }
 
     /// A statement that is run.
@@ -87,8 +101,8 @@ impl References {
     pub fn leave_out(&mut self, statement: &Statement) {
         let Some(Made { kind, shown, name, .. }) = Made::by(statement) else { return };
         let name = if kind == "ACCESS METHOD" { method(&name) } else { name };
-        let statement = statement.text.clone();
-        self.left_out.push(LeftOut { what: shown, name, is_extension: kind == "EXTENSION", statement });
+        let statements = belongs::for_a_superuser(statement, &self.role);
+        self.left_out.push(LeftOut { what: shown, name, is_extension: kind == "EXTENSION", statements });
     }
 
     /// What tables need of what was left out.
@@ -169,7 +183,7 @@ impl References {
 impl LeftOut {
     fn needed(&self, by: Vec<String>) -> Needed {
         let of = NotRestored::new(&self.what, "only a superuser can make it");
-        Needed { of, by, statements: vec![self.statement.clone()] }
+        Needed { of, by, statements: self.statements.clone() }
     }
 }
 
@@ -225,13 +239,6 @@ fn bare(name: &str) -> &str {
 
 fn is_name(token: &str) -> bool {
     token.starts_with(|first: char| first == '"' || first == '_' || first.is_alphabetic())
-}
-
-fn unquoted(name: &str) -> String {
-    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(name) => name.replace("\"\"", "\""),
-        None => name.to_ascii_lowercase(),
-    }
 }
 
 #[cfg(test)]
@@ -303,7 +310,7 @@ mod tests {
             ["CREATE TABLE public.x (a integer DEFAULT public.half(2))", "CREATE INDEX i ON public.x USING bloom (a)"];
         let mut references = of(&run, &SUPERUSERS);
         let present = ["function public.half(integer)", "extension bloom", "access method bloom"].map(str::to_owned);
-        references.begin_with(&present.into());
+        references.begin_with(&Facts { present: present.into(), ..Facts::default() });
         assert_eq!(needed(&references), []);
         assert_eq!(references.missed("access method \"bloom\" does not exist", "CREATE INDEX"), []);
     }

@@ -85,7 +85,7 @@ impl Script {
     pub fn on(mut self, facts: &Facts) -> Self {
         let by_the_owner = facts.extensions.iter().filter(|(_, available)| available.by_the_owner);
         self.extensions = by_the_owner.map(|(name, _)| name.clone()).collect();
-        self.references.begin_with(&facts.present);
+        self.references.begin_with(facts);
         self
     }
 
@@ -110,8 +110,11 @@ impl Script {
                     let judged = rules::judge(&statement);
                     match judged.map_err(|why| not_allowed(statement.line, &statement.beginning(), &why))? {
                         Verdict::Run => {
+                            let is_there = self.references.is_there(&statement);
                             self.references.run(&statement);
-                            return Ok(Some(Act::Run(statement)));
+                            if !is_there {
+                                return Ok(Some(Act::Run(statement)));
+                            }
                         }
                         Verdict::LeaveOut(_) if self.makes_its_extension(&statement) => {
                             self.references.run(&statement);

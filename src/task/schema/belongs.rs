@@ -3,7 +3,7 @@
 //! From PostgreSQL's reference pages of the statements, "must be superuser" and the like (14 to 18), and from its catalogs: who owns
 //! a database can make tables, views, functions in trusted languages, trusted extensions, publications of its own tables.
 
-use crate::task::dump::statement::Statement;
+use crate::{postgres::quote, task::dump::statement::Statement};
 
 /// What only a superuser can make, or what is a matter of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,8 +176,30 @@ fn roles(words: &[&str]) -> Vec<String> {
     named.map(|word| unquoted(word)).collect()
 }
 
+/// What a superuser types for a statement that only a superuser can run. Its schema comes first: it is not there yet, and the role that
+/// restores makes what else belongs into it. That role does not own it, because a restore in place drops what it owns.
+pub fn for_a_superuser(statement: &Statement, role: &str) -> Vec<String> {
+    let schema = schema(statement).filter(|schema| !["public", "pg_catalog"].contains(&schema.as_str()));
+    let made = schema.map(|schema| {
+        let (schema, role) = (quote::ident(&schema), quote::ident(role));
+        [format!("CREATE SCHEMA IF NOT EXISTS {schema}"), format!("GRANT ALL ON SCHEMA {schema} TO {role}")]
+    });
+    made.into_iter().flatten().chain([statement.text.clone()]).collect()
+}
+
+/// Where a statement of `pg_dump` makes something: it writes each name with its schema.
+fn schema(statement: &Statement) -> Option<String> {
+    let tokens: Vec<String> = statement.tokens().collect();
+    let words: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    match words[..] {
+        ["CREATE", "EXTENSION", ..] => words.windows(2).find(|pair| pair[0] == "SCHEMA").map(|pair| unquoted(pair[1])),
+        ["CREATE", ..] => words.windows(3).find(|three| three[1] == ".").map(|three| unquoted(three[0])),
+        _ => None,
+    }
+}
+
 /// A name as the catalogs have it.
-fn unquoted(name: &str) -> String {
+pub fn unquoted(name: &str) -> String {
     match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
         Some(name) => name.replace("\"\"", "\""),
         None => name.trim_matches('\'').to_ascii_lowercase(),
@@ -189,13 +211,38 @@ mod tests {
     use super::*;
     use crate::task::dump::lexer::{Lexer, Piece};
 
-    fn of(statement: &str) -> Vec<Need> {
+    fn statement(text: &str) -> Statement {
         let mut lexer = Lexer::default();
-        lexer.push(statement.as_bytes());
+        lexer.push(text.as_bytes());
         lexer.push(b";");
         match lexer.next_piece() {
-            Ok(Some(Piece::Statement(statement))) => needs(&statement),
+            Ok(Some(Piece::Statement(statement))) => statement,
             other => panic!("{other:?}"),
+        }
+    }
+
+    fn of(text: &str) -> Vec<Need> {
+        needs(&statement(text))
+    }
+
+    #[test]
+    fn what_a_superuser_types_makes_its_schema() {
+        for (made, schema) in [
+            ("CREATE EXTENSION IF NOT EXISTS bloom WITH SCHEMA \"Ext\"", Some("\"Ext\"")),
+            ("CREATE EXTENSION IF NOT EXISTS bloom WITH SCHEMA public", None),
+            ("CREATE FUNCTION ext.half(public.a) RETURNS integer LANGUAGE c AS 'x', 'y'", Some("\"ext\"")),
+            ("CREATE FUNCTION public.half(ext.a) RETURNS integer LANGUAGE c AS 'x', 'y'", None),
+            ("CREATE LANGUAGE plsample HANDLER ext.call", Some("\"ext\"")),
+            ("ALTER TYPE ext.a SET SCHEMA public", None),
+        ] {
+            let before = schema.map(|schema| {
+                [
+                    format!("CREATE SCHEMA IF NOT EXISTS {schema}"),
+                    format!("GRANT ALL ON SCHEMA {schema} TO \"Synapse\""),
+                ]
+            });
+            let wanted: Vec<String> = before.into_iter().flatten().chain([made.to_owned()]).collect();
+            assert_eq!(for_a_superuser(&statement(made), "Synapse"), wanted);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    belongs::{Kind, Need, needs},
+    belongs::{Kind, Need, for_a_superuser, needs},
     contents::{Contents, Entry},
     facts::{Available, Facts},
 };
@@ -150,7 +150,11 @@ impl Choice {
                         (Some(by), true) => {
                             let statements = match by.is_empty() {
                                 true => vec![IMPORT_COLLATIONS.to_owned()],
-                                false => entry.statements.iter().map(|statement| statement.text.clone()).collect(),
+                                false => entry
+                                    .statements
+                                    .iter()
+                                    .flat_map(|made| for_a_superuser(made, &facts.role))
+                                    .collect(),
                             };
                             choice.needed.push(Needed { of: NotRestored::new(entry.shown(), why), by, statements });
                         }
@@ -205,11 +209,12 @@ pub fn refusal(needed: &[Needed], place: &Place) -> Option<String> {
             _ => format!("{} ({}), which {} need", of.what, of.why, some(by)),
         })
         .collect();
-    let statements: Vec<String> = needed
-        .iter()
-        .flat_map(|needed| &needed.statements)
-        .map(|statement| format!("{};", one_line(statement)))
-        .collect();
+    let mut statements: Vec<String> = Vec::new();
+    for statement in needed.iter().flat_map(|needed| &needed.statements).map(|text| format!("{};", one_line(text))) {
+        if !statements.contains(&statement) {
+            statements.push(statement);
+        }
+    }
     let statements = statements.join(" ");
     let advice = match place {
         Place::Template { name, creation } => format!(

@@ -18,7 +18,9 @@ pub struct Available {
 /// What is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The role that restores is a superuser.
+    /// The role that restores.
+    pub role: String,
+    /// It is a superuser.
     pub is_superuser: bool,
     pub extensions: BTreeMap<String, Available>,
     pub roles: BTreeSet<String>,
@@ -60,6 +62,7 @@ impl Facts {
         .await
         .explain(DOING)?;
         Ok(Self {
+            role: role.to_owned(),
             is_superuser: all.iter().any(|(kind, _)| kind == "superuser"),
             extensions: extensions.into_iter().map(|(name, by_the_owner)| (name, Available { by_the_owner })).collect(),
             collations: names("collation", all.clone()),
