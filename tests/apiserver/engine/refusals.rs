@@ -157,14 +157,14 @@ async fn a_preflight_that_finds_a_wrong_password(stage: Arc<Stage>, test: &'stat
 async fn an_image_that_cannot_be_pulled(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     world.play(Script::default().tasks(|task| (task.name() == "preflight").then_some(Fate::NoImage)));
-    world.apply(&SYNAPSE.replace("  serverName", "  jobs: {startWithin: 2s}\n  serverName")).await;
+    world.apply(&SYNAPSE.replace("  serverName", "  jobs: {startWithin: 20s}\n  serverName")).await;
     refused(&world, "PodDoesNotStart", &["step preflight", "ImagePullBackOff", "not found"]).await;
 }
 
 async fn a_pod_that_no_node_takes(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     world.play(Script::default().tasks(|task| (task.name() == "preflight").then_some(Fate::Unschedulable)));
-    world.apply(&SYNAPSE.replace("  serverName", "  jobs: {startWithin: 2s}\n  serverName")).await;
+    world.apply(&SYNAPSE.replace("  serverName", "  jobs: {startWithin: 20s}\n  serverName")).await;
     refused(&world, "PodDoesNotStart", &["Unschedulable", "Insufficient memory"]).await;
 }
 

@@ -106,7 +106,7 @@ async fn a_task_that_runs_out_of_memory_says_what_to_raise(stage: Arc<Stage>, te
 async fn an_offline_image_that_cannot_be_pulled_does_not_keep_users_out(stage: Arc<Stage>, test: &'static str) {
     let world = World::with_homeserver(&stage, test).await;
     world.play(only(Task::is_offline, Fate::NoImage));
-    let fields = format!("{FULL}\njobs: {{startWithin: 2s}}");
+    let fields = format!("{FULL}\njobs: {{startWithin: 30s}}");
     fails(&world, &fields, "PodDoesNotStart", &["step vacuum-1", "ImagePullBackOff", "not found"]).await;
 }
 

@@ -142,10 +142,10 @@ async fn a_swap_whose_pod_never_ran_is_not_taken_back(stage: Arc<Stage>, test: &
     let world = with_mas(&stage, test).await;
     world.play(ends(Fate::NoImage, Some(Fate::NoImage)));
     let _operator = world.operator();
-    world.apply(&restore("from: {repository: {secretName: s3}}\n  jobs: {startWithin: 6s}")).await;
+    world.apply(&restore("from: {repository: {secretName: s3}}\n  jobs: {startWithin: 30s}")).await;
     let ended = until_ended(&world).await.history.swap_remove(0);
     // Whether the Pod was made within that time is another matter.
-    says(&ended, "PodDoesNotStart", &["did not start within 6s"]);
+    says(&ended, "PodDoesNotStart", &["did not start within 30s"]);
     world.assert_homeserver_is_back().await;
     assert_eq!(world.generations().await, [3, 3, 1, 3], "down once, and up once");
 }
