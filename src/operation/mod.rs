@@ -25,6 +25,7 @@ pub mod observed;
 pub mod orphans;
 pub mod pinned;
 pub mod plan;
+mod pod_trouble;
 pub mod reconcile;
 pub mod refused_pods;
 pub mod report;

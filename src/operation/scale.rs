@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{observed::ObservedPod, resolve::to_selector};
+use super::{observed::ObservedPod, pod_trouble, resolve::to_selector};
 use crate::api::{
     MANAGER,
     synapse::{WorkloadKind, WorkloadRef},
@@ -136,7 +136,7 @@ fn observe_pod(pod: &Pod) -> ObservedPod {
         ready,
         terminating: pod.metadata.deletion_timestamp.is_some(),
         ran: has_run(pod),
-        problem: problem(pod),
+        problem: pod_trouble::why(pod),
     }
 }
 
@@ -145,27 +145,4 @@ fn has_run(pod: &Pod) -> bool {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let mut states = statuses.flat_map(|status| [&status.state, &status.last_state]).flatten();
     states.any(|state| state.running.is_some() || state.terminated.is_some())
-}
-
-/// Why a Pod does not run, in the words of scheduler and kubelet: unschedulable, an image that cannot be pulled, a
-/// container that keeps ending.
-pub fn problem(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    let waiting = containers
-        .filter_map(|container| Some((container, container.state.as_ref()?.waiting.as_ref()?)))
-        .find(|(_, waiting)| !matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing")));
-    if let Some((container, waiting)) = waiting {
-        let reason = waiting.reason.as_deref().unwrap_or("Waiting");
-        return Some(match &waiting.message {
-            Some(message) => format!("container {}: {reason}: {message}", container.name),
-            None => format!("container {}: {reason}", container.name),
-        });
-    }
-    let condition = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    Some(format!("{}: {}", condition.reason.as_deref()?, condition.message.as_deref().unwrap_or_default()))
 }

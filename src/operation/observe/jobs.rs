@@ -20,7 +20,7 @@ use crate::{
     operation::{
         job,
         observed::{JobState, ObservedJob},
-        refused_pods, scale,
+        pod_trouble, refused_pods, scale,
     },
     task::{report::Report, verify::SILENT},
 };
@@ -73,7 +73,7 @@ pub async fn job(context: &Context, namespace: &str, name: &str, owner_uid: &str
     let state = container.and_then(|status| status.state.clone()).unwrap_or_default();
     observed.started = state.running.is_some() || state.terminated.is_some();
     observed.node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    observed.pod = evicted(&pod).or_else(|| scale::problem(&pod));
+    observed.pod = evicted(&pod).or_else(|| pod_trouble::why(&pod));
     if observed.state == JobState::Active {
         observed.outlived = outlived(&pod);
         observed.state = state_of_task(&found, &pod);
