@@ -11,18 +11,20 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use synapse_keeper::api::conditions::Type;
 
 /// Literals that look like a reason and are none: words of Kubernetes, kinds, units, answers of storages, and what events call the action.
-const NO_REASONS: [&str; 59] = [
+const NO_REASONS: [&str; 62] = [
     "AccessDenied",
     "Always",
     "BlobImmutableDueToPolicy",
     "ClientAuthentication",
     "ConfigMap",
+    "ContainerCannotRun",
     "ContainerCreating",
     "Credentials",
     "DateStyle",
     "Delete",
     "Deletion",
     "Drill",
+    "Error",
     "FailureTarget",
     "FallbackToLogsOnError",
     "False",
@@ -60,8 +62,9 @@ const NO_REASONS: [&str; 59] = [
     "RuntimeDefault",
     "Schedule",
     "Secret",
-    "Somebody",
     "SignatureDoesNotMatch",
+    "Somebody",
+    "StartError",
     "Synapse",
     "SynapseBackup",
     "SynapseMaintenance",
