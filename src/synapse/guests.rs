@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::{
     database::{self, Tables},
-    schema,
+    schema, sequences,
 };
 use crate::postgres::{Explain, Result, Session};
 
@@ -26,7 +26,12 @@ fn known() -> HashSet<&'static str> {
 
 /// Whether a table of this name in Synapse's schema is Synapse's.
 pub fn is_synapse_s(table: &str) -> bool {
-    known().contains(table)
+    KNOWN.lines().any(|known| known == table)
+}
+
+/// Whether a table or a sequence of this name in Synapse's schema is Synapse's.
+pub fn is_relation_of_synapse(name: &str) -> bool {
+    is_synapse_s(name) || sequences::is_synapse_s(name)
 }
 
 /// Those of somebody else among a homeserver's tables.

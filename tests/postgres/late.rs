@@ -72,7 +72,7 @@ async fn what_stays_closed_is_given_up_with_the_reason() {
     let error = finished.refused("ConnectionRefused", &["127.0.0.1:1", "Connection refused"]);
     assert_eq!(error.class, ErrorClass::Transient);
     assert!(finished.printed.contains(TRIES_AGAIN), "{}", finished.printed);
-    // By hand, outside of a Pod, a mistyped port is told at once.
+    // By hand, outside of a Pod, a mistyped port is reported at once.
     let by_hand = Program::task("inspect").database("127.0.0.1", 1, "any").run().await;
     by_hand.refused("ConnectionRefused", &[]);
     assert!(!by_hand.printed.contains(TRIES_AGAIN), "{}", by_hand.printed);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::exclude::Excluded;
 use crate::{
     postgres::{Explain, Result, Session, quote},
-    synapse::{guests, sequences},
+    synapse::guests,
     task::report::TaskError,
 };
 
@@ -156,9 +156,7 @@ async fn closed(session: &mut Session, excluded: &[i64], of: Of<'_>) -> Result<V
     .explain("looking which tables may be read")?;
     let may_be_excluded = |in_schema: &str, relation: &str| match of {
         Of::AuthenticationService => false,
-        Of::Synapse { schema, .. } => {
-            schema != Some(in_schema) || !(guests::is_synapse_s(relation) || sequences::is_synapse_s(relation))
-        }
+        Of::Synapse { schema, .. } => schema != Some(in_schema) || !guests::is_relation_of_synapse(relation),
     };
     let closed = |(name, schema, in_schema, relation, is_sequence, owner, no_usage, no_select, _): Row| Closed {
         name,

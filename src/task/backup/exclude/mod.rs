@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::{
     api::exclude::Exclude,
     postgres::{Explain, Result, Session, quote},
-    synapse::{guests, sequences},
+    synapse::guests,
     task::{
         report::TaskError,
         schema::{self, NotRestored},
@@ -125,8 +125,7 @@ impl Excluded {
     fn refuse_synapse_s(&self, of_synapse: Option<&str>) -> Result<()> {
         let schemas = self.schemas.iter().filter(|schema| Some(schema.name.as_str()) == of_synapse);
         let is_synapse_s = |relation: &&Relation| {
-            Some(relation.schema.as_str()) == of_synapse
-                && (guests::is_synapse_s(&relation.name) || sequences::is_synapse_s(&relation.name))
+            Some(relation.schema.as_str()) == of_synapse && guests::is_relation_of_synapse(&relation.name)
         };
         let relations = self.relations.iter().filter(is_synapse_s).map(|relation| relation.shown.clone());
         let names: Vec<String> = schemas.map(|schema| format!("schema {}", schema.name)).chain(relations).collect();
