@@ -1,10 +1,10 @@
 //! A namespace with a LimitRange, or with a quota that wants amounts: which Pods of ours are made, and what the message says where
 //! none is.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 use synapse_keeper::api::{SynapseBackup, SynapseMaintenance, conditions::Type};
 
@@ -31,15 +31,12 @@ async fn limit_range(world: &World, max: &str, fields: &str) {
     world
         .apply(&format!("apiVersion: v1\nkind: LimitRange\nmetadata: {{name: small}}\nspec: {{limits: [{limit}]}}"))
         .await;
-    let probe: Pod = serde_json::from_value(json!({
+    let probe = json!({
         "metadata": {"name": "probe"},
         "spec": {"containers": [{"name": "it", "image": "localhost/it:1", "resources": {"limits": {"cpu": "8"}}}]},
-    }))
-    .expect("a Pod");
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    while world.api::<Pod>().create(&dry_run, &probe).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    });
+    let refused = |answer: Result<_, String>| answer.is_err_and(|words| words.contains("maximum cpu"));
+    world.until_a_pod("is refused", probe, refused).await;
 }
 
 /// Analyzes until the object says that its Pod does not start; the message. Nothing of it is left.

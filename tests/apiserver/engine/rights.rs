@@ -239,10 +239,9 @@ async fn a_restricted_namespace_takes_the_jobs(stage: Arc<Stage>, test: &'static
     let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
     let namespaces: Api<Namespace> = Api::all(stage.admin.clone());
     namespaces.patch(&world.namespace, &PatchParams::default(), &Patch::Merge(label)).await.expect("it is there");
-    // It is in force.
-    let bad =
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: it, image: localhost/it:1}]}";
-    assert!(world.try_apply(bad).await.unwrap_err().contains("restricted"));
+    let bad = json!({"metadata": {"name": "bad"}, "spec": {"containers": [{"name": "it", "image": "localhost/it:1"}]}});
+    let refused = |answer: Result<_, String>| answer.is_err_and(|words| words.contains("restricted"));
+    world.until_a_pod("is refused", bad, refused).await;
     world.begin(FULL).await;
     world.until_complete("m").await;
     world.until_synapse_is_ready().await;

@@ -7,6 +7,7 @@ use std::{
 
 use http::Method;
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
+use serde_json::json;
 use synapse_keeper::controller::{
     self, Options,
     leader::{self, LeaderLease},
@@ -70,15 +71,12 @@ async fn a_leader_whose_pod_is_gone_is_followed_sooner_than_one_whose_pod_is_the
     test: &'static str,
 ) {
     let world = World::empty(&stage, test).await;
+    // The namespace's account may come a moment later.
+    let containers = json!([{"name": "it", "image": "localhost/it:1"}]);
     let pod =
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: there}\nspec: {containers: [{name: it, image: localhost/it:1}]}";
-    for _ in 0..100 {
-        // The namespace's account may come a moment later.
-        if world.try_apply(pod).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "there"}, "spec": {"containers": containers}});
+    world.until_a_pod("is taken", pod.clone(), |answer| answer.is_ok()).await;
+    world.apply(&pod.to_string()).await;
     for (name, holder) in [("of-gone", "gone"), ("of-there", "there")] {
         let lease = format!(
             "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: {name}}}\nspec: {{holderIdentity: {holder}}}"

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{batch::v1::Job, events::v1::Event};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, PodSpec},
+    events::v1::Event,
+};
 use kube::{
     ResourceExt,
     api::{Api, DynamicObject, Patch, PatchParams},
@@ -52,21 +56,14 @@ async fn inject(world: &World, field: &str) {
     apply(world, "MutatingAdmissionPolicy", &name, policy).await;
     apply(world, "MutatingAdmissionPolicyBinding", &name, json!({"policyName": name, "matchResources": here})).await;
     // It is in force when a Pod of that name has it.
-    let probe = json!({"apiVersion": "v1", "kind": "Pod",
+    let probe = json!({
         "metadata": {"name": "probe", "labels": {"app.kubernetes.io/name": "synapse-keeper-task"}},
-        "spec": {"containers": [{"name": "it", "image": "localhost/it:1"}]}});
-    let pods: Api<k8s_openapi::api::core::v1::Pod> = world.api();
-    let dry = kube::api::PostParams { dry_run: true, ..Default::default() };
-    let probe = serde_json::from_value(probe).expect("a Pod");
-    for _ in 0..600 {
-        let made = pods.create(&dry, &probe).await.expect("an answer");
-        let spec = made.spec.unwrap_or_default();
-        if spec.containers.len() + spec.init_containers.unwrap_or_default().len() > 1 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("the policy does not come into force");
+        "spec": {"containers": [{"name": "it", "image": "localhost/it:1"}]},
+    });
+    let containers = |spec: PodSpec| spec.containers.len() + spec.init_containers.unwrap_or_default().len();
+    let has_more =
+        |answer: Result<Pod, String>| answer.is_ok_and(|pod| pod.spec.is_some_and(|spec| containers(spec) > 1));
+    world.until_a_pod("has another container", probe, has_more).await;
 }
 
 async fn apply(world: &World, kind: &str, name: &str, spec: Value) {

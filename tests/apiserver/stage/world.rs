@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         coordination::v1::Lease,
-        core::v1::{Namespace, ServiceAccount},
+        core::v1::{Namespace, Pod, ServiceAccount},
     },
 };
 use kube::{
@@ -16,7 +16,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use synapse_keeper::{
     api::{
         RUN_NOW, Synapse, SynapseMaintenance,
@@ -137,6 +137,23 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the API server answers so to this Pod, which is not made. It hears of its own objects (a quota, a label, a policy)
+    /// a moment after they are made.
+    pub async fn until_a_pod(&self, what: &str, pod: Value, wanted: impl Fn(Result<Pod, String>) -> bool) {
+        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let asked = async {
+            loop {
+                let answer = self.api::<Pod>().create(&dry_run, &pod).await;
+                if wanted(answer.map_err(|error| error.to_string())) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("waited in vain until a Pod {what}"));
     }
 
     /// Applies a maintenance with these fields beside `synapseRef`.
