@@ -10,6 +10,7 @@ mod memory;
 mod pooler;
 mod program;
 mod repository;
+mod said;
 mod server;
 #[path = "../../support/setup.rs"]
 mod setup;

@@ -19,8 +19,12 @@ use tokio::{
 
 use super::{
     Database, Memory, PASSWORD, REPOSITORY_PASSWORD,
+    said::{Said, processes},
     server::{self, programs},
 };
+
+/// Longer than a task waits for a storage that stalls (five minutes): then its own words say what it waited for.
+const ENDS_WITHIN: Duration = Duration::from_secs(450);
 
 /// A call of `synapse-keeper task …` with its mounts.
 pub struct Program {
@@ -264,11 +268,19 @@ impl Running {
     /// # Panics
     /// If it takes too long, if the exit code and the two reports disagree, or if a password was printed.
     pub async fn finish(self) -> Finished {
-        let output = tokio::time::timeout(Duration::from_secs(300), self.child.wait_with_output());
-        let output = output.await.expect("a task that ends within five minutes").expect("the program's output");
-        let message = fs::read_to_string(termination_log(&self.mounts)).expect("the termination message");
-        let stdout = String::from_utf8([self.read, output.stdout].concat()).expect("text");
-        let stderr = String::from_utf8(output.stderr).expect("text");
+        let Self { mut child, mounts, read } = self;
+        let mut said = Said::of(&mut child, read);
+        let ended = tokio::time::timeout(ENDS_WITHIN, async {
+            let status = child.wait().await.expect("the program's end");
+            said.close().await;
+            status
+        });
+        let Ok(status) = ended.await else {
+            let (stdout, stderr) = said.texts();
+            panic!("a task that does not end. Its processes:\n{}\nIt printed:\n{stdout}{stderr}", processes(&child));
+        };
+        let (stdout, stderr) = said.texts();
+        let message = fs::read_to_string(termination_log(&mounts)).expect("the termination message");
         for (place, text) in [("stdout", &stdout), ("stderr", &stderr), ("the termination message", &message)] {
             assert!(!text.contains(PASSWORD), "{place} holds the password:\n{text}");
             assert!(!text.contains(REPOSITORY_PASSWORD), "{place} holds the repository's password:\n{text}");
@@ -277,7 +289,7 @@ impl Running {
 
         let last_line = stdout.lines().last().unwrap_or_default();
         let report: Option<Report> = serde_json::from_str(last_line).ok();
-        if let (Some(code), Some(report)) = (output.status.code(), &report) {
+        if let (Some(code), Some(report)) = (status.code(), &report) {
             let message: Report = serde_json::from_str(&message).expect("a report as the termination message");
             assert!(message.details_in_log || message == *report, "the two reports differ:\n{message:?}\n{report:?}");
             let expected = report.error.as_ref().map_or(0, |error| match error.class {
@@ -286,7 +298,7 @@ impl Running {
             });
             assert_eq!(code, expected, "{report:?}");
         }
-        Finished { code: output.status.code(), printed: format!("{stdout}{stderr}"), report }
+        Finished { code: status.code(), printed: format!("{stdout}{stderr}"), report }
     }
 }
 
