@@ -15,6 +15,15 @@ pub fn counted_are<N: Display + PartialEq + From<u8>>(count: N, one: &str, many:
     counted(count, &format!("{one} is"), &format!("{many} are"))
 }
 
+/// `3 rows of 2 tables`.
+pub fn rows_of<R, T>(rows: R, tables: T) -> String
+where
+    R: Display + PartialEq + From<u8>,
+    T: Display + PartialEq + From<u8>,
+{
+    format!("{} of {}", counted(rows, "row", "rows"), counted(tables, "table", "tables"))
+}
+
 /// A moment for people: whole seconds, UTC, such as `2026-11-22T20:02:04Z`.
 pub fn moment(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -128,14 +128,17 @@ pub(super) fn not_ready_besides(run: &Run) -> Option<&str> {
     (!is_why(run.failure.as_ref()) && !is_why(run.failure_of_work())).then_some(not_ready)
 }
 
+/// Behind an advice to change the spec: CEL refuses it where the object runs once.
+pub(super) const IN_A_NEW_OBJECT: &str = " (in a new object if this one has no schedule)";
+
 /// What to say of a downtime that took longer than its budget. Work ends early enough for a usual start of Synapse; an
 /// unusual one is nothing that could be cut short.
 pub(super) fn overrun(run: &Run) -> Option<String> {
     let (took, at_most) = (run.downtime_taken()?, &run.downtime.at_most);
     (took > at_most.to_signed()).then(|| {
         format!(
-            "the downtime took {took:#}, longer than downtime.atMost ({at_most}): raise it, or see how long Pods take to stop and to \
-             start"
+            "the downtime took {took:#}, longer than downtime.atMost ({at_most}): raise it{IN_A_NEW_OBJECT}, or see how long Pods take \
+             to stop and to start"
         )
     })
 }

@@ -107,7 +107,7 @@ pub fn meaning(code: &str, said: &str) -> (ErrorClass, &'static str, &'static st
         "42501" => (
             Terminal,
             "InsufficientPrivilege",
-            "The role of postgres.credentials lacks a right: it must be the role that owns the tables.",
+            "The role of postgres.credentials lacks a right. It must own Synapse's tables, or have the right that PostgreSQL names.",
         ),
         "25006" => (Terminal, "ReadOnly", "The server or the database is read-only: is postgres.host the primary?"),
         _ if code.starts_with("XX") => {

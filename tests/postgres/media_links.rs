@@ -107,6 +107,6 @@ async fn a_drill_finds_links_that_an_earlier_release_has_stored() {
     text["media"]["snapshot"] = said["snapshot_id"].clone();
     let with_link = repository.store("manifest.json", &text.to_string());
     let done = verify(&repository, &with_link, "links_drill_drill").run().await;
-    done.refused("MediaDiffer", &["1 links", "local_content"]);
+    done.refused("MediaDiffer", &["1 link was stored", "local_content"]);
     assert_eq!(verdict(done.report()).map(|found| found.is_whole), Some(false));
 }

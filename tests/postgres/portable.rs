@@ -203,7 +203,7 @@ async fn preflight_of_a_backup_says_what_does_not_come_back_before_anything_is_s
             &[
                 "a restore does not bring back extension pg_stat_statements",
                 "publication everything",
-                "a restore does not bring back 1 large objects",
+                "a restore does not bring back 1 large object:",
             ],
         ),
         (

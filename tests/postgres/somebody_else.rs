@@ -69,7 +69,7 @@ async fn what_may_not_be_read_is_named_in_preflight_with_its_owner_and_the_grant
         assert_eq!(error.class, ErrorClass::Terminal);
         assert!(!error.message.contains("must be the role that owns the tables"), "{error}");
         // Both ways out that the message has: what stands in the object, and the grant.
-        let (_, advice) = error.message.split_once("In the SynapseBackup: exclude: ").expect(&error.message);
+        let (_, advice) = error.message.split_once("has no schedule): exclude: ").expect(&error.message);
         let exclude: Exclude = serde_yaml_ng::from_str(advice).expect(advice);
         assert_eq!(preflight_without(&database, &repository, &exclude).run().await.report().error, None, "{name}");
         assert!(back_up_without(&database, &repository, &exclude).run().await.backup().rows > 0, "{name}");

@@ -4,7 +4,10 @@
 use super::{Planner, elapsed, window::held_by_its_order};
 use crate::{
     api::operation::{Role, Window},
-    operation::observed::{LeaseState, Live},
+    operation::{
+        observed::{LeaseState, Live},
+        report::IN_A_NEW_OBJECT,
+    },
     task::report::ErrorClass::{Terminal, Transient},
 };
 
@@ -46,7 +49,7 @@ impl Planner<'_> {
                 self.run().next_step().is_some_and(|index| self.run().steps[index].name.starts_with("vacuum"));
             let or = if vacuums { ", or name fewer tables in its vacuum.tables" } else { "" };
             let message = format!(
-                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: raise it{or}"
+                "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: raise it{IN_A_NEW_OBJECT}{or}"
             );
             self.fail("DowntimeExceeded", Transient, message);
         }

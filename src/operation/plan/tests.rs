@@ -73,7 +73,11 @@ fn work_ends_while_there_is_time_to_start_again() {
         let at = |seconds| plan(&world.subject, &observed, recorded_at + SignedDuration::from_secs(seconds));
         assert_eq!(failure(&at(last).status), None, "{at_most}");
         let exceeded = at(first);
-        fails(&exceeded, "DowntimeExceeded", &[at_most, "spec.downtime.atMost", "raise it", "vacuum.tables"]);
+        fails(
+            &exceeded,
+            "DowntimeExceeded",
+            &[at_most, "spec.downtime.atMost", "raise it (in a new object", "vacuum.tables"],
+        );
         assert_eq!(exceeded.action, Action::DeleteJob(2));
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     },
     restic::{Listed, Repository},
     task::report::{Result, TaskError},
+    words::moment,
 };
 
 /// What a repository has of an object's.
@@ -88,7 +89,7 @@ impl Inventory {
     fn not_found(&self, wanted: &str) -> TaskError {
         let listed = self.backups.iter().take(10);
         let listed: Vec<String> =
-            listed.map(|backup| format!("{:.8} of {}", backup.shown.id, backup.taken_at)).collect();
+            listed.map(|backup| format!("{:.8} of {}", backup.shown.id, moment(backup.taken_at))).collect();
         let there_is = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
         let others = match self.other_servers.is_empty() {
             true => String::new(),

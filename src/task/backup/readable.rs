@@ -129,7 +129,10 @@ fn or_exclude(closed: &[&Closed]) -> String {
         (!names.is_empty()).then(|| format!("{field}: [{}{more}]", names[..names.len().min(NAMED)].join(", ")))
     };
     let lists: Vec<String> = ["schemas", "tables"].into_iter().filter_map(list).collect();
-    format!(" Or leave them out of the backup. In the SynapseBackup: exclude: {{{}}}", lists.join(", "))
+    format!(
+        " Or leave them out of the backup. In the SynapseBackup (in a new one if it has no schedule): exclude: {{{}}}",
+        lists.join(", ")
+    )
 }
 
 async fn closed(session: &mut Session, excluded: &[i64], of: Of<'_>) -> Result<Vec<Closed>> {

@@ -10,9 +10,12 @@ use std::{
 };
 
 use super::manifest::CONFIG_FILE;
-use crate::task::{
-    report::{Result, StepResult, TaskError},
-    restore::source::{Chosen, Source},
+use crate::{
+    task::{
+        report::{Result, StepResult, TaskError},
+        restore::source::{Chosen, Source},
+    },
+    words::{counted, moment},
 };
 
 /// Which backup, and where to.
@@ -44,8 +47,9 @@ pub async fn run(arguments: Arguments) -> Result<StepResult> {
     })?;
     let objects = text.lines().filter(|line| *line == "---").count();
     let summary = format!(
-        "wrote {objects} objects of {} to {}: look at them, then kubectl apply -f",
-        backup.taken_at,
+        "wrote {} of {} to {}: look at them, then kubectl apply -f",
+        counted(objects, "object", "objects"),
+        moment(backup.taken_at),
         arguments.output.display()
     );
     Ok(StepResult { summary, ..StepResult::default() })

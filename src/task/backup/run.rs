@@ -40,6 +40,7 @@ use crate::{
         output::progress,
         report::{Coverage, Findings, Report, Result, StepResult, TaskError},
     },
+    words::{moment, rows_of},
 };
 
 /// Runs the task.
@@ -131,7 +132,7 @@ impl<'a> Backup<'a> {
             Some(url) => version::server_version(url).await.ok(),
             None => None,
         };
-        progress(&format!("the database is held as it was at {}", databases.synapse.snapshot.taken_at));
+        progress(&format!("the database is held as it was at {}", moment(databases.synapse.snapshot.taken_at)));
         Ok((
             Self { arguments, scratch, repository, is_new, databases, synapse_version, config, signing_key_ids },
             watches,
@@ -284,18 +285,17 @@ impl Done {
         };
         let service = manifest.authentication_service.as_ref().map(|service| {
             let AuthenticationDump { database, apart_seconds, .. } = service;
-            let (rows, tables) = (database.rows(), database.tables());
+            let rows = rows_of(database.rows(), database.tables());
             format!(
-                "; with it {rows} rows of {tables} tables of the Matrix Authentication Service: no more than {apart_seconds:.3} s \
+                "; with it {rows} of the Matrix Authentication Service: no more than {apart_seconds:.3} s \
                  lie between the moments of the two databases"
             )
         });
         let service = service.unwrap_or_default();
         StepResult {
             summary: format!(
-                "backed up {} rows of {} tables in {} s{made}: {}{place}, {} of it new{service}",
-                manifest.database.rows(),
-                manifest.database.tables(),
+                "backed up {} in {} s{made}: {}{place}, {} of it new{service}",
+                rows_of(manifest.database.rows(), manifest.database.tables()),
                 took.as_secs(),
                 bytes::human(manifest.bytes().cast_signed()),
                 bytes::human(added.cast_signed()),

@@ -51,7 +51,7 @@ fn tell(table: &str, row: Option<&Row>, may_exclude: bool, error: TaskError) -> 
     let said = said.split_once("]. ").map_or(said.as_str(), |(said, _)| said);
     let exclude = if may_exclude && !guests::is_synapse_s(table.rsplit('.').next().unwrap_or(table)) {
         format!(
-            ", or leave the table out. In the SynapseBackup: exclude: {{tables: ['{}']}}",
+            ", or leave the table out. In the SynapseBackup (in a new one if it has no schedule): exclude: {{tables: ['{}']}}",
             table.replace('\'', "''")
         )
     } else {

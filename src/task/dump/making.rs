@@ -18,6 +18,7 @@ use crate::{
         output::progress,
         report::{Result, TaskError},
     },
+    words::counted,
 };
 
 /// Nobody uses the database yet: nobody waits for its disk, and indexes are sorted in memory.
@@ -140,7 +141,7 @@ impl<'a> Making<'a> {
         if self.indexes.is_empty() {
             return Ok(());
         }
-        progress(&format!("makes {} indexes", self.indexes.len()));
+        progress(&format!("makes {}", counted(self.indexes.len(), "index", "indexes")));
         let explain = self.explain;
         let indexes = RefCell::new(std::mem::take(&mut self.indexes).into_iter());
         let making = (0..self.at_once).map(async |_| {

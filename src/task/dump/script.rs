@@ -8,13 +8,16 @@ use super::{
     rules::{self, Verdict},
     statement::Statement,
 };
-use crate::task::{
-    report::{Result, TaskError},
-    schema::{
-        Facts,
-        belongs::{Need, needs},
-        contents,
+use crate::{
+    task::{
+        report::{Result, TaskError},
+        schema::{
+            Facts,
+            belongs::{Need, needs},
+            contents,
+        },
     },
+    words::counted,
 };
 
 /// The last thing that `pg_dump` and `pg_restore` write.
@@ -196,7 +199,8 @@ fn left_out(kind: &str, count: usize) -> String {
         "comments" | "publications" => "Synapse does not need them",
         _ => "only a superuser can make them",
     };
-    format!("of the dump, {count} statements about {kind} were left out: {why}")
+    let (statements, were) = (counted(count, "statement", "statements"), if count == 1 { "was" } else { "were" });
+    format!("of the dump, {statements} about {kind} {were} left out: {why}")
 }
 
 fn not_allowed(line: u64, what: &str, why: &str) -> TaskError {

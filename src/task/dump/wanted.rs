@@ -21,6 +21,7 @@ use crate::{
         restore::{Fit, Terms, facts_beside, place_beside, possible},
         schema::{Choice, Facts, Needed, choice, told},
     },
+    words::moment,
 };
 
 /// So much of the SQL is looked at before a restore begins, where it comes out of a repository: its first lines say of which
@@ -77,7 +78,7 @@ pub async fn check(connection: &Connection, wanted: &Wanted, step: &str) -> Resu
         summary: format!(
             "would restore the dump {} of {} ({}); {}; {} is free, about {} needed",
             found.path,
-            found.taken_at,
+            moment(found.taken_at),
             bytes::human(found.bytes.cast_signed()),
             fit.present.becomes(&connection.database, Method::Beside),
             bytes::human(*free),

@@ -12,6 +12,7 @@ use crate::{
     postgres::{Explain, Result, Session},
     synapse::{schema, sequences},
     task::{backup::snapshot::ONE_TIME_KEYS, output::progress, report::TaskError},
+    words::counted,
 };
 
 /// By so much a sequence is pushed beyond what either database has used: what was handed out after the backup is known only
@@ -33,11 +34,15 @@ pub async fn bring_ahead(
 ) -> Result<Vec<String>> {
     no_one_time_keys(session).await?;
     let sequences = push_sequences(session, schema, old).await?;
-    progress(&format!("{sequences} sequences go on behind all that was ever handed out"));
+    progress(&format!(
+        "{} on behind all that was ever handed out",
+        counted(sequences, "sequence goes", "sequences go")
+    ));
     let mut notes = scheduled_tasks(session, wish).await?;
     let users = resync_device_lists(session).await?;
     if users > 0 {
-        notes.push(format!("the devices of {users} users of other homeservers are asked for anew"));
+        let users = counted(users, "user of another homeserver", "users of other homeservers");
+        notes.push(format!("the devices of {users} are asked for anew"));
     }
     Ok(notes)
 }

@@ -26,6 +26,7 @@ use crate::{
         output::progress,
         report::{Result, TaskError},
     },
+    words::rows_of,
 };
 
 const OF_SERVICE: Whose = Whose::AuthenticationService;
@@ -195,7 +196,8 @@ impl Half {
         let Checked { rows, tables, bytes } = checked;
         self.server.mark(&name, &mark.now(State::Whole)).await?;
         let summary = format!(
-            " and {rows} rows of {tables} tables of the Matrix Authentication Service into {name} ({}), beside {},",
+            " and {} of the Matrix Authentication Service into {name} ({}), beside {},",
+            rows_of(rows, tables),
             bytes::human(bytes),
             self.connection.database
         );

@@ -30,6 +30,7 @@ use crate::{
         report::{Result, StepResult, TaskError},
         stopped,
     },
+    words::{moment, rows_of},
 };
 
 /// Runs the task.
@@ -96,8 +97,9 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     };
     Ok(StepResult {
         summary: format!(
-            "restored {rows} rows of {tables} tables of {} into {name} ({}), beside {},{with_it} in {} s",
-            chosen.backup.taken_at,
+            "restored {} of {} into {name} ({}), beside {},{with_it} in {} s",
+            rows_of(rows, tables),
+            moment(chosen.backup.taken_at),
             bytes::human(bytes),
             connection.database,
             began.elapsed().as_secs()

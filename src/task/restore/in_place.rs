@@ -34,6 +34,7 @@ use crate::{
         schema::{Place, facts},
         stopped,
     },
+    words::{moment, rows_of},
 };
 
 /// As many tables are dropped at once as there are.
@@ -136,8 +137,9 @@ async fn restore(arguments: &Arguments, touched: &mut bool) -> Result<StepResult
     progress("the database is whole");
     Ok(StepResult {
         summary: format!(
-            "restored {rows} rows of {tables} tables of {} into {} ({}) in {} s",
-            chosen.backup.taken_at,
+            "restored {} of {} into {} ({}) in {} s",
+            rows_of(rows, tables),
+            moment(chosen.backup.taken_at),
             found.name,
             bytes::human(bytes),
             began.elapsed().as_secs()

@@ -29,6 +29,7 @@ use crate::{
         preflight::Check,
         report::{PreflightFindings, Result, TaskError},
     },
+    words::{moment, rows_of},
 };
 
 /// What is wanted of a restore.
@@ -108,22 +109,18 @@ fn database_plan(connection: &Connection, ready: &Ready, step: &str, method: Met
     let becomes = ready.fit.present.becomes(&connection.database, method);
     let Chosen { backup, manifest, .. } = &ready.chosen;
     let service = manifest.authentication_service.as_ref().map(|service| {
-        format!(
-            ", and {} rows of {} tables of the Matrix Authentication Service",
-            service.database.rows(),
-            service.database.tables()
-        )
+        let rows = rows_of(service.database.rows(), service.database.tables());
+        format!(", and {rows} of the Matrix Authentication Service")
     });
     let synapse = manifest.synapse_version.as_ref().map(|version| format!("Synapse {version}, ")).unwrap_or_default();
     StepPlan {
         step: step.to_owned(),
         offline: method == Method::InPlace,
         summary: format!(
-            "would restore backup {:.8} of {} ({synapse}{} rows of {} tables{}); {becomes}; {} is free, {} needed",
+            "would restore backup {:.8} of {} ({synapse}{}{}); {becomes}; {} is free, {} needed",
             backup.shown.id,
-            backup.taken_at,
-            manifest.database.rows(),
-            manifest.database.tables(),
+            moment(backup.taken_at),
+            rows_of(manifest.database.rows(), manifest.database.tables()),
             service.unwrap_or_default(),
             bytes::human(ready.free),
             bytes::human(ready.needed),

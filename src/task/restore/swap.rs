@@ -43,6 +43,7 @@ use crate::{
         authentication::AuthenticationService,
         report::{Leaves, Report, Result, StepResult, TaskError},
     },
+    words::moment,
 };
 
 /// The kubelet leaves a task that it stops fifteen seconds.
@@ -272,7 +273,7 @@ fn swapped(
             "database {} now has {} of {} ({}); {kept}{with_it}",
             found.name,
             mark.what(),
-            mark.taken_at,
+            moment(mark.taken_at),
             bytes::human(found.bytes)
         ),
         warnings,

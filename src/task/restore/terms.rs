@@ -24,6 +24,7 @@ use crate::{
         arguments::Connection,
         report::{Result, TaskError},
     },
+    words::moment,
 };
 
 /// What a restore is told of the server and of the database that is there.
@@ -220,7 +221,7 @@ fn refuse_a_second_time(connection: &Connection, terms: &Terms, databases: &[Fou
              second time, also if its object was deleted and made again: take a new name.",
             connection.database,
             mark.what(),
-            mark.at
+            moment(mark.at)
         ),
     ))
 }

@@ -3,7 +3,10 @@
 use sqlx::AssertSqlSafe;
 
 use super::choice::NotRestored;
-use crate::postgres::{Explain, Result, Session};
+use crate::{
+    postgres::{Explain, Result, Session},
+    words::counted,
+};
 
 const DOING: &str = "looking what a backup does not hold";
 
@@ -28,7 +31,7 @@ pub async fn unsaved(session: &mut Session) -> Result<Vec<NotRestored>> {
         .await
         .explain(DOING)?;
     if large_objects > 0 {
-        found.push(NotRestored::new(format!("{large_objects} large objects"), "they are not backed up"));
+        found.push(NotRestored::new(counted(large_objects, "large object", "large objects"), "they are not backed up"));
     }
     let all = |names: Vec<String>, why: &'static str| names.into_iter().map(move |what| NotRestored::new(what, why));
     found.extend(all(unlogged, "it is unlogged, so its rows are not backed up"));

@@ -6,6 +6,7 @@ use crate::{
         output::progress,
         report::{ErrorClass, Result, TaskError},
     },
+    words::counted,
 };
 
 /// Fills the materialized views of a database that has its rows: those that are wanted, by their quoted name.
@@ -34,7 +35,7 @@ pub async fn refresh(
     let mut views = empty_views(&mut session).await?;
     views.retain(|view| is_wanted(view));
     if !views.is_empty() {
-        progress(&format!("fills {} materialized views", views.len()));
+        progress(&format!("fills {}", counted(views.len(), "materialized view", "materialized views")));
     }
     loop {
         let (count, mut failed) = (views.len(), Vec::new());

@@ -25,6 +25,7 @@ use crate::{
         report::{Report, StepResult, TableResult, TaskError},
         stopped,
     },
+    words::counted,
 };
 
 /// Kept back of the time for the report and the end of the Pod.
@@ -77,7 +78,7 @@ async fn prepare<'a>(arguments: &'a Arguments, stop: &'a CancellationToken) -> R
     let mut worker = target.connect().await?;
     let ended = sessions::end_earlier(&mut worker, &target.application).await?;
     if ended > 0 {
-        progress(&format!("ended {ended} sessions of earlier attempts"));
+        progress(&format!("ended {} of earlier attempts", counted(ended, "session", "sessions")));
     }
     let mut watcher = target.connect().await?;
     preflight::check_server(&mut worker, &mut watcher).await?;

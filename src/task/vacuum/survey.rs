@@ -16,6 +16,7 @@ use crate::{
     postgres::{Result, Session, disk, relations},
     synapse::schema,
     task::report::TaskError,
+    words::counted,
 };
 
 /// What is asked for.
@@ -216,7 +217,9 @@ fn said(age: Option<SignedDuration>) -> String {
     let days = age.map(|age| age.as_hours() / 24).filter(|days| *days > 0);
     match days {
         None => "which was stated and not measured".to_owned(),
-        Some(days) => format!("which was stated and not measured, in a maintenance that is {days} days old"),
+        Some(days) => {
+            format!("which was stated and not measured, in a maintenance that is {} old", counted(days, "day", "days"))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         report::{Result, TaskError},
         restore::Source,
     },
-    words::counted,
+    words::{counted, counted_are},
 };
 
 /// It is the backup of this homeserver, and of this object where one is named.
@@ -49,7 +49,8 @@ pub async fn all(target: &Target, repository: &Repository, manifest: &Manifest) 
     let sequences = sequences_are_ahead(&mut session).await?;
     let key = signing_key_fits(&mut session, manifest).await?;
     let config = config_is_readable(repository, manifest).await?;
-    Ok(format!("{sequences} sequences are ahead of their tables, no one-time key is there, {key}, {config}"))
+    let sequences = counted_are(sequences, "sequence", "sequences");
+    Ok(format!("{sequences} ahead of their tables, no one-time key is there, {key}, {config}"))
 }
 
 async fn is_a_whole_homeserver(session: &mut Session) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::{
         output::progress,
         report::{Result, TaskError},
     },
-    words::counted_are,
+    words::{counted, counted_are},
 };
 
 /// As many are read. Others the next time: in the end all are looked at.
@@ -68,8 +68,8 @@ pub async fn check(
     };
     repository.look_at_files(&media.snapshot, look).await?;
     if let Some(link) = links.first() {
-        let count = links.len();
-        return Err(differ(format!("{count} links were stored without the files behind them, such as {link}")));
+        let count = counted(links.len(), "link was", "links were");
+        return Err(differ(format!("{count} stored without the files behind them, such as {link}")));
     }
     if (files, length) != (media.files, media.bytes) {
         return Err(differ(format!(

@@ -40,6 +40,7 @@ use crate::{
     bytes,
     postgres::{Target, programs::Programs},
     restic::Repository,
+    words::{moment, rows_of},
 };
 
 use self::prepare::{Prepared, prepare};
@@ -171,9 +172,8 @@ impl Drill {
         let Whole { checked, seen, media, warnings } = restored?;
         Ok(StepResult {
             summary: format!(
-                "restored {} rows of {} tables of backup {:.8} ({}) in {} s: the rows are as many as were backed up; {seen}",
-                checked.rows,
-                checked.tables,
+                "restored {} of backup {:.8} ({}) in {} s: the rows are as many as were backed up; {seen}",
+                rows_of(checked.rows, checked.tables),
                 self.name,
                 bytes::human(checked.bytes),
                 began.elapsed().as_secs()
@@ -196,7 +196,7 @@ impl Drill {
         let manifest = Manifest::read(repository, &self.name).await?;
         let manifest = self.manifest.insert(manifest);
         checks::is_of(manifest, source)?;
-        progress(&format!("restores the backup of {}", manifest.taken_at.0));
+        progress(&format!("restores the backup of {}", moment(manifest.taken_at.0)));
 
         let server = server::ready(&self.arguments, manifest.newest_postgres()).await?;
         let programs = Programs::of(manifest.newest_postgres()).await?;
@@ -223,7 +223,7 @@ impl Drill {
             };
             let Checked { rows, tables, .. } =
                 restored.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
-            seen = format!("{seen}, and {rows} rows of {tables} tables of the Matrix Authentication Service as well");
+            seen = format!("{seen}, and {} of the Matrix Authentication Service as well", rows_of(rows, tables));
         }
         if let Some(place) = synapse_place {
             let answered = synapse::ask(&self.arguments, place, &target, &manifest.server_name).await?;

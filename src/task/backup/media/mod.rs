@@ -33,7 +33,7 @@ use crate::{
         output::progress,
         report::{Report, Result, StepResult, TaskError},
     },
-    words::counted,
+    words::{counted, moment},
 };
 
 /// Which files, where to, and to which backup they belong.
@@ -96,7 +96,7 @@ impl Begun {
         repository.open(false).await?;
         let listing = Listing::read(repository, &arguments.destination).await?;
         let draft = Draft::find(&listing.own(&arguments.destination), arguments.of_run.as_deref())?;
-        progress(&format!("completes the backup of {}", draft.taken_at.0));
+        progress(&format!("completes the backup of {}", moment(draft.taken_at.0)));
         let parent = newest_media(&listing.ours).map(str::to_owned);
         Ok(Self { inventory: listing.inventory(), draft, parent })
     }

@@ -18,7 +18,7 @@ use crate::{
         report::{Result, StepResult, TaskError},
         restore::source::{Chosen, Source},
     },
-    words::counted_are,
+    words::{counted_are, moment},
 };
 
 /// Which backup, and where to.
@@ -82,7 +82,7 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let summary = format!(
         "{} as on {}: {}, of which {} had to be written",
         counted_are(media.files, "file of media", "files of media"),
-        backup.taken_at,
+        moment(backup.taken_at),
         bytes::human(media.bytes.cast_signed()),
         bytes::human(restored.bytes_restored.cast_signed()),
     );
