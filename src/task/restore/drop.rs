@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 
 use super::{clear::of_no_extension, mark::State, server::Server};
 use crate::{
-    postgres::{Explain, quote},
+    postgres::{Explain, Session, quote},
     task::{
         arguments::Connection,
         report::{Result, TaskError},
@@ -79,9 +79,76 @@ impl Server {
         let sql = format!("{TABLES} {} ORDER BY pg_total_relation_size(c.oid) DESC", of_no_extension("pg_class", "c"));
         let statements: Vec<String> =
             sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session.connection).await.explain(DOING)?;
+        in_passes(statements, async |statement| session.execute(statement).await.explain(DOING)).await
+    }
+}
+
+/// Makes room in a database that is to be emptied, and whose disk may be full: tables go one by one, the largest first, and only
+/// where nothing else hangs on them. What stays, stays: what empties the database says why.
+///
+/// # Errors
+/// Those of listing the tables.
+pub async fn make_room(session: &mut Session) -> Result<()> {
+    const DOING: &str = "making room in the unfinished database";
+    let sql = format!("{TABLES} {} ORDER BY pg_total_relation_size(c.oid) DESC", of_no_extension("pg_class", "c"));
+    let statements: Vec<String> =
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session.connection).await.explain(DOING)?;
+    let statements = statements.iter().map(|statement| statement.replace(" CASCADE", "")).collect();
+    let _ = in_passes(statements, async |statement| session.execute(statement).await.explain(DOING)).await;
+    Ok(())
+}
+
+/// Runs statements that free room on a disk that may be full. A `DROP TABLE` may need room itself, in the catalogs (of a table with
+/// a CHECK it writes a row of `pg_class` anew), or another table may hang on it: it is run again when others have made room.
+///
+/// # Errors
+/// The first one of a pass in which no statement succeeded.
+async fn in_passes(mut statements: Vec<String>, run: impl AsyncFnMut(&str) -> Result<()>) -> Result<()> {
+    let mut run = run;
+    while !statements.is_empty() {
+        let (all, mut first, mut again) = (statements.len(), None, Vec::new());
         for statement in statements {
-            session.execute(&statement).await.explain(DOING)?;
+            if let Err(error) = run(&statement).await {
+                first.get_or_insert(error);
+                again.push(statement);
+            }
         }
-        Ok(())
+        match first {
+            Some(error) if again.len() == all => return Err(error),
+            _ => statements = again,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Each statement needs those that are named behind it to have succeeded.
+    async fn run(needs: &[(&str, &[&str])]) -> (Result<()>, usize) {
+        let (mut done, mut runs) = (BTreeSet::new(), 0);
+        let statements = needs.iter().map(|(statement, _)| (*statement).to_owned()).collect();
+        let ended = in_passes(statements, async |statement| {
+            runs += 1;
+            let (_, before) = needs.iter().find(|(name, _)| *name == statement).expect("it is one of them");
+            match before.iter().all(|name| done.contains(*name)) {
+                true => {
+                    done.insert(statement.to_owned());
+                    Ok(())
+                }
+                false => Err(TaskError::terminal("DiskFull", statement)),
+            }
+        });
+        (ended.await, runs)
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_run_again_when_others_have_made_some() {
+        assert_eq!(run(&[("a", &["c"]), ("b", &["a"]), ("c", &[])]).await, (Ok(()), 5));
+        let (ended, runs) = run(&[("a", &[]), ("b", &["never"]), ("c", &["never"])]).await;
+        assert_eq!((ended.unwrap_err().message.as_str(), runs), ("b", 5), "it ends");
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Arguments, ahead,
     check::{Checked, check},
-    clear,
+    clear, drop,
     existing::Present,
     fill::Filling,
     mark::{Mark, State},
@@ -255,13 +255,14 @@ pub async fn clear(arguments: ClearArguments, stop: &CancellationToken) -> Repor
 
 /// Empties a database whose mark says that it is unfinished, and takes the mark away; false: there is none.
 ///
-/// Two transactions: the first one frees room on a disk that is full, and the second one may need some.
+/// The last transaction may need room on a disk that is full, as the one before may: the large tables go first, each by itself.
 async fn empty(connection: &Connection, administrator: &Administrator) -> Result<bool> {
     let mut server = Server::connect_in_place(connection, administrator).await?;
     take(&mut server, connection).await?;
     let found = server.databases().await?;
     let found = here(&found, connection)?;
     let Some(mark) = found.mark.as_ref().filter(|mark| mark.is_filling()) else { return Ok(false) };
+    drop::make_room(server.session()).await?;
     let statements = clear::statements(server.session(), None).await?;
     server.at_once(&statements, "emptying the unfinished database").await?;
     let before = mark.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote::literal);
