@@ -8,6 +8,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use super::server::programs;
+
 /// A shell starts the program and waits for the end of its standard input: the pipe closes when the tests end, also by a
 /// panic or SIGKILL. Then it stops the program, which a test may have left asleep, and removes the directory.
 const GUARDIAN: &str = r#"signal=$1 directory=$2; shift 2
@@ -77,9 +79,10 @@ impl Drop for Daemon {
     }
 }
 
-/// PostgreSQL refuses to run as root.
+/// PostgreSQL refuses to run as root. Its package makes the user, so it is installed first.
 fn as_postgres() -> &'static [&'static str] {
     if rustix::process::geteuid().is_root() {
+        programs();
         &["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
     } else {
         &[]
@@ -107,6 +110,7 @@ pub fn new_directory() -> PathBuf {
 
 pub(super) fn give_to_postgres(path: &Path) {
     if rustix::process::geteuid().is_root() {
+        programs();
         let done = Command::new("chown").args(["-R", "postgres:postgres"]).arg(path).status().expect("chown");
         assert!(done.success());
     }
