@@ -61,6 +61,13 @@ pub fn explain(repository: &Repository, doing: &str, status: ExitStatus, stderr:
     }
 }
 
+/// The error of a restic that stores. Others store beside it, and not every storage hides a file until all of it is written (an
+/// older `rclone serve restic`): an index that is no whole one yet is one at the next try.
+pub fn while_storing(error: TaskError) -> TaskError {
+    let is_half_written = error.reason == DAMAGED && error.message.contains("LoadRaw(<index/");
+    if is_half_written { TaskError::transient(DAMAGED, error.message) } else { error }
+}
+
 /// What restic says while it goes on trying: an error, where that does not go away by itself.
 ///
 /// Of an object storage it asks for the file `config` before anything else, and for a quarter of an hour, also where the
@@ -275,6 +282,8 @@ fn is_full(said: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     const DOING: &str = "running restic cat config";
@@ -288,6 +297,19 @@ mod tests {
     /// What restic 0.18 says of its look at `config`.
     fn looked(why: &str) -> String {
         format!("Stat(<config/>) returned error, retrying after 1.080247773s: Stat: {why}")
+    }
+
+    /// What restic 0.18 says of an index that another one is writing.
+    #[test]
+    fn an_index_that_is_half_written_is_tried_again_by_who_stores() {
+        let class = |file: &str| {
+            let said = format!("LoadRaw({file}): invalid data returned");
+            let error = explain(&repository(), "storing rows", ExitStatus::from_raw(1 << 8), &said);
+            assert_eq!((error.class, error.reason.as_str()), (ErrorClass::Terminal, DAMAGED), "for who reads");
+            while_storing(error).class
+        };
+        assert_eq!(class("<index/60dd9a6c51>"), ErrorClass::Transient);
+        assert_eq!(class("<data/60dd9a6c51>"), ErrorClass::Terminal);
     }
 
     #[test]

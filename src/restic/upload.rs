@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Repository,
-    errors::{self, explain},
+    errors::{self, explain, while_storing},
     pulse::Pulse,
     said::{each_complaint, keep},
     secrets::Secrets,
@@ -100,7 +100,7 @@ impl Upload {
         };
         let (said, complained) = (self.said.await.unwrap_or_default(), self.complained.await.unwrap_or_default());
         if let Some(status) = status.filter(|status| !status.success()) {
-            return Err(explain(&self.repository, &self.what, status, &complained));
+            return Err(while_storing(explain(&self.repository, &self.what, status, &complained)));
         }
         let summary = said.lines().filter_map(|line| serde_json::from_str::<Summary>(line).ok()).next_back();
         let Some(summary) = summary else {
@@ -128,7 +128,7 @@ impl Upload {
         match self.child.wait().await {
             Ok(status) => {
                 let complained = self.complained.await.unwrap_or_default();
-                explain(&self.repository, &self.what, status, &complained)
+                while_storing(explain(&self.repository, &self.what, status, &complained))
             }
             Err(error) => errors::not_started(&error),
         }

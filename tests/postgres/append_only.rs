@@ -14,7 +14,7 @@ use crate::{
     backup::{MANIFEST, SNAPSHOTS, back_up},
     retain::retain,
     support::{
-        Database, Program, Repository, Storage, Wire,
+        Database, Finished, PATIENCE, Program, Repository, Storage, Wire,
         daemon::{self, Daemon, free_port},
     },
     verify,
@@ -34,7 +34,7 @@ async fn is_refused(task: Program) {
     assert_eq!(error.class, ErrorClass::Terminal);
     assert!(!error.message.contains(".go:") && !error.message.contains("runtime."), "{error}");
     assert!(error.message.len() < 500, "{error}");
-    assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_bucket_without_the_right_to_delete_keeps_every_backup_whole() {
         // The next night, with the locks that stay, of Pods with other names.
         let began = Instant::now();
         back_up(&database, &secret).run().await.backup();
-        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     }
     // Before there is anything to take away it is said, too, and no lock that keeps others out is among those that stay.
     storage.deny(&[""]);
@@ -88,7 +88,7 @@ async fn under_an_object_lock_a_backup_is_whole_or_gone() {
     storage.lock_objects();
     let began = Instant::now();
     back_up(&database, &secret).run().await.backup();
-    assert!(began.elapsed() < Duration::from_secs(120), "restic's own lock stays: {:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "restic's own lock stays: {:?}", began.elapsed());
     is_refused(retain(&secret).with(&["--keep-last=1"])).await;
     is_refused(delete(&secret)).await;
     assert_eq!(storage.snapshots(MANIFEST).len(), 2);
@@ -133,12 +133,23 @@ impl Server {
     }
 }
 
+/// Of a backup into that server: it is whole, or its next attempt is. Debian's rclone shows a file before it is whole, so one stream
+/// of a backup may find half of another's index. The engine tries again then.
+pub async fn is_whole(first: Finished, next: Program) {
+    let again = first.report().error.as_ref().filter(|error| error.reason == "RepositoryDamaged");
+    match again.map(|error| error.class) {
+        Some(ErrorClass::Transient) => next.run().await.backup(),
+        _ => first.backup(),
+    };
+}
+
 #[tokio::test]
 async fn an_append_only_server_keeps_every_backup_whole() {
     let server = Server::append_only("me", "p@ss/w");
     let (database, secret) = (Database::of_synapse("append_only_rest"), server.secret("me:p%40ss%2Fw"));
     for init in [&["--init"][..], &[]] {
-        back_up(&database, &secret).with(init).run().await.backup();
+        let backup = || back_up(&database, &secret);
+        is_whole(backup().with(init).run().await, backup()).await;
     }
     is_refused(retain(&secret).with(&["--keep-last=1"])).await;
     is_refused(delete(&secret)).await;

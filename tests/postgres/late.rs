@@ -107,7 +107,7 @@ async fn is_stored(name: &str, secret: &Repository, hosts: Option<&Path>, opens:
     };
     let task = task.start().until_told("restic tries again").await;
     let _wire = opens().await;
-    task.finish().await.backup();
+    append_only::is_whole(task.finish().await, back_up(&database, secret)).await;
 }
 
 #[tokio::test]
