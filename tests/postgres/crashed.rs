@@ -113,7 +113,7 @@ async fn a_server_that_is_killed_while_a_database_is_filled_has_the_old_one_as_i
             let at = format!("{victim:?} when {reached}");
             let running = wanted(&attempt.to_string()).start();
             let name = format!("synapse_keeper_ashed001_{attempt}");
-            eventually(&at, Duration::from_secs(120), async || {
+            eventually(&at, async || {
                 let (names, _) = beside(&database);
                 let sql = format!("SELECT count(*) FROM pg_class WHERE {reached} AND oid >= 16384");
                 names.contains(&name) && database.server.psql(&name, &sql).trim() != "0"

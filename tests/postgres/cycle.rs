@@ -1,7 +1,7 @@
 //! What a homeserver lives through from its first inspection to its last restore, once, on whichever PostgreSQL the tests have
 //! (`POSTGRES_MAJOR`): `tests/postgres/majors` runs these on several. All else is tested on one.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -123,8 +123,7 @@ async fn a_backup_and_a_restore_that_are_killed_leave_what_was_there() {
     let uid = "cycle-00005";
     let beside = "SELECT count(*) FROM pg_database WHERE datname LIKE 'synapse\\_keeper\\_cle00005%'";
     let running = restore(&database, &free, uid).with(&["--existing", "rename"]).start();
-    eventually("it is at work", Duration::from_secs(60), async || server().psql("postgres", beside).trim() == "1")
-        .await;
+    eventually("it is at work", async || server().psql("postgres", beside).trim() == "1").await;
     running.signal(Signal::KILL);
     running.finish().await;
     assert_eq!(database.files(), files);

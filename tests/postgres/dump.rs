@@ -508,7 +508,7 @@ async fn killed_at_any_step_the_old_database_is_as_it_was_and_a_retry_succeeds()
     let dump = dumps.dump(&database, "synapse.dump", &["-Fc"]);
     let (files, uid) = (database.files(), "dump-killed-1");
     let running = restore(&database, &dump, uid).start();
-    eventually("the new database has tables", Duration::from_secs(60), || async {
+    eventually("the new database has tables", || async {
         !left(&database, uid).is_empty() && beside(&database, uid, "0").sql("SELECT count(*) FROM pg_tables") != "62"
     })
     .await;

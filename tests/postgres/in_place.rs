@@ -1,7 +1,5 @@
 //! `task restore-database --method=in-place` and `task clear-database`: no role here may make a database.
 
-use std::time::Duration;
-
 use rustix::process::Signal;
 use synapse_keeper::task::report::Leaves;
 
@@ -205,10 +203,7 @@ async fn who_is_stopped_leaves_an_empty_database_and_who_is_killed_a_marked_one(
     let has_rows = || database.sql("SELECT count(*) FROM pg_class WHERE relname = 'events' AND relpages > 0") == "1";
     let begun = async |uid: &str| {
         let running = restore(&database, &repository, uid).start();
-        eventually("rows have come", Duration::from_secs(60), || async {
-            comment(&database).contains(FILLING) && has_rows()
-        })
-        .await;
+        eventually("rows have come", || async { comment(&database).contains(FILLING) && has_rows() }).await;
         running
     };
     let running = begun("stop-000001").await;
@@ -245,7 +240,7 @@ async fn an_unfinished_database_is_put_aside_and_never_comes_back() {
     source.sql("TRUNCATE e2e_one_time_keys_json");
     let database = Database::empty("in_place_aside");
     let mut running = restore(&database, &repository, "aside-00001").start();
-    eventually("it is marked", Duration::from_secs(60), || async { comment(&database).contains(FILLING) }).await;
+    eventually("it is marked", || async { comment(&database).contains(FILLING) }).await;
     running.child.kill().await.unwrap();
     let beside = |task: &str| database.task(task).administrator("databases").with(&["--operation", "aside-00002"]);
     let restored = beside("restore-database").of_server(&repository).with(&["--free-space", "10Gi"]).run().await;

@@ -23,9 +23,9 @@ async fn the_statement_of_a_killed_task_ends_within_seconds() {
     let database = slow("killed");
     let mut task = database.task("vacuum").with(&FULL).start().at_work(&database).await;
     task.child.kill().await.unwrap();
-    let took =
-        eventually("the statement is gone", Duration::from_secs(10), async || database.our_sessions().is_empty()).await;
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    let took = eventually("the statement is gone", async || database.our_sessions().is_empty()).await;
+    // By itself it takes a minute.
+    assert!(took < Duration::from_secs(30), "{took:?}");
     database.sql("SET lock_timeout = '1s'; SELECT count(*) FROM slow");
 }
 
@@ -41,7 +41,7 @@ async fn without_the_setting_it_would_go_on() {
         .unwrap();
     let active =
         || database.sql("SELECT pid FROM pg_stat_activity WHERE query = 'VACUUM FULL slow' AND state = 'active'");
-    eventually("VACUUM FULL is at work", Duration::from_secs(10), async || !active().is_empty()).await;
+    eventually("VACUUM FULL is at work", async || !active().is_empty()).await;
     psql.kill().await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     let pid = active();
@@ -54,9 +54,8 @@ async fn sigterm_cancels_the_statement() {
     let database = slow("sigterm");
     let task = database.task("vacuum").with(&FULL).start().at_work(&database).await;
     task.signal(Signal::TERM);
-    let took =
-        eventually("the statement is cancelled", Duration::from_secs(10), async || !database.is_vacuuming()).await;
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    let took = eventually("the statement is cancelled", async || !database.is_vacuuming()).await;
+    assert!(took < Duration::from_secs(30), "{took:?}");
     let finished = task.finish().await;
     assert_eq!(finished.refused("Stopped", &["SIGTERM"]).class, ErrorClass::Transient);
     assert_eq!(finished.code, Some(11));
@@ -118,10 +117,7 @@ async fn what_was_done_before_a_failure_is_reported() {
     let database = slow("partial");
     database.add_bloated("bloated", 30_000);
     let task = database.task("vacuum").with(&FULL).with(&["--table", "bloated"]).start().at_work(&database).await;
-    eventually("the slow table's turn", Duration::from_secs(20), async || {
-        database.our_sessions().contains("public.slow")
-    })
-    .await;
+    eventually("the slow table's turn", async || database.our_sessions().contains("public.slow")).await;
     database.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
          WHERE datname = current_database() AND state = 'active' AND query LIKE 'VACUUM (FULL)%'",

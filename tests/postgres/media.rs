@@ -1,6 +1,6 @@
 //! Media in a backup: with the database they are one backup, and until they are stored there is none.
 
-use std::{fs, io::Read, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, io::Read, os::unix::fs::PermissionsExt, path::Path};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -209,7 +209,7 @@ async fn told_to_stop_it_leaves_no_backup_and_no_lock() {
     large.set_len(16 << 30).unwrap();
     let running = media(store.path(), &repository).start();
     let locked = || fs::read_dir(repository.path().join("locks")).unwrap().next().is_some();
-    eventually("it uploads", Duration::from_secs(60), async || locked()).await;
+    eventually("it uploads", async || locked()).await;
     running.signal(Signal::TERM);
     running.finish().await.refused("Stopped", &[]);
     assert_eq!((repository.snapshots(MANIFEST), repository.snapshots(MEDIA)), (vec![], vec![]));

@@ -53,9 +53,9 @@ async fn synapse_comes_back_in_the_middle() {
     let file = database.sql("SELECT pg_relation_filenode('slow')");
     let task = database.task("vacuum").with(&FULL).with(&["--table", "slow"]).start().at_work(&database).await;
     let mut synapse = database.session("synapse", "synapse-worker").await;
-    let took =
-        eventually("our statement is cancelled", Duration::from_secs(10), async || !database.is_vacuuming()).await;
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    let took = eventually("our statement is cancelled", async || !database.is_vacuuming()).await;
+    // By itself it takes a minute.
+    assert!(took < Duration::from_secs(30), "{took:?}");
     let finished = task.finish().await;
     finished.refused("Contested", &["application synapse-worker", "cancelled and rolled back"]);
     execute(&mut synapse, "SELECT count(*) FROM slow").await;

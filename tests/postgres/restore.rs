@@ -252,7 +252,7 @@ async fn a_killed_restore_begins_again_and_leaves_nothing() {
     };
     for (attempt, signal) in [("1", Signal::KILL), ("2", Signal::TERM)] {
         let running = wanted().with(&["--attempt", attempt]).start();
-        eventually("the new database has tables", Duration::from_secs(60), || async {
+        eventually("the new database has tables", || async {
             mine().first().filter(|name| name.ends_with(attempt)).is_some_and(|name| {
                 let count = database.server.psql(name, "SELECT count(*) FROM pg_class WHERE relname = 'events'");
                 count.trim() == "1"

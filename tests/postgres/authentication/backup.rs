@@ -146,7 +146,7 @@ async fn who_upgrades_the_service_goes_first() {
     let homeserver = Homeserver::on_two_servers("mas_upgrade");
     let held = homeserver.repository.hold_streams();
     let running = homeserver.back_up().start();
-    crate::support::eventually("the tables are locked", std::time::Duration::from_secs(30), || async {
+    crate::support::eventually("the tables are locked", || async {
         homeserver.mas.our_sessions().contains("idle in transaction")
     })
     .await;

@@ -210,7 +210,7 @@ async fn a_swap_that_fails_between_two_servers_is_taken_back_by_itself() {
 
     // Told to stop in between.
     let running = homeserver.swap(uid).with(&["--attempt", "2"]).start();
-    eventually("the service's names have changed", Duration::from_secs(60), || async { !homeserver.are_old().1 }).await;
+    eventually("the service's names have changed", || async { !homeserver.are_old().1 }).await;
     running.signal(Signal::TERM);
     running.finish().await.refused("Stopped", &["has its old name again"]);
     assert_eq!(homeserver.are_old(), (true, true));
@@ -220,8 +220,7 @@ async fn a_swap_that_fails_between_two_servers_is_taken_back_by_itself() {
     for (attempt, next) in [("3", &["--back", "--attempt", "4"][..]), ("5", &["--attempt", "6"])] {
         let superuser = homeserver.superuser_of(&homeserver.synapse).await;
         let mut running = homeserver.swap(uid).with(&["--attempt", attempt]).start();
-        eventually("the service's names have changed", Duration::from_secs(60), || async { !homeserver.are_old().1 })
-            .await;
+        eventually("the service's names have changed", || async { !homeserver.are_old().1 }).await;
         running.child.kill().await.unwrap();
         assert_eq!(homeserver.are_old(), (true, false));
         drop(superuser);

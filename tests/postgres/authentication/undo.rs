@@ -1,7 +1,5 @@
 //! A swap of which nobody knows what it has done is taken back by a task that finds out; and each says what it has left.
 
-use std::time::Duration;
-
 use synapse_keeper::task::report::Leaves;
 
 use super::*;
@@ -21,7 +19,7 @@ impl Homeserver {
         let before = behind_it();
         let mut running = swap.start();
         let has_changed = || async { behind_it() != before };
-        eventually("the service's names have changed", Duration::from_secs(60), has_changed).await;
+        eventually("the service's names have changed", has_changed).await;
         running.child.kill().await.expect("it runs");
         assert_eq!(self.are_old(), (is_old, !is_old));
         // PostgreSQL may go on with what it was told: who comes next ends that first.

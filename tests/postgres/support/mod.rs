@@ -30,18 +30,18 @@ pub use synapse::{Listener, Synapse, get};
 
 use std::time::{Duration, Instant};
 
+/// Longer than anything takes on a busy machine, and much shorter than what restic, TCP and libpq wait for by themselves: a quarter of
+/// an hour or more. So a time below it says that nobody has waited for these.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Asks again and again until the answer is yes; says how long it took.
 ///
 /// # Panics
-/// If it is not yes within the time.
-pub async fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    within: Duration,
-    mut ask: impl FnMut() -> F,
-) -> Duration {
+/// If it is not yes within [`PATIENCE`].
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) -> Duration {
     let started = Instant::now();
     while !ask().await {
-        assert!(started.elapsed() < within, "not within {within:?}: {what}");
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     started.elapsed()

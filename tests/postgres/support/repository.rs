@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
-    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -60,7 +59,7 @@ pub enum Moment {
 /// Waits until a restic has come to where it is held by this file.
 pub async fn until_reached(held: &Path) {
     let reached = held.with_extension("reached");
-    eventually("restic is held", Duration::from_secs(60), async || reached.exists()).await;
+    eventually("restic is held", async || reached.exists()).await;
 }
 
 /// A folder for a repository, and the Secret that names it.

@@ -117,7 +117,7 @@ impl Server {
     pub async fn ends_sessions_of(&self, operation: &str) {
         let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%/{operation}%'");
         let ended = async || self.psql("postgres", &sessions).trim() == "0";
-        eventually("its sessions have ended", Duration::from_secs(30), ended).await;
+        eventually("its sessions have ended", ended).await;
     }
 
     /// Runs SQL as the superuser.
