@@ -57,6 +57,8 @@ pub struct Seen {
     pub last_verified: Option<Time>,
     /// Whether anybody is served. `None`: nobody looked, because an operation has it down, or there is nothing to look at.
     pub serving: Option<Serving>,
+    /// When a run of it stopped waiting for its Pods, which were not Ready again. `None`: none did.
+    pub gave_up_at: Option<Timestamp>,
     /// The Job of the inspection under way.
     pub job: Option<ObservedJob>,
     /// UIDs of the homeserver's operations that are under way.
@@ -99,7 +101,7 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
         project::workloads(&mut status, seen.generation, found, now);
     }
     if let Some(serving) = &seen.serving {
-        serving::write(&mut status, seen.generation, serving, now);
+        serving::write(&mut status, seen.generation, serving, seen.gave_up_at, now);
     }
     if !seen.asks_synapse {
         project::forget_synapse(&mut status);

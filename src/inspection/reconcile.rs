@@ -123,6 +123,8 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         let status = operation.status;
         seen.at_work.extend(status.active_run().map(|_| operation.uid.clone()));
         seen.is_down |= status.active_run().is_some_and(Run::holds_counts);
+        let is_of_it = |run: &&Run| run.synapse.as_ref().map(|pinned| &pinned.uid) == object.metadata.uid.as_ref();
+        seen.gave_up_at = seen.gave_up_at.max(status.run.as_deref().filter(is_of_it).and_then(Run::gave_up_at));
         // Only what changed the database makes the old facts old. Preflight's result is what it found.
         let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
         let changed = |run: &&Run| operation.changes_database && run.is_finished() && run.steps.iter().any(did);

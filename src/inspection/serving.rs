@@ -22,8 +22,8 @@ pub type Serving = Result<String, NotServing>;
 /// Why nobody is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotServing {
-    reason: &'static str,
-    message: String,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
 }
 
 /// Looks at the main process; where none is named, at all of Synapse's workloads. `None`: there is none.
@@ -62,16 +62,32 @@ fn judge(found: &[Found], namespace: &str) -> Option<Serving> {
     Some(Err(NotServing { reason: "NoPodReady", message }))
 }
 
-/// Writes the condition. An outage is Unknown first: a restart looks the same.
-pub fn write(status: &mut SynapseStatus, generation: i64, serving: &Serving, now: Timestamp) {
+/// Writes the condition. An outage is Unknown first: a restart looks the same. `gave_up_at`: a run stopped waiting for the
+/// Pods then. What it has left down is no restart.
+pub fn write(
+    status: &mut SynapseStatus,
+    generation: i64,
+    serving: &Serving,
+    gave_up_at: Option<Timestamp>,
+    now: Timestamp,
+) {
     let was = conditions::find(&status.conditions, Type::Serving);
     let since = was.filter(|was| was.status != "True").map(|was| (was.status == "False", was.last_transition_time.0));
+    // Nobody has seen since that somebody is served.
+    let is_left_down = gave_up_at.is_some_and(|at| was.is_none_or(|was| was.last_transition_time.0 <= at));
     let mut conditions = Conditions::new(&mut status.conditions, generation, now);
     match serving {
-        Ok(message) => drop(conditions.set(Type::Serving, true, "Serves", message)),
+        Ok(message) => {
+            if is_left_down {
+                // It was True before the downtime. It is True since now, so that the next restart is one.
+                conditions.clear(Type::Serving);
+            }
+            conditions.set(Type::Serving, true, "Serves", message);
+        }
         Err(NotServing { reason, message }) => {
-            let is_sure =
-                since.is_some_and(|(was_sure, since)| was_sure || now.duration_since(since) >= RESTARTS_WITHIN);
+            let was_long_enough =
+                |(was_sure, since): (bool, Timestamp)| was_sure || now.duration_since(since) >= RESTARTS_WITHIN;
+            let is_sure = is_left_down || since.is_some_and(was_long_enough);
             if is_sure {
                 conditions.set(Type::Serving, false, reason, message);
             } else {
@@ -141,10 +157,42 @@ mod tests {
             (&down, 261, "False"),
             (&up, 300, "True"),
         ] {
-            write(&mut status, 1, serving, at(second));
+            write(&mut status, 1, serving, None, at(second));
             let condition = conditions::find(&status.conditions, Type::Serving).unwrap();
             assert_eq!(condition.status, wanted, "at {second}");
             assert_eq!(look_again(&status).is_some(), wanted != "True");
         }
+    }
+    #[test]
+    fn what_a_run_has_left_down_is_no_restart_until_somebody_was_served() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut status = SynapseStatus::default();
+        let down: Serving = Err(NotServing { reason: "NoPodReady", message: "0 of 1".to_owned() });
+        let up: Serving = Ok("1 of 1".to_owned());
+        for (serving, gave_up_at, second, wanted) in [
+            (&up, None, 0, ("True", 0)),
+            // It was down in between, and nobody looked.
+            (&down, Some(100), 101, ("False", 101)),
+            (&up, Some(100), 110, ("True", 110)),
+            // The run is on record for long.
+            (&down, Some(100), 500, ("Unknown", 500)),
+            (&up, Some(100), 510, ("True", 510)),
+            // Again, and this time it was Ready before anybody looked.
+            (&up, Some(600), 601, ("True", 601)),
+            (&up, Some(600), 605, ("True", 601)),
+            (&down, Some(600), 700, ("Unknown", 700)),
+            (&up, Some(600), 710, ("True", 710)),
+            // It was seen while the run waited for it.
+            (&down, None, 800, ("Unknown", 800)),
+            (&down, Some(815), 816, ("False", 816)),
+        ] {
+            write(&mut status, 1, serving, gave_up_at.map(at), at(second));
+            let condition = conditions::find(&status.conditions, Type::Serving).unwrap();
+            let since = condition.last_transition_time.0.as_second();
+            assert_eq!((condition.status.as_str(), since), wanted, "at {second}");
+        }
+        let mut unknown = SynapseStatus::default();
+        write(&mut unknown, 1, &down, Some(at(100)), at(102));
+        assert!(conditions::is_false(&unknown.conditions, Type::Serving), "nobody looked before");
     }
 }

@@ -235,6 +235,13 @@ impl Run {
         self.window.as_ref().is_some_and(|window| window.not_ready.is_some() && window.ready_at.is_none())
     }
 
+    /// When it stopped waiting for the Pods, which were not Ready again. `None`: they were, or it waits, or they are down.
+    pub fn gave_up_at(&self) -> Option<Timestamp> {
+        let window = self.window.as_ref().filter(|_| self.ended_down() && !self.holds_counts())?;
+        let waited_until = || Some(window.resume_began_at.as_ref()?.0 + self.downtime.ready_within.to_signed());
+        self.finished_at.as_ref().map(|at| at.0).or_else(waited_until)
+    }
+
     /// The place of the first step that has not succeeded, of those that want the homeserver's Lease: the one that takes back
     /// what was done, where there is one.
     pub fn next_step(&self) -> Option<usize> {

@@ -337,3 +337,26 @@ fn databases_that_restores_have_left_are_told_and_one_that_is_being_filled_is_no
     let again = inspected(&status, found(healthy()), at("2026-11-22T13:00:00Z"));
     assert_eq!(conditions::find(&again.conditions, Type::DatabasesLeft), None);
 }
+
+/// With the reason that it has for who is not served.
+fn nobody_is_served() -> Option<serving::Serving> {
+    Some(Err(serving::NotServing { reason: "NoPodReady", message: "0 of 1 Pods Ready".to_owned() }))
+}
+
+#[test]
+fn a_homeserver_that_a_run_has_just_left_down_is_not_healthy() {
+    let up = Seen { serving: Some(Ok("1 of 1 Pods Ready".to_owned())), ..seen() };
+    let (healthy, _) = plan(&inspected(&SynapseStatus::default(), found(healthy()), at(NOON)), &up, at(NOON));
+    assert_eq!(ready(&healthy), ("True", "Healthy"));
+    let ended = at("2026-11-22T13:00:00Z");
+    let restarts = Seen { serving: nobody_is_served(), ..seen() };
+    let left_down = Seen { gave_up_at: Some(ended), ..restarts.clone() };
+    let (restarting, _) = plan(&healthy, &restarts, ended);
+    assert_eq!(ready(&restarting), ("True", "Healthy"), "a restart looks the same");
+    let (status, action) = plan(&healthy, &left_down, ended);
+    assert_eq!((ready(&status), kstatus(&status)), (("False", "NoPodReady"), "InProgress"));
+    assert_eq!(action, Action::Wait(SAFETY), "it is looked at again soon");
+    // The Pods may be seen before the run ends.
+    let (status, _) = plan(&restarting, &left_down, ended);
+    assert_eq!(ready(&status), ("False", "NoPodReady"));
+}

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::{
     ResourceExt,
@@ -12,7 +13,11 @@ use kube::{
 };
 use serde_json::json;
 use synapse_keeper::{
-    api::{conditions::Type, operation::Outcome},
+    api::{
+        Synapse,
+        conditions::{self, Type},
+        operation::Outcome,
+    },
     task::report::ErrorClass,
 };
 
@@ -26,7 +31,7 @@ use crate::stage::{
     ledger::{Entry, Task},
     script::{Fate, Script, Trouble, failure, success},
     tests,
-    world::{FULL, World, outcomes, workload},
+    world::{FULL, World, is, outcomes, run, workload},
 };
 
 tests![
@@ -62,6 +67,21 @@ async fn a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_tol
     let (_, end) = told(&world, "m", "Failed").await;
     assert!(end.contains("the homeserver is not Ready"), "{end}");
     assert!(world.lease().await.is_none(), "it does not wait for ever");
+    let object = world.until::<Synapse>("example", "is not served", not_served).await.expect("it is there");
+    let conditions = object.status.expect("it was just seen").conditions;
+    let ready = conditions::find(&conditions, Type::Ready).expect("it is always there");
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "NoPodReady"), "{}", ready.message);
+    let failed = world.until_maintenance("m", "is Failed", |object| is(object, Type::Failed)).await;
+    let ended = run(&failed).and_then(|run| run.finished_at.clone()).expect("it is over");
+    let took = ready.last_transition_time.0.duration_since(ended.0);
+    // What looks like a restart is no news for a minute.
+    assert!(took < SignedDuration::from_secs(50), "Healthy for {took:#} after the run");
+}
+
+/// The Synapse object says that nobody is served.
+fn not_served(object: Option<&Synapse>) -> bool {
+    let status = object.and_then(|object| object.status.as_ref());
+    status.is_some_and(|status| conditions::is_false(&status.conditions, Type::Serving))
 }
 
 async fn a_swap_that_nobody_could_try_for_a_quota_stays(stage: Arc<Stage>, test: &'static str) {
@@ -108,7 +128,7 @@ async fn pods_that_go_in_order_and_are_not_ready_are_freed_by_what_the_message_s
     world
         .until_maintenance("m", "says what frees it", |object| {
             let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            let ready = synapse_keeper::api::conditions::find(conditions, Type::Ready);
+            let ready = conditions::find(conditions, Type::Ready);
             ready.is_some_and(|ready| ready.message.contains(&free) && ready.message.contains("OrderedReady"))
         })
         .await;
