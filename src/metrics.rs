@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use crate::{
     api::{
-        SynapseBackup,
+        Synapse, SynapseBackup,
         operation::{OperationStatus, Outcome},
     },
     operation::{
@@ -56,6 +56,7 @@ pub struct Metrics {
     quiesced: Family<HomeserverLabels, Gauge>,
     unfinished: Family<HomeserverLabels, Gauge>,
     downtime: Family<HomeserverLabels, Gauge<f64, AtomicU64>>,
+    not_served_since: Family<HomeserverLabels, Gauge<i64, AtomicI64>>,
     newest_backup: Family<BackupLabels, Gauge<i64, AtomicI64>>,
     newest_verified: Family<BackupLabels, Gauge<i64, AtomicI64>>,
     runs: Family<OutcomeLabels, Counter>,
@@ -70,6 +71,7 @@ impl Default for Metrics {
             quiesced: Family::default(),
             unfinished: Family::default(),
             downtime: Family::default(),
+            not_served_since: Family::default(),
             newest_backup: Family::default(),
             newest_verified: Family::default(),
             runs: Family::default(),
@@ -96,6 +98,9 @@ impl Metrics {
         registry.register("homeserver_database_unfinished", unfinished, self.unfinished.clone());
         let downtime = "Downtime of the last run that had one";
         registry.register_with_unit("homeserver_last_downtime", downtime, Unit::Seconds, self.downtime.clone());
+        let since = "Unix time since when no Pod of the homeserver's main process is Ready. Absent while one is";
+        let not_served_since = self.not_served_since.clone();
+        registry.register_with_unit("homeserver_not_served_since", since, Unit::Seconds, not_served_since);
         let newest = "Unix time of the newest backup of a schedule, of the object's creation where there is none";
         registry.register_with_unit("backup_newest", newest, Unit::Seconds, self.newest_backup.clone());
         let verified = "Unix time of the newest backup that was restored by a drill, where that is wanted";
@@ -120,6 +125,18 @@ impl Metrics {
             if lease::kept_down(lease).is_some() {
                 self.unfinished.get_or_create(&labels).set(1);
             }
+        }
+    }
+
+    /// Notes since when homeservers do not serve.
+    pub fn synapses<'a>(&self, synapses: impl Iterator<Item = &'a Synapse>) {
+        self.not_served_since.clear();
+        for synapse in synapses {
+            let since = synapse.status.as_ref().and_then(|status| status.not_served_since.as_ref());
+            let Some(Time(since)) = since else { continue };
+            let labels =
+                HomeserverLabels { namespace: synapse.namespace().unwrap_or_default(), synapse: synapse.name_any() };
+            self.not_served_since.get_or_create(&labels).set(since.as_second());
         }
     }
 
@@ -222,6 +239,29 @@ mod tests {
         assert!(!down("down") && !down("garbled"), "{}", metrics.render());
     }
 
+    fn synapse(not_served_since: Option<&str>) -> Synapse {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "synapse-keeper.dev/v1alpha1", "kind": "Synapse",
+            "metadata": {"namespace": "matrix", "name": "example"},
+            "spec": {
+                "serverName": "example.org", "workloads": {"selector": {"matchLabels": {"app": "synapse"}}},
+                "postgres": {"host": "db", "database": "synapse", "credentials": {"secretName": "db"}},
+            },
+            "status": {"notServedSince": not_served_since},
+        }))
+        .expect("a homeserver")
+    }
+
+    #[test]
+    fn a_homeserver_that_nobody_is_served_by_has_the_time_since_when() {
+        let metrics = Metrics::default();
+        let line = "synapse_keeper_homeserver_not_served_since_seconds{namespace=\"matrix\",synapse=\"example\"} 60\n";
+        metrics.synapses([synapse(Some("1970-01-01T00:01:00Z"))].iter());
+        assert!(metrics.render().contains(line), "{}", metrics.render());
+        metrics.synapses([synapse(None)].iter());
+        assert!(!metrics.render().contains("since_seconds{"), "{}", metrics.render());
+    }
+
     fn backup(schedule: Option<&str>, newest: Option<&str>) -> SynapseBackup {
         let schedule = schedule.map(|cron| serde_json::json!({"cron": cron}));
         serde_json::from_value(serde_json::json!({
@@ -262,6 +302,7 @@ mod tests {
         let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
         metrics.downtime.get_or_create(&labels).set(1.0);
         metrics.unfinished.get_or_create(&labels).set(1);
+        metrics.synapses([synapse(Some("1970-01-01T00:01:00Z"))].iter());
         metrics.backups([backup(Some("@daily"), None)].iter());
         metrics.reconciled("Synapse", "ok");
         metrics.watch_event("Synapse");

@@ -36,6 +36,7 @@ use crate::task::report::ErrorClass;
     printcolumn(name = "Backup", type_ = "date", json_path = ".status.lastBackup"),
     printcolumn(name = "Verified", type_ = "date", json_path = ".status.lastVerified", priority = 1),
     printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation"),
+    printcolumn(name = "Down", type_ = "date", json_path = ".status.notServedSince"),
     printcolumn(name = "Inspected", type_ = "date", json_path = ".status.inspectedAt"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -267,6 +268,9 @@ pub struct SynapseStatus {
     /// When the facts above were read, by PostgreSQL's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inspected_at: Option<Time>,
+    /// Since when no Pod of the main process is Ready, a downtime of an operation included. Absent: one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_served_since: Option<Time>,
     /// The operation that holds the homeserver now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,

@@ -137,7 +137,9 @@ impl Watches {
 
     /// The controller of homeservers, and the store that it fills.
     pub fn synapse_controller(&self) -> (Store<Synapse>, Controller<Synapse>) {
-        self.controller_of_ours(forget_metadata, &self.synapses)
+        let metrics = self.metrics.clone();
+        let note = move |synapses: &Store<Synapse>| metrics.synapses(synapses.state().iter().map(AsRef::as_ref));
+        self.controller_of_ours(forget_metadata, &self.synapses, note)
     }
 
     /// The controller of a kind of operations.
@@ -146,7 +148,7 @@ impl Watches {
             forget_metadata(object);
             reconcile::forget_finished_runs(object);
         };
-        self.controller_of_ours(slim, heard)
+        self.controller_of_ours(slim, heard, |_| ())
     }
 
     /// Another controller of the backups, beside the one that fills this store.
@@ -159,10 +161,17 @@ impl Watches {
         Controller::for_stream(futures::stream::pending(), backups.clone()).watches_stream(heard, itself)
     }
 
-    /// A status is written by nobody but us, and what we write is no news to us.
-    fn controller_of_ours<K: Watched>(&self, slim: fn(&mut K), heard: &Heard<K>) -> (Store<K>, Controller<K>) {
+    /// A status is written by nobody but us, and what we write is no news to us. `note` follows the store.
+    fn controller_of_ours<K: Watched>(
+        &self,
+        slim: fn(&mut K),
+        heard: &Heard<K>,
+        note: impl Fn(&Store<K>) + Send + 'static,
+    ) -> (Store<K>, Controller<K>) {
         let wanted = predicates::generation.combine(predicates::annotations).combine(predicates::finalizers);
         let (reader, events) = self.reflected(watcher::Config::default(), slim, heard);
+        let store = reader.clone();
+        let events = events.inspect_ok(move |_| note(&store));
         let changed = events.applied_objects().predicate_filter(wanted, PredicateConfig::default());
         (reader.clone(), Controller::for_stream(self.told::<K, _, _>(changed), reader))
     }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     project,
-    serving::{self, Serving},
+    serving::{self, Downtime, Serving},
 };
 use crate::{
     api::{
@@ -57,8 +57,8 @@ pub struct Seen {
     pub last_verified: Option<Time>,
     /// Whether anybody is served. `None`: nobody looked, because an operation has it down, or there is nothing to look at.
     pub serving: Option<Serving>,
-    /// When a run of it stopped waiting for its Pods, which were not Ready again. `None`: none did.
-    pub gave_up_at: Option<Timestamp>,
+    /// The downtime that has not ended with as many Pods Ready as before.
+    pub downtime: Option<Downtime>,
     /// The Job of the inspection under way.
     pub job: Option<ObservedJob>,
     /// UIDs of the homeserver's operations that are under way.
@@ -101,7 +101,9 @@ pub fn plan(before: &SynapseStatus, seen: &Seen, now: Timestamp) -> (SynapseStat
         project::workloads(&mut status, seen.generation, found, now);
     }
     if let Some(serving) = &seen.serving {
-        serving::write(&mut status, seen.generation, serving, seen.gave_up_at, now);
+        serving::write(&mut status, seen.generation, serving, seen.downtime, now);
+    } else if seen.is_down {
+        serving::is_down(&mut status, seen.downtime, now);
     }
     if !seen.asks_synapse {
         project::forget_synapse(&mut status);

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::plan::Seen;
+use super::{plan::Seen, serving};
 use crate::{
     api::{
         conditions::{self, Conditions, Type},
@@ -302,8 +302,10 @@ pub fn ready(status: &mut SynapseStatus, seen: &Seen, now: Timestamp) {
         let left: Vec<String> = status.left_databases.iter().map(ToString::to_string).collect();
         healthy.push_str(&format!("; left by a restore: {}", left.join(", ")));
     }
+    let not_served = status.not_served_since.as_ref().map(serving::not_served);
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, now);
     if let Some(message) = &seen.kept_down {
+        let message = &not_served.map_or_else(|| message.clone(), |since| format!("{since}: {message}"));
         conditions
             .set(Type::Ready, false, "DatabaseUnfinished", message)
             .set(Type::Stalled, true, "DatabaseUnfinished", message)

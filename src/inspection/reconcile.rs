@@ -11,7 +11,8 @@ use kube::{
 
 use super::{
     plan::{Action, Seen, plan},
-    project, serving,
+    project,
+    serving::{self, Downtime},
 };
 use crate::{
     api::{
@@ -124,7 +125,9 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
         seen.at_work.extend(status.active_run().map(|_| operation.uid.clone()));
         seen.is_down |= status.active_run().is_some_and(Run::holds_counts);
         let is_of_it = |run: &&Run| run.synapse.as_ref().map(|pinned| &pinned.uid) == object.metadata.uid.as_ref();
-        seen.gave_up_at = seen.gave_up_at.max(status.run.as_deref().filter(is_of_it).and_then(Run::gave_up_at));
+        let downtime =
+            status.run.as_deref().filter(is_of_it).and_then(|run| Downtime::of(run, seen.kept_down.is_some()));
+        seen.downtime = downtime.map(|downtime| downtime.later(seen.downtime)).or(seen.downtime);
         // Only what changed the database makes the old facts old. Preflight's result is what it found.
         let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
         let changed = |run: &&Run| operation.changes_database && run.is_finished() && run.steps.iter().any(did);

@@ -2,15 +2,17 @@
 //! that left it down.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
 
 use crate::{
     api::{
         conditions::{self, Conditions, Type},
-        operation::Role,
+        operation::{Role, Run},
         synapse::{SynapseSpec, SynapseStatus},
     },
     operation::resolve::{self, Found},
+    words::moment,
 };
 
 /// A restart takes less: it is no news.
@@ -24,6 +26,30 @@ pub type Serving = Result<String, NotServing>;
 pub struct NotServing {
     pub(super) reason: &'static str,
     pub(super) message: String,
+}
+
+/// A downtime that has not ended with as many Pods Ready as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downtime {
+    pub since: Timestamp,
+    /// When its run stopped waiting for the Pods. `None`: it is under way, or the homeserver is kept down.
+    pub gave_up_at: Option<Timestamp>,
+}
+
+impl Downtime {
+    /// That of a run. `is_kept_down`: the homeserver's Lease says that the replicas stay at 0.
+    pub fn of(run: &Run, is_kept_down: bool) -> Option<Self> {
+        let window = run.window.as_ref().filter(|window| window.ready_at.is_none())?;
+        let gave_up_at = run.gave_up_at();
+        let goes_on = !run.is_finished() || is_kept_down && run.must_stay_down();
+        (goes_on || gave_up_at.is_some()).then_some(Self { since: window.recorded_at.0, gave_up_at })
+    }
+
+    /// Of those of several runs the one that counts: what is under way, or the last one.
+    pub fn later(self, other: Option<Self>) -> Self {
+        let rank = |one: &Self| (one.gave_up_at.is_none(), one.gave_up_at, one.since);
+        other.filter(|other| rank(other) > rank(&self)).unwrap_or(self)
+    }
 }
 
 /// Looks at the main process; where none is named, at all of Synapse's workloads. `None`: there is none.
@@ -45,7 +71,7 @@ fn judge(found: &[Found], namespace: &str) -> Option<Serving> {
     let (plural, name) = (first.workload.kind.plural(), &first.workload.name);
     if serving.iter().all(|one| one.replicas == 0) {
         let message = format!(
-            "nobody is served: {} is scaled to 0, and no operation has the homeserver down. To start it: kubectl -n {namespace} \
+            "{} is scaled to 0, and no operation has the homeserver down. To start it: kubectl -n {namespace} \
              scale {plural}/{name} --replicas=1",
             first.workload
         );
@@ -53,7 +79,7 @@ fn judge(found: &[Found], namespace: &str) -> Option<Serving> {
     }
     let one = serving.iter().find(|one| one.replicas > 0).unwrap_or(first);
     let message = format!(
-        "nobody is served: {} has 0 of {} Pods Ready. See why with kubectl -n {namespace} describe {} {}, and describe pods",
+        "{} has 0 of {} Pods Ready. See why with kubectl -n {namespace} describe {} {}, and describe pods",
         one.workload,
         one.replicas,
         one.workload.kind.plural(),
@@ -62,22 +88,25 @@ fn judge(found: &[Found], namespace: &str) -> Option<Serving> {
     Some(Err(NotServing { reason: "NoPodReady", message }))
 }
 
-/// Writes the condition. An outage is Unknown first: a restart looks the same. `gave_up_at`: a run stopped waiting for the
-/// Pods then. What it has left down is no restart.
+/// Writes the condition, and since when nobody is served. An outage is Unknown first: a restart looks the same. What a run has
+/// left down is no restart.
 pub fn write(
     status: &mut SynapseStatus,
     generation: i64,
     serving: &Serving,
-    gave_up_at: Option<Timestamp>,
+    downtime: Option<Downtime>,
     now: Timestamp,
 ) {
     let was = conditions::find(&status.conditions, Type::Serving);
     let since = was.filter(|was| was.status != "True").map(|was| (was.status == "False", was.last_transition_time.0));
-    // Nobody has seen since that somebody is served.
-    let is_left_down = gave_up_at.is_some_and(|at| was.is_none_or(|was| was.last_transition_time.0 <= at));
+    // An old one does not count when somebody was seen to be served since.
+    let counts = |at: Timestamp| was.is_none_or(|was| was.last_transition_time.0 <= at);
+    let downtime = downtime.filter(|downtime| downtime.gave_up_at.is_none_or(counts));
+    let is_left_down = downtime.is_some_and(|downtime| downtime.gave_up_at.is_some());
     let mut conditions = Conditions::new(&mut status.conditions, generation, now);
     match serving {
         Ok(message) => {
+            status.not_served_since = None;
             if is_left_down {
                 // It was True before the downtime. It is True since now, so that the next restart is one.
                 conditions.clear(Type::Serving);
@@ -88,6 +117,10 @@ pub fn write(
             let was_long_enough =
                 |(was_sure, since): (bool, Timestamp)| was_sure || now.duration_since(since) >= RESTARTS_WITHIN;
             let is_sure = is_left_down || since.is_some_and(was_long_enough);
+            // A release before this one wrote the condition alone.
+            let known = downtime.map(|downtime| downtime.since).or(since.map(|(_, since)| since));
+            let since = earlier(&mut status.not_served_since, known.unwrap_or(now));
+            let message = &format!("{}: {message}", not_served(since));
             if is_sure {
                 conditions.set(Type::Serving, false, reason, message);
             } else {
@@ -95,6 +128,22 @@ pub fn write(
             }
         }
     }
+}
+
+/// Since when nobody is served, in words that stay the same.
+pub fn not_served(since: &Time) -> String {
+    format!("nobody has been served since {}", moment(since.0))
+}
+
+/// An operation has the homeserver down. Nobody looks at its Pods, which are not there.
+pub fn is_down(status: &mut SynapseStatus, downtime: Option<Downtime>, now: Timestamp) {
+    earlier(&mut status.not_served_since, downtime.map_or(now, |downtime| downtime.since));
+}
+
+/// The Pods may be seen to go before the downtime is.
+fn earlier(not_served_since: &mut Option<Time>, since: Timestamp) -> &Time {
+    let known = not_served_since.take().filter(|known| known.0 <= since);
+    not_served_since.insert(known.unwrap_or(Time(since)))
 }
 
 /// When it should be looked at again. `None`: who changes the workload wakes us.
@@ -145,7 +194,7 @@ mod tests {
     fn a_restart_is_no_news_and_more_than_that_is() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut status = SynapseStatus::default();
-        let down: Serving = Err(NotServing { reason: "NoPodReady", message: "nobody is served".to_owned() });
+        let down: Serving = Err(NotServing { reason: "NoPodReady", message: "0 of 1".to_owned() });
         let up: Serving = Ok("1 of 1".to_owned());
         for (serving, second, wanted) in [
             (&up, 0, "True"),
@@ -186,13 +235,91 @@ mod tests {
             (&down, None, 800, ("Unknown", 800)),
             (&down, Some(815), 816, ("False", 816)),
         ] {
-            write(&mut status, 1, serving, gave_up_at.map(at), at(second));
+            let downtime = gave_up_at.map(|gave_up_at| Downtime { since: at(50), gave_up_at: Some(at(gave_up_at)) });
+            write(&mut status, 1, serving, downtime, at(second));
             let condition = conditions::find(&status.conditions, Type::Serving).unwrap();
             let since = condition.last_transition_time.0.as_second();
             assert_eq!((condition.status.as_str(), since), wanted, "at {second}");
         }
         let mut unknown = SynapseStatus::default();
-        write(&mut unknown, 1, &down, Some(at(100)), at(102));
+        let left_down = Downtime { since: at(50), gave_up_at: Some(at(100)) };
+        write(&mut unknown, 1, &down, Some(left_down), at(102));
         assert!(conditions::is_false(&unknown.conditions, Type::Serving), "nobody looked before");
+    }
+    #[test]
+    fn an_outage_counts_from_its_beginning_until_somebody_is_served() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut status = SynapseStatus::default();
+        let down: Serving = Err(NotServing { reason: "NoPodReady", message: "0 of 1".to_owned() });
+        let up: Serving = Ok("1 of 1".to_owned());
+        let under_way = Some(Downtime { since: at(300), gave_up_at: None });
+        let gave_up = Some(Downtime { since: at(300), gave_up_at: Some(at(340)) });
+        for (serving, downtime, second, wanted) in [
+            (&up, None, 0, None),
+            // A crash.
+            (&down, None, 100, Some(100)),
+            (&down, None, 170, Some(100)),
+            (&up, None, 180, None),
+            // A downtime, whose Pods go before it is seen, and whose run waits for them and gives up.
+            (&down, None, 301, Some(301)),
+            (&down, under_way, 320, Some(300)),
+            (&down, gave_up, 341, Some(300)),
+            (&down, gave_up, 9_000, Some(300)),
+            (&up, gave_up, 9_010, None),
+            // A crash again: that run is over.
+            (&down, gave_up, 9_500, Some(9_500)),
+        ] {
+            write(&mut status, 1, serving, downtime, at(second));
+            let since = status.not_served_since.as_ref().map(|since| since.0.as_second());
+            assert_eq!(since, wanted, "at {second}");
+            let condition = conditions::find(&status.conditions, Type::Serving).unwrap();
+            let said = wanted.map(|since| format!("nobody has been served since {}: 0 of 1", moment(at(since))));
+            assert_eq!(condition.message, said.unwrap_or_else(|| "1 of 1".to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_downtime_of_a_run_goes_on_until_its_pods_are_ready() {
+        let time = |second: i64| moment(Timestamp::from_second(second).unwrap());
+        let run = |window: serde_json::Value, more: serde_json::Value| {
+            let mut run = json!({
+                "number": 1, "trigger": "Once", "generation": 1, "startedAt": time(0), "steps": [],
+                "downtime": {"atMost": "10m", "readyWithin": "30s"},
+            });
+            let object = run.as_object_mut().unwrap();
+            object.extend(more.as_object().unwrap().clone());
+            let mut recorded = json!({"workloads": [], "recordedAt": time(10)});
+            recorded.as_object_mut().unwrap().extend(window.as_object().unwrap().clone());
+            object.insert("window".to_owned(), recorded);
+            let run: Run = serde_json::from_value(run).unwrap();
+            let seconds = |at: Timestamp| at.as_second();
+            let downtime = |is_kept_down| Downtime::of(&run, is_kept_down);
+            [false, true].map(|kept| downtime(kept).map(|one| (seconds(one.since), one.gave_up_at.map(seconds))))
+        };
+        let up = json!({"resumeBeganAt": time(20), "returnedAt": time(21)});
+        let ready = json!({"resumeBeganAt": time(20), "returnedAt": time(21), "readyAt": time(30)});
+        let not_ready = json!({"resumeBeganAt": time(20), "returnedAt": time(21), "notReady": "0 of 1"});
+        let failed = json!({"outcome": "Failed", "finishedAt": time(60)});
+        let unfinished = json!({"outcome": "Failed", "finishedAt": time(60), "unfinished": true});
+        assert_eq!(run(json!({}), json!({})), [Some((10, None)); 2], "it is down");
+        assert_eq!(run(up, json!({})), [Some((10, None)); 2], "it waits for the Pods");
+        assert_eq!(run(ready, json!({})), [None; 2]);
+        assert_eq!(run(not_ready.clone(), json!({})), [Some((10, Some(50))); 2], "it has stopped waiting");
+        assert_eq!(run(not_ready, failed.clone()), [Some((10, Some(60))); 2]);
+        assert_eq!(run(json!({}), failed), [None; 2], "it was deleted: nobody waited");
+        assert_eq!(run(json!({}), unfinished), [None, Some((10, None))], "until a person brings it back");
+    }
+
+    #[test]
+    fn the_downtime_that_is_under_way_counts_and_then_the_last_one() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let over = |since| Downtime { since: at(since), gave_up_at: Some(at(since + 30)) };
+        let under_way = Downtime { since: at(1), gave_up_at: None };
+        for (one, other, wanted) in
+            [(over(2), None, over(2)), (over(2), Some(over(5)), over(5)), (over(9), Some(under_way), under_way)]
+        {
+            assert_eq!(one.later(other), wanted);
+            assert_eq!(other.unwrap_or(one).later(Some(one)), wanted);
+        }
     }
 }

@@ -350,7 +350,8 @@ fn a_homeserver_that_a_run_has_just_left_down_is_not_healthy() {
     assert_eq!(ready(&healthy), ("True", "Healthy"));
     let ended = at("2026-11-22T13:00:00Z");
     let restarts = Seen { serving: nobody_is_served(), ..seen() };
-    let left_down = Seen { gave_up_at: Some(ended), ..restarts.clone() };
+    let downtime = serving::Downtime { since: at("2026-11-22T12:59:30Z"), gave_up_at: Some(ended) };
+    let left_down = Seen { downtime: Some(downtime), ..restarts.clone() };
     let (restarting, _) = plan(&healthy, &restarts, ended);
     assert_eq!(ready(&restarting), ("True", "Healthy"), "a restart looks the same");
     let (status, action) = plan(&healthy, &left_down, ended);
@@ -359,4 +360,27 @@ fn a_homeserver_that_a_run_has_just_left_down_is_not_healthy() {
     // The Pods may be seen before the run ends.
     let (status, _) = plan(&restarting, &left_down, ended);
     assert_eq!(ready(&status), ("False", "NoPodReady"));
+}
+
+#[test]
+fn a_downtime_counts_on_after_the_run_that_does_not_end_it() {
+    let (since, ended) = (at("2026-11-22T13:00:00Z"), at("2026-11-22T13:00:33Z"));
+    let healthy = inspected(&SynapseStatus::default(), found(healthy()), at(NOON));
+    let downtime = |gave_up_at| Some(serving::Downtime { since, gave_up_at });
+    let down = Seen { is_down: true, downtime: downtime(None), ..seen() };
+    let left_down = Seen { serving: nobody_is_served(), downtime: downtime(Some(ended)), ..seen() };
+    let kept_down = Seen { kept_down: Some("make a SynapseRestore".to_owned()), ..down.clone() };
+    let (status, _) = plan(&healthy, &down, at("2026-11-22T13:00:02Z"));
+    assert_eq!((status.not_served_since.clone(), ready(&status)), (Some(Time(since)), ("True", "Healthy")));
+    for (seen, reason) in [(&left_down, "NoPodReady"), (&kept_down, "DatabaseUnfinished")] {
+        let (first, _) = plan(&status, seen, ended);
+        let (later, _) = plan(&first, seen, at("2026-11-22T19:00:00Z"));
+        assert_eq!((later.not_served_since.clone(), ready(&later)), (Some(Time(since)), ("False", reason)));
+        assert_eq!(first.conditions, later.conditions, "nothing is written anew each second");
+        let message = &conditions::find(&later.conditions, Type::Ready).unwrap().message;
+        assert!(message.starts_with("nobody has been served since 2026-11-22T13:00:00Z: "), "{message}");
+    }
+    let up = Seen { serving: Some(Ok("1 of 1 Pods Ready".to_owned())), ..left_down };
+    let (served, _) = plan(&status, &up, at("2026-11-22T19:01:00Z"));
+    assert_eq!((served.not_served_since.clone(), ready(&served)), (None, ("True", "Healthy")));
 }

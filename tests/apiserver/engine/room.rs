@@ -19,6 +19,7 @@ use synapse_keeper::{
         operation::Outcome,
     },
     task::report::ErrorClass,
+    words::moment,
 };
 
 use super::{
@@ -56,6 +57,7 @@ async fn a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_tol
     });
     world.play(script.pods(move |_| sees.load(Ordering::SeqCst).then_some(Trouble::NeverReady)));
     let _operator = world.operator();
+    world.until_synapse_is_ready().await;
     world.maintain("m", &format!("{FULL}\ndowntime: {{readyWithin: 3s}}")).await;
     let (reason, message) = world.until_failed("m").await;
     assert_eq!(reason, "TableNotFound", "{message}");
@@ -68,14 +70,20 @@ async fn a_step_that_fails_and_a_homeserver_that_does_not_come_back_are_both_tol
     assert!(end.contains("the homeserver is not Ready"), "{end}");
     assert!(world.lease().await.is_none(), "it does not wait for ever");
     let object = world.until::<Synapse>("example", "is not served", not_served).await.expect("it is there");
-    let conditions = object.status.expect("it was just seen").conditions;
-    let ready = conditions::find(&conditions, Type::Ready).expect("it is always there");
+    let status = object.status.expect("it was just seen");
+    let ready = conditions::find(&status.conditions, Type::Ready).expect("it is always there");
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "NoPodReady"), "{}", ready.message);
     let failed = world.until_maintenance("m", "is Failed", |object| is(object, Type::Failed)).await;
-    let ended = run(&failed).and_then(|run| run.finished_at.clone()).expect("it is over");
+    let run = run(&failed).expect("it was just seen");
+    let ended = run.finished_at.clone().expect("it is over");
     let took = ready.last_transition_time.0.duration_since(ended.0);
     // What looks like a restart is no news for a minute.
     assert!(took < SignedDuration::from_secs(50), "Healthy for {took:#} after the run");
+    // The run's figure stands still, and this one counts on.
+    let began = run.window.as_ref().expect("it had a downtime").recorded_at.clone();
+    assert_eq!(status.not_served_since, Some(began.clone()), "{}", ready.message);
+    let since = format!("nobody has been served since {}: StatefulSet/main has 0 of 1 Pods Ready", moment(began.0));
+    assert!(ready.message.starts_with(&since), "{}", ready.message);
 }
 
 /// The Synapse object says that nobody is served.
