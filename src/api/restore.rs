@@ -218,22 +218,41 @@ pub struct DatabaseLeft {
     /// Namespace and name of the SynapseRestore that made it, where the database says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
+    /// The database of the Matrix Authentication Service that was restored with it, by its name. It may be on another server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication_service: Option<String>,
 }
 
 impl DatabaseLeft {
     pub fn new(name: &str, bytes: i64, restore: Option<&str>) -> Self {
-        Self { name: name.to_owned(), bytes, size: bytes::human(bytes), restore: restore.map(str::to_owned) }
+        let size = bytes::human(bytes);
+        Self { name: name.to_owned(), bytes, size, restore: restore.map(str::to_owned), authentication_service: None }
+    }
+
+    /// The same with the database of the Matrix Authentication Service, where one was restored with it.
+    #[must_use]
+    pub fn with_authentication(self, name: Option<String>) -> Self {
+        Self { authentication_service: name, ..self }
     }
 
     /// What to type to be rid of it.
     pub fn drop_statement(&self) -> String {
-        format!("DROP DATABASE {}", quote::ident(&self.name))
+        let drop = |name: &str| format!("DROP DATABASE {}", quote::ident(name));
+        match &self.authentication_service {
+            None => drop(&self.name),
+            Some(other) => {
+                format!("{}; and on the server of the Matrix Authentication Service: {}", drop(&self.name), drop(other))
+            }
+        }
     }
 }
 
 impl std::fmt::Display for DatabaseLeft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "database {} ({})", self.name, self.size)
+        write!(f, "database {} ({})", self.name, self.size)?;
+        self.authentication_service
+            .iter()
+            .try_for_each(|name| write!(f, ", with {name} of the Matrix Authentication Service,"))
     }
 }
 

@@ -232,4 +232,17 @@ mod tests {
             assert_eq!(status.left.as_ref().map(|left| left.name.as_str()), named);
         }
     }
+
+    #[test]
+    fn of_a_homeserver_with_an_authentication_service_both_databases_are_named() {
+        let left = json!({"name": "synapse_keeper_1_1", "bytes": 390 << 20, "size": "390.0 MiB", "authenticationService": "synapse_keeper_1_1_mas"});
+        let filled = json!({"name": "database", "state": "Succeeded", "attempt": 1, "result": {"summary": "restored", "beside": left}});
+        let said = message(&failed(&json!([filled]), &json!({})));
+        for words in [
+            "database synapse_keeper_1_1 (390.0 MiB), with synapse_keeper_1_1_mas of the Matrix Authentication Service, is left",
+            "DROP DATABASE \"synapse_keeper_1_1\"; and on the server of the Matrix Authentication Service: DROP DATABASE \"synapse_keeper_1_1_mas\"",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     check::{Checked, check},
     existing::{PUT_ASIDE, count, in_use},
     fill::Filling,
-    mark::{Mark, State, name_aside, name_beside},
+    mark::{Mark, State, name_aside, name_beside, of_service},
     possible::place_beside,
     server::{Administrator, Found, Rename, Server, find},
     source::Chosen,
@@ -229,7 +229,7 @@ impl Half {
 
     /// The name under which it is filled.
     pub fn name_beside(&self) -> String {
-        format!("{}_mas", name_beside(&self.connection.operation, self.connection.attempt))
+        of_service(&name_beside(&self.connection.operation, self.connection.attempt))
     }
 
     /// The database of this operation in one of these states.

@@ -12,7 +12,7 @@ use super::{
     authentication::{Half, Refill},
     check::{Checked, check},
     fill::Filling,
-    mark::{Mark, State, name_beside},
+    mark::{Mark, State, name_beside, of_service},
     possible::place_beside,
     preflight::{Ready, ready},
     server::{Administrator, Server},
@@ -104,7 +104,10 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
             connection.database,
             began.elapsed().as_secs()
         ),
-        beside: Some(DatabaseLeft::new(&name, bytes, Some(&wanted.terms.restore))),
+        beside: Some(
+            DatabaseLeft::new(&name, bytes, Some(&wanted.terms.restore))
+                .with_authentication(authentication.is_some().then(|| of_service(&name))),
+        ),
         warnings,
         seconds: Some(began.elapsed().as_secs_f64()),
         ..StepResult::default()

@@ -1,7 +1,7 @@
 //! Databases that restores have made and not swapped in: of a restore that failed, was deleted or was killed. Nobody uses them,
 //! and they take as much disk as the homeserver's own. An inspection finds them.
 
-use super::mark::{Mark, State, name_pattern};
+use super::mark::{Mark, State, name_pattern, of_service};
 use crate::{
     api::restore::DatabaseLeft,
     postgres::{Explain, Result, Session},
@@ -23,9 +23,13 @@ pub async fn left(session: &mut Session) -> Result<Vec<DatabaseLeft>> {
     .fetch_all(&mut session.connection)
     .await
     .explain("looking for databases that restores have left")?;
-    let left = rows.into_iter().filter_map(|(name, has_same_owner, comment, bytes)| {
-        let restore = is_left(has_same_owner, comment.as_deref())?;
-        Some(DatabaseLeft::new(&name, bytes, restore.as_deref()))
+    let left = rows.iter().filter_map(|(name, has_same_owner, comment, bytes)| {
+        let restore = is_left(*has_same_owner, comment.as_deref())?;
+        let has_another = comment.as_deref().and_then(Mark::read).is_some_and(|mark| mark.with_authentication);
+        // One on this server is in the list itself.
+        let elsewhere =
+            Some(of_service(name)).filter(|other| has_another && rows.iter().all(|(name, ..)| name != other));
+        Some(DatabaseLeft::new(name, *bytes, restore.as_deref()).with_authentication(elsewhere))
     });
     Ok(left.collect())
 }

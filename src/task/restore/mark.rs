@@ -147,6 +147,11 @@ pub fn name_beside(operation: &str, attempt: i32) -> String {
     format!("{}{attempt}", prefix_beside(operation))
 }
 
+/// The name of the Matrix Authentication Service's database that is filled with it.
+pub fn of_service(name: &str) -> String {
+    format!("{name}_mas")
+}
+
 /// The names of all operations' databases, as SQL's `LIKE` has it.
 pub fn name_pattern() -> String {
     format!("{}%", BESIDE.replace('_', r"\_"))

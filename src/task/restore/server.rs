@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::mark::Mark;
+use super::mark::{Mark, of_service};
 use crate::{
     api::restore::DatabaseLeft,
     postgres::{Credentials, Explain, Locale, Session, Target, lock, quote, sessions},
@@ -110,7 +110,9 @@ pub struct Found {
 impl Found {
     /// The same, for people.
     pub fn as_left(&self) -> DatabaseLeft {
+        let with_it = self.mark.as_ref().is_some_and(|mark| mark.with_authentication);
         DatabaseLeft::new(&self.name, self.bytes, self.mark.as_ref().map(|mark| mark.restore.as_str()))
+            .with_authentication(with_it.then(|| of_service(&self.name)))
     }
 
     /// What somebody else has written on it.

@@ -68,6 +68,15 @@ async fn both_come_back_and_take_their_places_together() {
         assert_eq!(homeserver.are_old(), (true, true), "nothing is replaced before the swap");
         let again = homeserver.restore(uid).with(&["--attempt", "2"]).run().await;
         assert!(again.result().summary.contains("an earlier attempt"), "{again:?}");
+        // Should the run fail now, both are named.
+        let names_both = |finished: &Finished| {
+            let name = finished.result().beside.as_ref().and_then(|left| left.authentication_service.clone());
+            let exists =
+                format!("SELECT count(*) FROM pg_database WHERE datname = '{}'", name.expect("both are named"));
+            assert_eq!(mas.server.psql("postgres", &exists).trim(), "1", "{finished:?}");
+        };
+        names_both(&restored);
+        names_both(&again);
 
         let swapped = homeserver.swap(uid).run().await;
         assert_eq!(homeserver.are_old(), (false, false));
@@ -90,6 +99,7 @@ async fn both_come_back_and_take_their_places_together() {
         assert_eq!(again.result().restored, swapped.result().restored);
         let back = homeserver.swap(uid).with(&["--back", "--attempt", "3"]).run().await;
         assert!(back.result().summary.contains("is the old database again"), "{back:?}");
+        names_both(&back);
         assert_eq!(homeserver.are_old(), (true, true));
         homeserver.swap(uid).with(&["--back", "--attempt", "4"]).run().await.result();
         homeserver.swap(uid).with(&["--attempt", "5"]).run().await.result();
