@@ -25,7 +25,7 @@ use crate::stage::{
     ledger::Entry,
     script::{Fate, Script, failure, success},
     tests,
-    world::World,
+    world::{PATIENCE, World},
 };
 
 tests![
@@ -232,7 +232,7 @@ async fn a_namespace_that_is_deleted_is_not_held_up_by_data(stage: Arc<Stage>, t
     namespaces.delete(&world.namespace, &DeleteParams::default()).await.expect("it is there");
     let is_gone = |namespace: Option<&Namespace>| namespace.is_none();
     let gone = kube::runtime::wait::await_condition(namespaces, &world.namespace, is_gone);
-    tokio::time::timeout(Duration::from_secs(120), gone).await.expect("the namespace goes").expect("an answer");
+    tokio::time::timeout(PATIENCE, gone).await.expect("the namespace goes").expect("an answer");
     assert_eq!(deletions(&world), Vec::<Vec<String>>::new());
 }
 

@@ -20,7 +20,7 @@ use crate::stage::{
     ledger::{Entry, Task},
     script::{Fate, Script, Trouble},
     tests,
-    world::{ANALYZE_AND_FULL, FULL, World, is, outcomes, run},
+    world::{ANALYZE_AND_FULL, FULL, PATIENCE, World, is, outcomes, run},
 };
 
 tests![
@@ -105,10 +105,9 @@ async fn deleted_with_a_task_on_a_lost_node(stage: Arc<Stage>, test: &'static st
     world.begin(FULL).await;
     world.place.ledger.until("the offline task runs", |entry| began(entry, Task::is_offline)).await;
     world.api::<SynapseMaintenance>().delete("m", &DeleteParams::default()).await.expect("it is there");
-    let patience = std::time::Duration::from_secs(240);
     let is_gone = |object: Option<&SynapseMaintenance>| object.is_none();
     let gone = await_condition(world.api::<SynapseMaintenance>(), "m", is_gone);
-    tokio::time::timeout(patience, gone).await.expect("the object goes").expect("an answer");
+    tokio::time::timeout(PATIENCE, gone).await.expect("the object goes").expect("an answer");
     world.until_homeserver_is_ready().await;
     assert!(world.lease().await.is_none());
 }
@@ -123,10 +122,7 @@ async fn deleted_with_its_namespace(stage: Arc<Stage>, test: &'static str) {
     let gone = kube::runtime::wait::await_condition(namespaces, &world.namespace, |namespace: Option<&Namespace>| {
         namespace.is_none()
     });
-    tokio::time::timeout(std::time::Duration::from_secs(120), gone)
-        .await
-        .expect("the namespace goes")
-        .expect("an answer");
+    tokio::time::timeout(PATIENCE, gone).await.expect("the namespace goes").expect("an answer");
 }
 
 /// A step that runs may come to its end; then the replicas come back from the record.

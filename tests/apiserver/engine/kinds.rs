@@ -12,7 +12,7 @@ use crate::stage::{
     ledger::{Entry, Task},
     script::{Fate, Script},
     tests,
-    world::{FULL, World},
+    world::{FULL, PATIENCE, World},
 };
 
 tests![the_crds_go_and_the_replicas_come_back];
@@ -70,7 +70,7 @@ async fn crds_are_gone(stage: &Stage) {
         let name = crd.name_any();
         let is_none = |crd: Option<&CustomResourceDefinition>| crd.is_none();
         let gone = await_condition(crds(stage), &name, is_none);
-        let gone = tokio::time::timeout(std::time::Duration::from_secs(120), gone).await;
+        let gone = tokio::time::timeout(PATIENCE, gone).await;
         gone.unwrap_or_else(|_| panic!("{} does not go", crd.name_any())).expect("an answer");
     }
 }

@@ -21,7 +21,7 @@ use crate::stage::{
     operator::Operator,
     script::{Fate, Script},
     tests,
-    world::{ANALYZE_AND_FULL, FULL, World, outcomes, run},
+    world::{ANALYZE_AND_FULL, FULL, PATIENCE, World, outcomes, run},
 };
 
 tests![
@@ -248,7 +248,7 @@ async fn until_metrics_say(world: &World, operator: &Operator, down: bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;
+    let seen = tokio::time::timeout(PATIENCE, seen).await;
     assert!(seen.is_ok(), "down should be {down}:\n{}", operator.metrics.render());
 }
 

@@ -28,7 +28,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
 
-use crate::stage::{Play, world::World};
+use crate::stage::{
+    Play,
+    world::{PATIENCE, World},
+};
 
 /// The longest first: the others run beside them.
 pub fn tests() -> Vec<(&'static str, Play)> {
@@ -88,7 +91,7 @@ async fn type_it(world: &World, command: &str) {
     kubectl.args(words);
     // `kubectl delete` waits for ever.
     let typed = tokio::process::Command::from(kubectl).kill_on_drop(true).output();
-    let typed = tokio::time::timeout(Duration::from_secs(60), typed).await;
+    let typed = tokio::time::timeout(PATIENCE, typed).await;
     let typed = typed.unwrap_or_else(|_| panic!("{command} does not end")).expect("kubectl");
     assert!(typed.status.success(), "{command}: {}", String::from_utf8_lossy(&typed.stderr));
 }

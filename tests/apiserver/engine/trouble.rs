@@ -17,7 +17,7 @@ use crate::stage::{
     ledger::{Entry, Task},
     script::{Fate, Script, Trouble, failure},
     tests,
-    world::{ANALYZE, ANALYZE_AND_FULL, FULL, World, is, outcomes, run},
+    world::{ANALYZE, ANALYZE_AND_FULL, FULL, PATIENCE, World, is, outcomes, run},
 };
 
 tests![
@@ -154,9 +154,8 @@ async fn a_task_on_a_lost_node_is_given_up_and_its_pod_is_named(stage: Arc<Stage
         let step = object.and_then(run).and_then(|run| run.steps.last());
         step.is_some_and(|step| step.retry_at.is_some())
     };
-    let patience = std::time::Duration::from_secs(200);
     let waits = kube::runtime::wait::await_condition(world.api::<SynapseMaintenance>(), "m", says);
-    let object = tokio::time::timeout(patience, waits).await.expect("it is given up").expect("an answer").expect("it");
+    let object = tokio::time::timeout(PATIENCE, waits).await.expect("it is given up").expect("an answer").expect("it");
     let message = run(&object).and_then(|run| run.steps.last()?.message.clone()).unwrap_or_default();
     let kubectl = format!("kubectl -n {} delete", world.namespace);
     let free = format!("{kubectl} job {job}; {kubectl} pod {pod} --force");

@@ -1,8 +1,10 @@
 //! What the kubelet saw, in the order in which it happened: the evidence for "never beside each other" and "never twice".
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt};
 
 use tokio::sync::watch;
+
+use super::world::PATIENCE;
 
 /// The task in a Job's Pod, as its arguments say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Ledger {
     pub async fn until(&self, what: &str, wanted: impl Fn(&Entry) -> bool) {
         let mut entries = self.0.subscribe();
         let found = entries.wait_for(|entries| entries.iter().any(&wanted));
-        let found = tokio::time::timeout(Duration::from_secs(120), found).await.map(drop);
+        let found = tokio::time::timeout(PATIENCE, found).await.map(drop);
         assert!(found.is_ok(), "waited in vain until {what}:\n{self}");
     }
 
