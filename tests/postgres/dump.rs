@@ -39,7 +39,7 @@ impl Dumps {
     }
 
     /// A script with something in it changed.
-    fn changed(&self, script: &Path, name: &str, change: impl Fn(String) -> String) -> PathBuf {
+    pub fn changed(&self, script: &Path, name: &str, change: impl Fn(String) -> String) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, change(fs::read_to_string(script).expect("text"))).expect("a file");
         path
@@ -76,7 +76,7 @@ fn beside(database: &Database, uid: &str, attempt: &str) -> Database {
 }
 
 /// What restores of this UID have left.
-fn left(database: &Database, uid: &str) -> String {
+pub fn left(database: &Database, uid: &str) -> String {
     let names = format!(
         "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname LIKE '{}%'",
         beside(database, uid, "").name.replace('_', "\\_")
@@ -383,7 +383,7 @@ async fn a_dump_comes_back_out_of_a_restic_repository() {
 
 impl Program {
     /// The dump is in a repository.
-    fn of_repository(self, repository: &Repository) -> Self {
+    pub fn of_repository(self, repository: &Repository) -> Self {
         let secret = repository.destination()["repositoryDir"].as_str().expect("a path").to_owned();
         self.with(&["--repository-dir", &secret]).repository_programs(repository)
     }
@@ -473,7 +473,13 @@ async fn what_is_not_all_there_or_another_server_s_is_refused() {
             "DumpIncomplete",
             &["unique index"],
         ),
-        (dumps.dump(&database, "j.sql", &["--data-only"]), "RestoreFailed", &["line ", "COPY public."]),
+        (
+            dumps.changed(&script, "j.sql", |script| {
+                script.replace("COPY public.users (name,", "COPY public.users (nobody,")
+            }),
+            "RestoreFailed",
+            &["line ", "COPY public.users"],
+        ),
         (
             dumps.changed(&script, "k.sql", |script| script.replace("database version 1", "database version 9")),
             "PostgresTooOld",

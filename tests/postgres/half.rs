@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How it came about, and what an inspection and every refusal call it.
-const HALVES: [(&str, &str, &str, &str); 3] = [
+pub const HALVES: [(&str, &str, &str, &str); 3] = [
     (
         "main",
         "DROP TABLE state_groups, state_group_edges, state_groups_state CASCADE",

@@ -11,6 +11,7 @@ mod crashed;
 mod cycle;
 mod delete;
 mod dump;
+mod dump_homeserver;
 mod exclude;
 mod for_good;
 mod full_data_folder;

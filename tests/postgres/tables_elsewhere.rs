@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Everything of Synapse's that is in `public` goes to schema `syn` of its role.
-const MOVE: &str = "\
+pub const MOVE: &str = "\
     CREATE SCHEMA syn AUTHORIZATION synapse; \
     DO $$ DECLARE statement text; BEGIN \
         FOR statement IN \

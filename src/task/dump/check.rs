@@ -18,43 +18,92 @@ use crate::{
 /// As many of what is missing are named.
 const NAMED: usize = 5;
 
-/// Looks at what Synapse would look at, and at what it would miss.
+/// What a dump is refused for, as far as it is known.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Flaws {
+    /// It makes no table.
+    pub has_rows_alone: bool,
+    /// No version of Synapse's schema is in it.
+    pub has_no_version: bool,
+    pub missing: Option<schema::Missing>,
+    /// A user of another homeserver.
+    pub foreign_user: Option<String>,
+    pub schema: Option<SchemaVersion>,
+    pub has_no_unique_index: bool,
+}
+
+impl Flaws {
+    /// Whether the dump can take the place of what is there.
+    ///
+    /// # Errors
+    /// Terminal: `NoSynapseSchema`, `DatabaseSplit`, `TablesMissing`, `ServerNameDiffers`, `SchemaTooNew`, `DumpIncomplete`.
+    pub fn refuse(&self, wanted: &Wanted, present: Present) -> Result<()> {
+        if self.has_rows_alone {
+            return Err(TaskError::terminal(
+                "DumpIncomplete",
+                "The dump has rows and makes no table: was it made with --section or --data-only? Nothing was replaced.",
+            ));
+        }
+        if self.has_no_version {
+            return Err(TaskError::terminal(
+                "NoSynapseSchema",
+                "What the dump holds is no database of Synapse: it has no table schema_version with a version in it. Nothing was \
+                 replaced.",
+            ));
+        }
+        if let Some(missing) = &self.missing {
+            return Err(missing.refused("In the dump", "Nothing was replaced."));
+        }
+        if let Some(user) = &self.foreign_user {
+            return Err(TaskError::terminal(
+                "ServerNameDiffers",
+                format!(
+                    "The dump has user {user}: it is of another homeserver than {}, and a homeserver cannot change its name. \
+                     Nothing was replaced.",
+                    wanted.server_name
+                ),
+            ));
+        }
+        if let Some(schema) = self.schema {
+            wanted.terms.accept(schema, present, "dump")?;
+        }
+        if self.has_no_unique_index {
+            return Err(TaskError::terminal(
+                "DumpIncomplete",
+                "The dump has tables and not one unique index: was it made with --section or --data-only? Nothing was replaced.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Looks at what Synapse would look at, and at what it would miss: at the end, because [`super::homeserver`] does not see all of every
+/// dump before.
 ///
 /// Returns what people should know.
 ///
 /// # Errors
-/// Terminal: `NoSynapseSchema`, `DatabaseSplit`, `TablesMissing`, `ServerNameDiffers`, `SchemaTooNew`, `DumpIncomplete`.
+/// As [`Flaws::refuse`]. Those of PostgreSQL.
 pub async fn is_of(target: &Target, wanted: &Wanted, present: Present) -> Result<Vec<String>> {
     let mut session = schema::connect(target, None).await?;
     let tables = relations::tables(&mut session).await?;
     let names: Tables = tables.iter().map(|table| table.name.as_str()).collect();
-    let Some(schema) = database::schema_version(&mut session, &names).await? else {
-        return Err(TaskError::terminal(
-            "NoSynapseSchema",
-            "What the dump holds is no database of Synapse: it has no table schema_version with a version in it. Nothing was \
-             replaced.",
-        ));
+    let schema = database::schema_version(&mut session, &names).await?;
+    let missing = schema::Missing::of(&names);
+    // Another program's users may have no such column.
+    let foreign_user = match (schema, &missing) {
+        (Some(_), None) => database::foreign_user(&mut session, &names, &wanted.server_name).await?,
+        _ => None,
     };
-    if let Some(missing) = schema::Missing::of(&names) {
-        return Err(missing.refused("In the dump", "Nothing was replaced."));
-    }
-    if let Some(user) = database::foreign_user(&mut session, &names, &wanted.server_name).await? {
-        return Err(TaskError::terminal(
-            "ServerNameDiffers",
-            format!(
-                "The dump has user {user}: it is of another homeserver than {}, and a homeserver cannot change its name. Nothing was \
-                 replaced.",
-                wanted.server_name
-            ),
-        ));
-    }
-    wanted.terms.accept(schema, present, "dump")?;
-    if unique_indexes(&mut session).await?.is_empty() {
-        return Err(TaskError::terminal(
-            "DumpIncomplete",
-            "The dump has tables and not one unique index: was it made with --section or --data-only? Nothing was replaced.",
-        ));
-    }
+    let flaws = Flaws {
+        has_rows_alone: false,
+        has_no_version: schema.is_none(),
+        missing,
+        foreign_user,
+        schema,
+        has_no_unique_index: unique_indexes(&mut session).await?.is_empty(),
+    };
+    flaws.refuse(wanted, present)?;
     let mut notes = Vec::new();
     if database::server_name(&mut session, &names).await?.is_none() {
         notes.push("nobody can tell whose the dump is: there is no user in it".to_owned());

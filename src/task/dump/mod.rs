@@ -1,9 +1,10 @@
 //! `task restore-dump`: a dump that somebody else made, beside the database that serves. Synapse goes on serving.
 //!
 //! The same as [`super::restore`] but for where the rows come from and who says what must be in it: nobody wrote a manifest. So
-//! the dump is looked at as it passes ([`script`]), and the database that it became ([`check`]).
+//! the dump is looked at as it passes ([`script`], [`homeserver`]), and the database that it became ([`check`]).
 
 mod check;
+mod homeserver;
 pub(super) mod lexer;
 mod load;
 pub mod making;

@@ -188,18 +188,19 @@ impl LeftOut {
 }
 
 /// What a statement makes.
-struct Made {
+pub struct Made {
     /// In capitals.
-    kind: String,
+    pub kind: String,
     /// Such as `table public.events`.
     shown: String,
-    name: String,
+    pub name: String,
     /// What follows the name.
-    rest: Vec<String>,
+    pub rest: Vec<String>,
 }
 
 impl Made {
-    fn by(statement: &Statement) -> Option<Self> {
+    /// `None`: it makes nothing.
+    pub fn by(statement: &Statement) -> Option<Self> {
         let first: Vec<String> = statement.tokens().take(1).collect();
         if first.first().is_none_or(|verb| verb != "CREATE") {
             return None;
@@ -219,7 +220,7 @@ impl Made {
 }
 
 /// A name at the beginning, and what follows.
-fn name(tokens: &[String]) -> (String, &[String]) {
+pub fn name(tokens: &[String]) -> (String, &[String]) {
     match tokens {
         [schema, dot, name, rest @ ..] if dot == "." => (format!("{}.{}", unquoted(schema), unquoted(name)), rest),
         [name, rest @ ..] => (unquoted(name), rest),
@@ -233,7 +234,7 @@ fn method(name: &str) -> String {
 }
 
 /// Without schema and kind.
-fn bare(name: &str) -> &str {
+pub fn bare(name: &str) -> &str {
     name.rsplit(['.', ' ']).next().unwrap_or(name)
 }
 

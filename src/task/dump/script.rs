@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    homeserver::Homeserver,
     lexer::{Lexer, Piece, Uncut},
     references::References,
     rules::{self, Verdict},
@@ -61,6 +62,7 @@ pub struct Script {
     /// Extensions that the role which restores may make.
     extensions: BTreeSet<String>,
     pub references: References,
+    pub homeserver: Homeserver,
 }
 
 impl Script {
@@ -76,6 +78,7 @@ impl Script {
             left_out: BTreeMap::new(),
             extensions: BTreeSet::new(),
             references: References::default(),
+            homeserver: Homeserver::default(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Script {
                         Verdict::Run => {
                             let is_there = self.references.is_there(&statement);
                             self.references.run(&statement);
+                            self.homeserver.run(&statement);
                             if !is_there {
                                 return Ok(Some(Act::Run(statement)));
                             }
@@ -123,7 +127,10 @@ impl Script {
                             self.references.run(&statement);
                             return Ok(Some(Act::Run(statement)));
                         }
-                        Verdict::Values(table) => return Ok(Some(Act::Insert { statement, table })),
+                        Verdict::Values(table) => {
+                            self.homeserver.insert(&statement);
+                            return Ok(Some(Act::Insert { statement, table }));
+                        }
                         Verdict::PassOver => {}
                         Verdict::Refresh(view) => {
                             self.views.insert(view);
@@ -134,12 +141,19 @@ impl Script {
                         }
                         Verdict::Rows(table) => {
                             self.lexer.expect_rows();
+                            self.homeserver.copy(&statement);
                             return Ok(Some(Act::Copy { statement, table }));
                         }
                     }
                 }
-                Piece::Rows(rows) => return Ok(Some(Act::Rows(rows))),
-                Piece::RowsEnd => return Ok(Some(Act::RowsEnd)),
+                Piece::Rows(rows) => {
+                    self.homeserver.rows(&rows);
+                    return Ok(Some(Act::Rows(rows)));
+                }
+                Piece::RowsEnd => {
+                    self.homeserver.rows_end();
+                    return Ok(Some(Act::RowsEnd));
+                }
             }
         }
         Ok(None)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    homeserver::Seen,
     reading::Reading,
     script::Script,
     source::{Found, Source},
@@ -110,19 +111,24 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
     let facts = facts_beside(&mut fit.server, &locale()).await?;
     let version = fit.server.version();
     let looked_at = if found.is_at_hand() { usize::MAX } else { LOOKED_AT };
-    let choice = match Reading::contents(&found, &fit.programs, &fit.server.target).await? {
-        None => {
-            let choice = Choice::default();
-            let script = look(reading, script(version, &choice, &facts), looked_at).await?;
-            refuse(&script.references.needed(), version)?;
-            choice
-        }
+    let contents = Reading::contents(&found, &fit.programs, &fit.server.target).await?;
+    let choice = match &contents {
+        None => Choice::default(),
+        Some(contents) => possible(&mut fit.server, contents, &locale()).await?,
+    };
+    let (mut script, is_all) = look(reading, script(version, &choice, &facts), looked_at).await?;
+    let seen = match &contents {
+        _ if is_all => Seen::All,
+        None => Seen::Part,
         Some(contents) => {
-            let choice = possible(&mut fit.server, &contents, &locale()).await?;
-            look(reading, script(version, &choice, &facts), looked_at).await?;
-            choice
+            script.homeserver.read(contents);
+            Seen::Contents
         }
     };
+    if contents.is_none() {
+        refuse(&script.references.needed(), version)?;
+    }
+    script.homeserver.flaws(&wanted.server_name, seen).refuse(wanted, fit.present)?;
     Ok(Ready { fit, found, choice, facts, needed, free })
 }
 
@@ -146,18 +152,18 @@ pub(super) fn not_restored(choice: &Choice) -> Vec<String> {
     told(&choice.left_out).into_iter().map(|line| format!("not restored: {line}")).collect()
 }
 
-/// A small dump is seen to its end.
-async fn look(mut reading: Reading, mut script: Script, looked_at: usize) -> Result<Script> {
+/// Reads so much of a dump. Returns whether that is all of it.
+async fn look(mut reading: Reading, mut script: Script, looked_at: usize) -> Result<(Script, bool)> {
     let (mut buffer, mut seen) = (Vec::new(), 0);
     while seen < looked_at {
         reading.more(&mut buffer).await?;
         if buffer.is_empty() {
             reading.finish().await?;
-            return script.finish().map(|_| script);
+            return script.finish().map(|_| (script, true));
         }
         seen += buffer.len();
         script.push(&buffer);
         while script.next_act()?.is_some() {}
     }
-    Ok(script)
+    Ok((script, false))
 }
