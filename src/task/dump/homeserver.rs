@@ -57,8 +57,8 @@ pub struct Homeserver {
     has_unique_index: bool,
     /// A statement gives tables other names than they were made with.
     is_renamed: bool,
-    /// Noted tables whose rows are not understood, whatever their schema.
-    unclear: BTreeSet<&'static str>,
+    /// Noted tables whose rows are not understood; without a schema, where no table is made for the rows.
+    unclear: BTreeSet<String>,
 }
 
 impl Default for Homeserver {
@@ -172,12 +172,13 @@ impl Homeserver {
         }
         let value = |table: &str| self.values.get(&of(table))?.first()?.parse::<i32>().ok();
         let (version, compat_version) = (value(VERSION), value(COMPAT_VERSION));
-        if !self.unclear.contains(VERSION) {
+        let is_clear = |table: &str| !self.unclear.contains(table) && !self.unclear.contains(&of(table));
+        if is_clear(VERSION) {
             flaws.has_no_version = seen == Seen::All && version.is_none();
-            let is_known = compat_version.is_some() || seen == Seen::All && !self.unclear.contains(COMPAT_VERSION);
+            let is_known = compat_version.is_some() || seen == Seen::All && is_clear(COMPAT_VERSION);
             flaws.schema = version.filter(|_| is_known).map(|version| SchemaVersion { version, compat_version });
         }
-        if !self.unclear.contains(USERS) {
+        if is_clear(USERS) {
             let mut users = self.values.get(&of(USERS)).into_iter().flatten();
             flaws.foreign_user = users.find(|user| server(user) != server_name).cloned();
         }
@@ -203,11 +204,11 @@ impl Homeserver {
 
     fn make(&mut self, name: String, rest: &[String]) {
         let table = self.full(name);
-        if let Some((noted, _)) = noted(&table) {
+        if noted(&table).is_some() {
             let has_own_rows = rest.first().is_some_and(|first| first == "(")
                 && !rest.iter().any(|word| matches!(word.as_str(), "INHERITS" | "PARTITION"));
             if !has_own_rows {
-                self.unclear.insert(noted);
+                self.unclear.insert(table.clone());
             }
             self.columns.extend(defined(rest).map(|columns| (table.clone(), columns)));
         }
@@ -222,8 +223,10 @@ impl Homeserver {
         let (listed, rest) = listed(rest);
         let columns = listed.as_ref().or_else(|| self.columns.get(&table));
         let at = columns.and_then(|columns| columns.iter().position(|name| name == column));
-        if at.is_none() || !self.tables.contains(&table) {
-            self.unclear.insert(noted);
+        if !self.tables.contains(&table) {
+            self.unclear.insert(noted.to_owned());
+        } else if at.is_none() {
+            self.unclear.insert(table.clone());
         }
         at.map(|at| (table, at, rest))
     }
@@ -233,7 +236,7 @@ impl Homeserver {
         // A user without a name is of no homeserver.
         let is_understood = noted == USERS || value.is_some_and(|value| value.parse::<i32>().is_ok());
         match (value, self.values.get_mut(table)) {
-            _ if !is_understood => drop(self.unclear.insert(noted)),
+            _ if !is_understood => drop(self.unclear.insert(table.to_owned())),
             (None, _) => {}
             (Some(value), None) => drop(self.values.insert(table.to_owned(), vec![value.to_owned()])),
             (Some(value), Some(values)) => {

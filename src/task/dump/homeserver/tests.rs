@@ -112,8 +112,11 @@ fn what_is_unclear_is_no_reason_to_refuse() {
         assert_eq!(flaws(&format!("{}{more}{INDEX}{COPIED}", half()), Seen::All).missing, None, "{why}");
     }
     // Another program's table of this name is not where Synapse looks.
-    let bridge = "CREATE TABLE bridge.schema_version (version integer);\n";
-    assert!(flaws(&format!("{}{bridge}{INDEX}{COPIED}", half()), Seen::All).missing.is_some());
+    let bridge = "CREATE TABLE bridge.schema_version (version text);\nCOPY bridge.schema_version (version) FROM stdin;\na\n\\.\n\
+        CREATE TABLE bridge.users (login text);\nCOPY bridge.users (login) FROM stdin;\na\n\\.\n";
+    let of_half = flaws(&format!("{}{bridge}{INDEX}{COPIED}", half()), Seen::All);
+    assert_eq!(of_half, Flaws { missing: of_half.missing.clone(), ..found() });
+    assert!(of_half.missing.is_some());
     let odd = COPIED.replace("X\t94", "X\tninety").replace("X\t93", "X\t\\N");
     let odd = flaws(&format!("{}{odd}{INDEX}", tables("public.")), Seen::All);
     assert_eq!((odd.has_no_version, odd.schema), (false, None));
