@@ -20,7 +20,7 @@ const SETTINGS: &str =
     "SET statement_timeout = '10min'; SET synchronous_commit = off; SET default_transaction_read_only = off";
 
 /// What holds rows, largest first: so most of the room is free soon.
-const TABLES: &str = "SELECT format('DROP %s IF EXISTS %I.%I CASCADE', \
+const TABLES: &str = "SELECT format('DROP %s IF EXISTS %I.%I', \
          CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, n.nspname, c.relname) \
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND pg_has_role(c.relowner, 'USAGE') \
@@ -76,26 +76,23 @@ impl Server {
         const DOING: &str = "emptying what an earlier attempt left";
         let mut session = self.as_owner(connection, name)?.connect().await?;
         session.execute(SETTINGS).await.explain(DOING)?;
-        let sql = format!("{TABLES} {} ORDER BY pg_total_relation_size(c.oid) DESC", of_no_extension("pg_class", "c"));
-        let statements: Vec<String> =
-            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session.connection).await.explain(DOING)?;
-        in_passes(statements, async |statement| session.execute(statement).await.explain(DOING)).await
+        drop_each(&mut session, " CASCADE", DOING).await
     }
 }
 
-/// Makes room in a database that is to be emptied, and whose disk may be full: tables go one by one, the largest first, and only
-/// where nothing else hangs on them. What stays, stays: what empties the database says why.
-///
-/// # Errors
-/// Those of listing the tables.
-pub async fn make_room(session: &mut Session) -> Result<()> {
-    const DOING: &str = "making room in the unfinished database";
+/// Makes room in a database that is to be emptied, and whose disk may be full: tables go one by one, and only where nothing else
+/// hangs on them. What stays, stays: what empties the database says why.
+pub async fn make_room(session: &mut Session) {
+    let _ = drop_each(session, "", "making room in the unfinished database").await;
+}
+
+/// Drops the tables of a database, the largest first, each in a transaction of its own. `behaviour`: what follows the name.
+async fn drop_each(session: &mut Session, behaviour: &str, doing: &str) -> Result<()> {
     let sql = format!("{TABLES} {} ORDER BY pg_total_relation_size(c.oid) DESC", of_no_extension("pg_class", "c"));
     let statements: Vec<String> =
-        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session.connection).await.explain(DOING)?;
-    let statements = statements.iter().map(|statement| statement.replace(" CASCADE", "")).collect();
-    let _ = in_passes(statements, async |statement| session.execute(statement).await.explain(DOING)).await;
-    Ok(())
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut session.connection).await.explain(doing)?;
+    in_passes(statements, async |statement| session.execute(&format!("{statement}{behaviour}")).await.explain(doing))
+        .await
 }
 
 /// Runs statements that free room on a disk that may be full. A `DROP TABLE` may need room itself, in the catalogs (of a table with
@@ -103,8 +100,7 @@ pub async fn make_room(session: &mut Session) -> Result<()> {
 ///
 /// # Errors
 /// The first one of a pass in which no statement succeeded.
-async fn in_passes(mut statements: Vec<String>, run: impl AsyncFnMut(&str) -> Result<()>) -> Result<()> {
-    let mut run = run;
+async fn in_passes(mut statements: Vec<String>, mut run: impl AsyncFnMut(&str) -> Result<()>) -> Result<()> {
     while !statements.is_empty() {
         let (all, mut first, mut again) = (statements.len(), None, Vec::new());
         for statement in statements {

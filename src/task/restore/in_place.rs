@@ -262,7 +262,7 @@ async fn empty(connection: &Connection, administrator: &Administrator) -> Result
     let found = server.databases().await?;
     let found = here(&found, connection)?;
     let Some(mark) = found.mark.as_ref().filter(|mark| mark.is_filling()) else { return Ok(false) };
-    drop::make_room(server.session()).await?;
+    drop::make_room(server.session()).await;
     let statements = clear::statements(server.session(), None).await?;
     server.at_once(&statements, "emptying the unfinished database").await?;
     let before = mark.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote::literal);
