@@ -29,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use report::{Findings, Report, TaskError};
-use watch::watched;
+use watch::{databases, watched};
 
 /// One task.
 #[derive(clap::Args)]
@@ -95,19 +95,20 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
         let stop = stop_on_signal()?;
         Ok::<_, std::io::Error>(match task.command {
             Command::Inspect(arguments) => {
-                watched(&arguments.connection.clone(), &stop, async |stop| {
+                watched(databases(&arguments.connection, None), &stop, async |stop| {
                     reading(&stop, inspect::run(arguments), |found| Findings::Inspection(Box::new(found))).await
                 })
                 .await
             }
             Command::Preflight(arguments) => {
-                watched(&arguments.connection.clone(), &stop, async |stop| {
+                watched(databases(&arguments.connection, None), &stop, async |stop| {
                     reading(&stop, preflight::run(arguments), Findings::Preflight).await
                 })
                 .await
             }
             Command::Backup(arguments) => {
-                watched(&arguments.connection.clone(), &stop, async |stop| backup::run(arguments, &stop).await).await
+                let targets = databases(&arguments.connection, arguments.authentication_service.as_ref());
+                watched(targets, &stop, async |stop| backup::run(arguments, &stop).await).await
             }
             Command::Placement(_) => Report::default(),
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
@@ -116,18 +117,29 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
             Command::RestoreDatabase(arguments) => {
-                watched(&arguments.connection.clone(), &stop, async |stop| restore::run(arguments, &stop).await).await
+                let targets = databases(&arguments.connection, arguments.wanted.authentication_service.as_ref());
+                watched(targets, &stop, async |stop| restore::run(arguments, &stop).await).await
             }
-            Command::ClearDatabase(arguments) => restore::in_place::clear(arguments, &stop).await,
+            Command::ClearDatabase(arguments) => {
+                let targets = databases(arguments.connection(), None);
+                watched(targets, &stop, async |stop| restore::in_place::clear(arguments, &stop).await).await
+            }
             Command::DeleteBackups(arguments) => unless(&stop, backup::delete::run(arguments)).await.into(),
             Command::RestoreDump(arguments) => {
-                watched(&arguments.connection.clone(), &stop, async |stop| dump::run(arguments, &stop).await.into())
+                watched(databases(&arguments.connection, None), &stop, async |stop| {
+                    dump::run(arguments, &stop).await.into()
+                })
+                .await
+            }
+            // From the databases to which it connects itself: who watches must not be in one that is renamed.
+            Command::SwapDatabase(arguments) => {
+                watched(arguments.targets(), &stop, async |stop| restore::swap::run(arguments, &stop).await).await
+            }
+            Command::Vacuum(arguments) => {
+                watched(databases(&arguments.connection, None), &stop, async |stop| vacuum::run(arguments, &stop).await)
                     .await
             }
-            Command::SwapDatabase(arguments) => restore::swap::run(arguments, &stop).await,
-            Command::Vacuum(arguments) => {
-                watched(&arguments.connection.clone(), &stop, async |stop| vacuum::run(arguments, &stop).await).await
-            }
+            // Its PostgreSQL is in its own Pod.
             Command::Verify(arguments) => verify::run(arguments, &stop).await,
         })
     })?;

@@ -7,11 +7,13 @@
 
 use std::{pin::pin, time::Duration};
 
+use futures::future::select_all;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     arguments::Connection,
+    authentication::AuthenticationService,
     report::{Report, TaskError},
 };
 use crate::postgres::{Application, Session, Target};
@@ -25,19 +27,29 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 /// How long a task may take to come to its end in order: what it says to the same server gets no answer either.
 const ENDS_WITHIN: Duration = Duration::from_secs(40);
 
-/// Runs a task. Where PostgreSQL falls silent it is told to stop, and its error is that.
+/// The databases from which a task is watched: the homeserver's, and that of the Matrix Authentication Service. What is wrong
+/// with the arguments is the task's to tell.
+pub fn databases(connection: &Connection, service: Option<&AuthenticationService>) -> Vec<Target> {
+    let of_service = service.map(|service| service.connection(connection).target());
+    [Some(connection.target()), of_service].into_iter().flatten().flatten().collect()
+}
+
+/// Runs a task. Where the PostgreSQL of one of these falls silent it is told to stop, and its error is that.
 pub async fn watched<W: Future<Output = Report>>(
-    connection: &Connection,
+    mut targets: Vec<Target>,
     stop: &CancellationToken,
     work: impl FnOnce(CancellationToken) -> W,
 ) -> Report {
     let stop_work = stop.child_token();
     let mut work = pin!(work(stop_work.clone()));
-    // What is wrong with the arguments is the task's to tell.
-    let Ok(target) = connection.target() else { return work.await };
+    // One session watches a server.
+    targets.dedup_by(|one, other| one.host == other.host && one.port == other.port);
+    if targets.is_empty() {
+        return work.await;
+    }
     let lost = tokio::select! {
         report = &mut work => return report,
-        lost = silence(&target) => lost,
+        (lost, ..) = select_all(targets.iter().map(|target| Box::pin(silence(target)))) => lost,
     };
     stop_work.cancel();
     match timeout(ENDS_WITHIN, work).await {

@@ -3,12 +3,13 @@
 
 use std::{fs, time::Instant};
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::task::report::{ErrorClass, Leaves};
 
 use crate::{
     backup::back_up,
     support::{
-        Database, Finished, Moment, PATIENCE, Program, Repository, Running, Way, Wire, eventually, until_reached,
+        Database, Finished, Moment, PASSWORD, PATIENCE, Program, Repository, Running, Server, Way, Wire, eventually,
+        execute, until_reached,
     },
 };
 
@@ -73,6 +74,22 @@ async fn in_the_middle_of_a_backup() {
 }
 
 #[tokio::test]
+async fn the_service_s_server_in_the_middle_of_a_backup() {
+    let (database, repository) = (Database::of_synapse("vanished_beside_mas"), Repository::new());
+    let mas = Database::of_authentication_service(Server::of_its_own(&[]), "vanished_mas");
+    let wire = Wire::to_port(mas.server.port).await;
+    // Behind the beginning of the watching session.
+    wire.after(9_000, Way::Stalled);
+    let backup = back_up(&database, &repository);
+    let secret = backup.mounted("mas", "mas", PASSWORD);
+    let port = wire.port.to_string();
+    let place = ["--mas-host", "127.0.0.1", "--mas-port", &port, "--mas-database", &mas.name];
+    let backup = backup.with(&place).with(&["--mas-credentials-dir", &secret]);
+    let (since, finished) = vanishes(&wire, backup.start()).await;
+    told(since, &finished);
+}
+
+#[tokio::test]
 async fn in_the_middle_of_a_restore_beside() {
     let (database, repository) = (Database::of_synapse("vanished_restore"), Repository::new());
     back_up(&database, &repository).run().await.backup();
@@ -89,6 +106,65 @@ async fn in_the_middle_of_a_restore_beside() {
         .run()
         .await
         .result();
+}
+
+/// Who watches, by the databases in which they are.
+const WATCHING: &str =
+    "SELECT string_agg(datname, ' ') FROM pg_stat_activity WHERE application_name LIKE 'synapse-keeper/watch/%'";
+
+#[tokio::test]
+async fn in_the_middle_of_a_swap() {
+    // Of its own: it is asked who watches.
+    let server = Server::of_its_own(&[]);
+    let (database, repository) = (Database::of_synapse_on(server, "vanished_swap"), Repository::new());
+    back_up(&database, &repository).run().await.backup();
+    crate::restore::restore(&database, &repository, "vanished-s").with(&["--existing", "rename"]).run().await.result();
+    let oid = database.sql("SELECT oid FROM pg_database WHERE datname = current_database()");
+    // The swap waits for this one.
+    let synapse = database.session("synapse", "synapse-main").await;
+    let wire = Wire::to_port(server.port).await;
+    let swap = |wire: &Wire| through(&database, wire, "swap-database").administrator("databases");
+    let running = swap(&wire).with(&["--operation", "vanished-s", "--existing", "rename"]).start();
+    let waits = || database.our_sessions().contains("|WITH tables AS");
+    eventually("it asks who is there", async || waits()).await;
+    eventually("it is watched", async || server.psql("postgres", WATCHING).trim() == "postgres").await;
+    wire.becomes(Way::Stalled);
+    let since = Instant::now();
+    let finished = running.finish().await;
+    told(since, &finished);
+    assert_eq!(finished.report().leaves, Some(Leaves::AsItWas), "{finished:?}");
+    wire.becomes(Way::Cut);
+    assert_eq!(database.sql("SELECT oid FROM pg_database WHERE datname = current_database()"), oid);
+    drop(synapse);
+    let again = crate::restore::swap(&database, "vanished-s").with(&["--existing", "rename", "--attempt", "2"]);
+    again.run().await.result();
+}
+
+#[tokio::test]
+async fn in_the_middle_of_emptying_a_database() {
+    let (source, repository) = (Database::of_synapse("vanished_source"), Repository::new());
+    back_up(&source, &repository).run().await.backup();
+    let database = Database::empty("vanished_clear");
+    let mut running = crate::in_place::restore(&database, &repository, "vanished-c").start();
+    let has_table = || database.sql("SELECT count(*) FROM pg_class WHERE relname = 'events'") == "1";
+    eventually("it fills it", async || has_table()).await;
+    running.child.kill().await.expect("it runs");
+    let wire = Wire::to_port(database.server.port).await;
+    // Nobody can drop the table while somebody reads it.
+    let mut reader = database.session("synapse", "synapse-keeper/reader").await;
+    execute(&mut reader, "BEGIN; LOCK TABLE events IN ACCESS SHARE MODE").await;
+    let running = through(&database, &wire, "clear-database").with(&["--operation", "vanished-c"]).start();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("it waits", async || database.sql(waits) == "1").await;
+    wire.becomes(Way::Stalled);
+    let since = Instant::now();
+    let finished = running.finish().await;
+    told(since, &finished);
+    assert_eq!(finished.report().leaves, None, "{finished:?}");
+    wire.becomes(Way::Cut);
+    drop(reader);
+    let cleared = database.task("clear-database").with(&["--operation", "vanished-c", "--attempt", "2"]).run().await;
+    assert!(cleared.result().summary.contains("is empty again"), "{cleared:?}");
 }
 
 /// Ends the sessions that hold the task's lock in the session's database; how many there were.

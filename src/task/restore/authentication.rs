@@ -99,10 +99,7 @@ impl Half {
         service: &AuthenticationService,
     ) -> Result<Self> {
         let connection = service.connection(of);
-        let own = Administrator {
-            admin_credentials_dir: service.mas_admin_credentials_dir.clone(),
-            maintenance_database: administrator.maintenance_database.clone(),
-        };
+        let own = administrator.of_service(service);
         let identity = synapse.identity().await?;
         let opened = async {
             let mut server = Server::open(&connection, &own).await?;

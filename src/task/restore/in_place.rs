@@ -230,6 +230,13 @@ pub struct ClearArguments {
     until: Option<Timestamp>,
 }
 
+impl ClearArguments {
+    /// Where the database is.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// Runs `clear-database`.
 pub async fn clear(arguments: ClearArguments, stop: &CancellationToken) -> Report {
     let left = arguments.until.map(|until| until.duration_since(Timestamp::now()).unsigned_abs());

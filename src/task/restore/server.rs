@@ -11,7 +11,7 @@ use crate::{
     synapse::database,
     task::{
         arguments::Connection,
-        authentication::Whose,
+        authentication::{AuthenticationService, Whose},
         report::{Result, TaskError},
     },
 };
@@ -40,6 +40,31 @@ impl Default for Administrator {
 }
 
 impl Administrator {
+    /// The maintenance database, for the role that makes and renames others.
+    ///
+    /// # Errors
+    /// As [`Connection::target`].
+    pub fn target(&self, connection: &Connection) -> Result<Target> {
+        self.target_in(connection, &self.maintenance_database)
+    }
+
+    fn target_in(&self, connection: &Connection, database: &str) -> Result<Target> {
+        let own = connection.target()?;
+        let credentials = match &self.admin_credentials_dir {
+            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
+            None => own.credentials.clone(),
+        };
+        Ok(Target { credentials, ..own.to(database) })
+    }
+
+    /// The same role for the server of the Matrix Authentication Service.
+    pub(super) fn of_service(&self, service: &AuthenticationService) -> Self {
+        Self {
+            admin_credentials_dir: service.mas_admin_credentials_dir.clone(),
+            maintenance_database: self.maintenance_database.clone(),
+        }
+    }
+
     /// The same as arguments of a task.
     pub fn to_args(&self) -> Vec<String> {
         let directory = self.admin_credentials_dir.iter();
@@ -151,13 +176,8 @@ impl Server {
     }
 
     async fn open_in(connection: &Connection, administrator: &Administrator, database: &str) -> Result<Self> {
-        let own = connection.target()?;
-        let credentials = match &administrator.admin_credentials_dir {
-            Some(directory) => Credentials::read_of("postgres.adminCredentials", directory)?,
-            None => own.credentials.clone(),
-        };
-        let owner = own.credentials.username.clone();
-        let target = Target { credentials, ..own.to(database) };
+        let owner = connection.target()?.credentials.username;
+        let target = administrator.target_in(connection, database)?;
         let session = target.connect().await?;
         Ok(Self { session, target, owner })
     }

@@ -36,7 +36,7 @@ use crate::{
         restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
     },
     bytes,
-    postgres::{Session, lock, relations, sessions},
+    postgres::{Session, Target, lock, relations, sessions},
     synapse::schema,
     task::{
         arguments::Connection,
@@ -72,8 +72,19 @@ pub struct Arguments {
     until: Option<Timestamp>,
 }
 
+impl Arguments {
+    /// The databases to which it connects to rename others, one or two: their servers are watched.
+    pub fn targets(&self) -> Vec<Target> {
+        let Self { connection, administrator, authentication_service, .. } = self;
+        let of_service = authentication_service
+            .as_ref()
+            .map(|service| administrator.of_service(service).target(&service.connection(connection)));
+        [Some(administrator.target(connection)), of_service].into_iter().flatten().flatten().collect()
+    }
+}
+
 /// Runs the task. It is short, and a signal that comes in the middle changes nothing: both names or none. What it has left is
-/// in its report, whatever went wrong.
+/// in its report, whatever went wrong. Where the server does not answer, that is unknown, and so says the report.
 pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
     let (mut server, mut half) = match connect(&arguments).await {
         Ok(connected) => connected,

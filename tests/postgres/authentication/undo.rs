@@ -3,11 +3,22 @@
 use synapse_keeper::task::report::Leaves;
 
 use super::*;
-use crate::support::{Finished, Program, eventually, execute};
+use crate::support::{Finished, Program, Way, Wire, eventually, execute};
 
 impl Homeserver {
     fn undo(&self, uid: &str, attempt: i32) -> Program {
         self.swap(uid).with(&["--back", "--attempt", &attempt.to_string()])
+    }
+
+    /// The server of one of the two databases is reached by a wire.
+    fn swap_through(&self, wire: &Wire, through: &Database, uid: &str) -> Program {
+        let of = ["--operation", uid, "--existing", "rename"];
+        let port = |database: &Database| if database.name == through.name { wire.port } else { database.server.port };
+        let swap = Program::task("swap-database").database("127.0.0.1", port(&self.synapse), &self.synapse.name);
+        let secret = swap.mounted("mas", "mas", crate::support::PASSWORD);
+        let service = ["--mas-host", "127.0.0.1", "--mas-database", &self.mas.name, "--mas-credentials-dir", &secret];
+        let swap = swap.with(&service).with(&["--mas-port", &port(&self.mas).to_string()]);
+        swap.administrator("databases").authentication_administrator("databases").with(&of)
     }
 
     /// Has `swap` killed when the service's names have changed and Synapse's cannot.
@@ -69,6 +80,29 @@ async fn whatever_a_killed_swap_has_done_its_undo_brings_both_back() {
     assert_eq!(homeserver.are_old(), (true, true));
     homeserver.undo(uid, 7).run().await.result();
     assert_eq!(homeserver.are_old(), (true, true), "twice is as good as once");
+}
+
+/// The service's names have changed, and nobody knows of Synapse's.
+#[tokio::test]
+async fn a_server_that_vanishes_between_the_two_swaps_leaves_a_doubt_that_the_undo_ends() {
+    let homeserver = Homeserver::on_two_servers("mas_gone").backed_up().await;
+    let uid = "gone-mas-001";
+    homeserver.restore(uid).run().await.result();
+    for vanishes in [&homeserver.synapse, &homeserver.mas] {
+        let superuser = homeserver.superuser_of(&homeserver.synapse).await;
+        let wire = Wire::to_port(vanishes.server.port).await;
+        let running = homeserver.swap_through(&wire, vanishes, uid).start();
+        let has_changed = || async { !homeserver.are_old().1 };
+        eventually("the service's names have changed", has_changed).await;
+        wire.becomes(Way::Stalled);
+        let finished = running.finish().await;
+        finished.refused("ConnectionLost", &["no sign of life", "could not be looked at or mended"]);
+        assert_eq!((leaves(&finished), homeserver.are_old()), (None, (true, false)), "{finished:?}");
+        wire.becomes(Way::Cut);
+        drop(superuser);
+        homeserver.undo(uid, 2).run().await.result();
+        assert_eq!(homeserver.are_old(), (true, true));
+    }
 }
 
 #[tokio::test]
