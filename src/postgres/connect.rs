@@ -1,4 +1,12 @@
 //! Opening a session.
+//!
+//! The sockets of our own sessions have neither keepalives nor `TCP_USER_TIMEOUT`, which those of libpq's programs have (see
+//! [`super::reach`]). sqlx 0.9 connects by itself, has no option for them, and does not show its socket. Without `unsafe` a
+//! process takes a socket by its number only with `pidfd_getfd`: containerd's default seccomp profile, which our Jobs have
+//! (`RuntimeDefault`), allows that with `CAP_SYS_PTRACE` alone, and they have no capability. A relay between a Unix socket, at
+//! which sqlx can connect, and a TCP socket of ours would copy each byte twice more. So a session of its own watches each server
+//! beside the task (`task::watch`), and ends the task when the server is silent. PostgreSQL has the same figures for its side
+//! of each connection (see [`settings`]).
 
 use std::{
     fmt,
