@@ -27,14 +27,14 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 /// How long a task may take to come to its end in order: what it says to the same server gets no answer either.
 const ENDS_WITHIN: Duration = Duration::from_secs(40);
 
-/// The databases from which a task is watched: the homeserver's, and that of the Matrix Authentication Service. What is wrong
-/// with the arguments is the task's to tell.
+/// The databases from which a task is watched: the homeserver's, and that of the Matrix Authentication Service. Arguments that are
+/// wrong are left out: the task itself reports them.
 pub fn databases(connection: &Connection, service: Option<&AuthenticationService>) -> Vec<Target> {
     let of_service = service.map(|service| service.connection(connection).target());
     [Some(connection.target()), of_service].into_iter().flatten().flatten().collect()
 }
 
-/// Runs a task. Where the PostgreSQL of one of these falls silent it is told to stop, and its error is that.
+/// Runs a task. Where the PostgreSQL of one of these falls silent it is asked to stop, and the silence is its error.
 pub async fn watched<W: Future<Output = Report>>(
     mut targets: Vec<Target>,
     stop: &CancellationToken,
