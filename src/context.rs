@@ -10,14 +10,10 @@ use std::{
 
 use kube::{
     Client, Resource,
-    api::PostParams,
     runtime::events::{Event, EventType, Recorder},
 };
 
-use crate::{
-    api::{MANAGER, conditions::truncate},
-    metrics::Metrics,
-};
+use crate::{api::conditions::truncate, metrics::Metrics};
 
 /// How the operator was installed.
 #[derive(Clone, Debug)]
@@ -31,12 +27,6 @@ pub struct Config {
     /// Longest time for one reconcile. It ends earlier than the API client's own retries, so that a dead connection is
     /// noticed; a reconcile that is cut off is the same as an operator that is killed, and as harmless.
     pub reconcile_timeout: Duration,
-}
-
-/// How every create and every replace goes out: under our name, which `managedFields` show. Without it the API server
-/// calls the writer unknown.
-pub fn in_our_name() -> PostParams {
-    PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }
 }
 
 /// Shared by all reconciles.

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod bytes;
 pub mod context;
+pub mod contract;
 pub mod controller;
 pub mod deletion;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod metrics;
 pub mod operation;
 pub mod pause;
 pub mod postgres;
+pub mod quote;
 pub mod recipes;
 pub mod requests;
 pub mod restic;

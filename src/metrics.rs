@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64},
 };
 
-use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -13,22 +13,25 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{
-    api::{
-        Synapse, SynapseBackup,
-        operation::{OperationStatus, Outcome},
-    },
-    operation::{
-        kinds,
-        lease::{self, SYNAPSE_LABEL},
-        observed::Subject,
-    },
+use crate::api::{
+    Synapse, SynapseBackup,
+    operation::{OperationStatus, Outcome},
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct HomeserverLabels {
     namespace: String,
     synapse: String,
+}
+
+/// A homeserver whose replicas are at 0 by the operator's hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Down {
+    pub namespace: String,
+    /// Name of the `Synapse` object.
+    pub synapse: String,
+    /// A restore has left its database unfinished, so nobody brings the replicas back.
+    pub unfinished: bool,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,8 +67,9 @@ pub struct Metrics {
     watch_last_event: Family<KindLabels, Gauge<i64, AtomicI64>>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Metrics of operations of these kinds.
+    pub fn new(kinds: &[&'static str]) -> Self {
         let metrics = Self {
             registry: Arc::default(),
             quiesced: Family::default(),
@@ -79,16 +83,14 @@ impl Default for Metrics {
             watch_last_event: Family::default(),
         };
         // Prometheus does not see the step from absent to 1: without zeros the first failure would raise no alert.
-        for kind in kinds::NAMES {
+        for kind in kinds {
             for outcome in ["succeeded", "skipped", "failed"] {
                 drop(metrics.runs.get_or_create(&OutcomeLabels { kind, outcome }));
             }
         }
         metrics.registered()
     }
-}
 
-impl Metrics {
     fn registered(mut self) -> Self {
         let mut registry = Registry::with_prefix("synapse_keeper");
         let quiesced = "1 while the homeserver's replicas are at 0 by our hand";
@@ -113,16 +115,14 @@ impl Metrics {
         self
     }
 
-    /// Notes which homeservers are down: those whose Lease has counts. A Lease says so whoever took them down and whoever
-    /// brings them back, before a restart of ours and after. Counts that cannot be read are counts.
-    pub fn homeservers_leases<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
+    /// Notes which homeservers are down. All others are not.
+    pub fn homeservers_down(&self, down: impl Iterator<Item = Down>) {
         self.quiesced.clear();
         self.unfinished.clear();
-        for lease in leases.filter(|lease| !matches!(lease::counts(lease), Ok(None))) {
-            let synapse = lease.labels().get(SYNAPSE_LABEL).cloned().unwrap_or_default();
-            let labels = HomeserverLabels { namespace: lease.namespace().unwrap_or_default(), synapse };
+        for Down { namespace, synapse, unfinished } in down {
+            let labels = HomeserverLabels { namespace, synapse };
             self.quiesced.get_or_create(&labels).set(1);
-            if lease::kept_down(lease).is_some() {
+            if unfinished {
                 self.unfinished.get_or_create(&labels).set(1);
             }
         }
@@ -166,22 +166,17 @@ impl Metrics {
         }
     }
 
-    /// Notes what a new status says.
-    pub fn record(&self, subject: &Subject, after: &OperationStatus) {
+    /// Notes the end of a run of an operation on a homeserver. `after` is the status with which it ended.
+    pub fn finished(&self, kind: &'static str, namespace: &str, synapse: &str, after: &OperationStatus) {
         let Some(run) = &after.run else { return };
-        let just_finished = run.is_finished() && subject.status.active_run().is_some();
-        if !just_finished {
-            return;
-        }
         let outcome = match run.outcome {
             Some(Outcome::Succeeded) => "succeeded",
             Some(Outcome::Skipped) => "skipped",
             Some(Outcome::Failed) | None => "failed",
         };
-        self.runs.get_or_create(&OutcomeLabels { kind: subject.kind, outcome }).inc();
+        self.runs.get_or_create(&OutcomeLabels { kind, outcome }).inc();
         if let Some(seconds) = after.last.as_ref().and_then(|last| last.downtime_seconds) {
-            let labels =
-                HomeserverLabels { namespace: subject.namespace.clone(), synapse: subject.request.synapse.clone() };
+            let labels = HomeserverLabels { namespace: namespace.to_owned(), synapse: synapse.to_owned() };
             self.downtime.get_or_create(&labels).set(seconds as f64);
         }
     }
@@ -212,11 +207,8 @@ mod tests {
     const RULES: &str = include_str!("../charts/synapse-keeper/templates/prometheusrule.yaml");
     const DOCUMENTED: &str = include_str!("../docs/install.md");
 
-    fn lease(synapse: &str, counts: Option<&str>) -> Lease {
-        let annotations = counts.map(|counts| serde_json::json!({"synapse-keeper.dev/counts": counts}));
-        let metadata =
-            serde_json::json!({"namespace": "matrix", "labels": {SYNAPSE_LABEL: synapse}, "annotations": annotations});
-        serde_json::from_value(serde_json::json!({"metadata": metadata})).expect("a Lease")
+    fn down(synapse: &str) -> Down {
+        Down { namespace: "matrix".to_owned(), synapse: synapse.to_owned(), unfinished: false }
     }
 
     /// Names with our prefix in a text.
@@ -226,17 +218,18 @@ mod tests {
     }
 
     #[test]
-    fn a_homeserver_is_down_while_its_lease_has_counts() {
-        let metrics = Metrics::default();
-        let down = |synapse: &str| {
-            let line = format!("homeserver_quiesced{{namespace=\"matrix\",synapse=\"{synapse}\"}} 1");
+    fn a_homeserver_that_came_back_is_not_down_any_more() {
+        let metrics = Metrics::new(&[]);
+        let has = |name: &str, synapse: &str| {
+            let line = format!("homeserver_{name}{{namespace=\"matrix\",synapse=\"{synapse}\"}} 1");
             metrics.render().contains(&line)
         };
-        let leases = [lease("online", None), lease("down", Some("[]")), lease("garbled", Some("[{]"))];
-        metrics.homeservers_leases(leases.iter());
-        assert!(!down("online") && down("down") && down("garbled"), "{}", metrics.render());
-        metrics.homeservers_leases(leases[..1].iter());
-        assert!(!down("down") && !down("garbled"), "{}", metrics.render());
+        metrics.homeservers_down([down("one"), Down { unfinished: true, ..down("other") }].into_iter());
+        assert!(has("quiesced", "one") && has("quiesced", "other"), "{}", metrics.render());
+        assert!(!has("database_unfinished", "one") && has("database_unfinished", "other"), "{}", metrics.render());
+        metrics.homeservers_down([down("one")].into_iter());
+        assert!(has("quiesced", "one") && !has("quiesced", "other"), "{}", metrics.render());
+        assert!(!has("database_unfinished", "other"), "{}", metrics.render());
     }
 
     fn synapse(not_served_since: Option<&str>) -> Synapse {
@@ -254,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_homeserver_that_nobody_is_served_by_has_the_time_since_when() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(&[]);
         let line = "synapse_keeper_homeserver_not_served_since_seconds{namespace=\"matrix\",synapse=\"example\"} 60\n";
         metrics.synapses([synapse(Some("1970-01-01T00:01:00Z"))].iter());
         assert!(metrics.render().contains(line), "{}", metrics.render());
@@ -283,7 +276,7 @@ mod tests {
             (Some("@daily"), None, Some(7)),
             (None, Some("1970-01-01T00:01:00Z"), None),
         ] {
-            let metrics = Metrics::default();
+            let metrics = Metrics::new(&[]);
             metrics.backups([backup(schedule, newest)].iter());
             let labels = "{namespace=\"matrix\",backup=\"nightly\",synapse=\"example\"}";
             let text = metrics.render();
@@ -297,8 +290,8 @@ mod tests {
 
     #[test]
     fn what_the_alerts_and_the_documentation_name_is_there() {
-        let metrics = Metrics::default();
-        metrics.homeservers_leases([lease("down", Some("[]"))].iter());
+        let metrics = Metrics::new(&[]);
+        metrics.homeservers_down([down("down")].into_iter());
         let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
         metrics.downtime.get_or_create(&labels).set(1.0);
         metrics.unfinished.get_or_create(&labels).set(1);

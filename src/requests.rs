@@ -2,10 +2,19 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use kube::{Api, api::DeleteParams};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{context::in_our_name, error::Error};
+use crate::{api::MANAGER, error::Error};
+
+/// How every create and every replace goes out: under our name, which `managedFields` show. Without it the API server
+/// calls the writer unknown.
+pub fn in_our_name() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() }
+}
 
 /// What requests answer, if they do within the time.
 ///

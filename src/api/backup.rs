@@ -15,20 +15,14 @@ use super::{
     jobs::JobSettings,
     media,
     operation::{OperationStatus, Run, any_object},
-    origins::{self, Adopter, OtherOrigin},
+    origins::{self, Adopter},
     references::SynapseRef,
     repository::Repository,
     retention::Retention,
     schedule::Schedule,
     verification::Verification,
 };
-use crate::{
-    bytes,
-    task::report::{Coverage, Verdict},
-};
-
-/// As many snapshots are listed in a status.
-const LISTED: usize = 20;
+use crate::contract::{BackupSnapshot, Coverage, OtherOrigin, Verdict};
 
 /// Backups of a homeserver, once or on a schedule.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,35 +151,6 @@ pub struct BackupStatus {
     pub verification: Option<Box<OperationStatus>>,
 }
 
-/// A backup that is whole.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct BackupSnapshot {
-    /// restic's id of the snapshot that holds the manifest: the backup's name.
-    pub id: String,
-    /// The moment that it shows, by PostgreSQL's clock.
-    pub taken_at: Option<Time>,
-    /// For people, such as `1.2 GiB`: what a restore would read.
-    pub size: String,
-    /// The same in bytes.
-    pub bytes: i64,
-    /// Bytes that came new into the repository with it.
-    pub added_bytes: i64,
-    /// How many of `bytes` are media; absent: it has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub media_bytes: Option<i64>,
-    /// The database of the Matrix Authentication Service is in it, and no more than so many seconds lie between its moment and
-    /// that of Synapse's; absent: it is not in it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub authentication_apart_seconds: Option<f64>,
-    /// PostgreSQL's major at that moment; the newer one, where there are two servers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub postgres_major: Option<i32>,
-    /// When it was last restored by a drill and found whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub verified_at: Option<Time>,
-}
-
 impl BackupStatus {
     /// Takes the engine's memory, and from a step that listed the repository what it saw.
     pub fn absorb(&mut self, mut operation: OperationStatus, adopter: &Adopter) {
@@ -308,38 +273,4 @@ fn tell_coverage(conditions: &mut Vec<Condition>, coverage: &Coverage, generatio
         (true, false) => conditions.set(Type::NotAllRestored, true, "PartsLeftOut", &message),
         (false, false) => conditions.set(Type::NotAllRestored, true, "SuperuserNeeded", &message),
     };
-}
-
-/// The backups of an object in its repository.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ListedBackups {
-    pub count: i64,
-    /// The moment of the newest that was verified, also where it is not among those below.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub verified: Option<Time>,
-    /// The newest first, at most twenty.
-    #[schemars(length(max = 20))]
-    pub newest: Vec<BackupSnapshot>,
-    /// Backups of the same homeserver that other objects made, at most twenty of these.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 20))]
-    pub others: Vec<OtherOrigin>,
-}
-
-impl ListedBackups {
-    /// Of all that are whole, the newest first.
-    pub fn new(mut all: Vec<BackupSnapshot>) -> Self {
-        let count = i64::try_from(all.len()).unwrap_or(i64::MAX);
-        let verified = all.iter().find(|backup| backup.verified_at.is_some());
-        let verified = verified.and_then(|backup| backup.taken_at.clone());
-        all.truncate(LISTED);
-        Self { count, verified, newest: all, others: Vec::new() }
-    }
-}
-
-impl BackupSnapshot {
-    pub fn new(id: String, taken_at: Option<Time>, bytes: i64, added_bytes: i64) -> Self {
-        Self { id, taken_at, size: bytes::human(bytes), bytes, added_bytes, ..Self::default() }
-    }
 }

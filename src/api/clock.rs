@@ -3,10 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{
-    backup::BackupSnapshot,
-    conditions::{Conditions, Type},
-};
+use super::conditions::{Conditions, Type};
+use crate::contract::BackupSnapshot;
 
 /// Clocks of well-kept machines differ by less.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);

@@ -44,13 +44,3 @@ pub struct DumpClaim {
     )]
     pub path: String,
 }
-
-/// The dump that a database came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RestoredDump {
-    /// On its claim or in its snapshot.
-    pub path: String,
-    /// Of the file, in hexadecimal.
-    pub sha256: String,
-}

@@ -2,22 +2,9 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::conditions::{Conditions, Type};
-
-/// Some files that were looked for, and those that are missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct MediaSample {
-    /// How many files were looked for; others each time.
-    pub looked_for: i64,
-    /// How many of them are missing.
-    pub missing: i64,
-    /// One that is missing, as Synapse's `media_store_path` has it.
-    pub example: String,
-}
+use crate::contract::MediaSample;
 
 /// Writes the condition, or removes it where no file is missing. `place`: where the files were looked for.
 pub(super) fn report(

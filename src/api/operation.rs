@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::contract::StepPlan;
 pub use run::{Failure, Outcome, PinnedSynapse, RecordedWorkload, Role, Run, Trigger, Undo, Window, restart_reserve};
-pub use step::{Cursor, DatabaseAccess, Outlived, PinnedClaim, PodTrace, StepPlan, StepState, StepStatus};
+pub use step::{Cursor, DatabaseAccess, Outlived, PinnedClaim, PodTrace, StepState, StepStatus};
 
 /// What an operation has done, is doing and will do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

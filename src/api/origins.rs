@@ -2,39 +2,14 @@
 //! of a cluster, has another.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::{
     ADOPT_ORIGINS, SynapseBackup,
     conditions::{Conditions, Type},
 };
-use crate::words::moment;
-
-/// As many others are listed.
-pub const LISTED: usize = 20;
-
-/// Backups of the same homeserver that another object has made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct OtherOrigin {
-    /// UID of that object.
-    pub uid: String,
-    /// How many there are.
-    pub count: i64,
-    /// The moment of the newest, by PostgreSQL's clock.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub newest: Option<Time>,
-}
-
-impl std::fmt::Display for OtherOrigin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {}", self.count, self.uid)?;
-        self.newest.iter().try_for_each(|newest| write!(f, " (the newest of {})", moment(newest.0)))
-    }
-}
+use crate::contract::OtherOrigin;
 
 impl SynapseBackup {
     /// The origins that the annotation adopts. What is no UID is left out: it stays among the others.
@@ -108,6 +83,8 @@ pub(super) fn tell(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
     use crate::api::{SynapseBackupSpec, conditions};
 

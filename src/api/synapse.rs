@@ -5,8 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{jobs::JobSettings, postgres::Postgres, references::KeyOfSecret, restore::DatabaseLeft};
-use crate::task::report::ErrorClass;
+use super::{jobs::JobSettings, postgres::Postgres, references::KeyOfSecret};
+use crate::contract::{DatabaseLeft, ErrorClass, TableFacts};
 
 /// A Matrix Synapse homeserver that is already running on this cluster.
 ///
@@ -292,22 +292,6 @@ pub struct Locale {
     pub encoding: String,
     pub collate: String,
     pub ctype: String,
-}
-
-/// What PostgreSQL says of a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TableFacts {
-    pub name: String,
-    /// The table with its indexes and TOAST, in bytes.
-    pub bytes: i64,
-    /// Live rows, estimated.
-    pub rows: i64,
-    /// Dead rows, estimated.
-    pub dead_rows: i64,
-    /// The last VACUUM, by hand or by autovacuum.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_vacuum: Option<Time>,
 }
 
 /// An inspection: one Job that reads and writes nothing.

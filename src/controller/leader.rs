@@ -17,7 +17,7 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt, api::ObjectMeta};
 use tokio_util::sync::CancellationToken;
 
-use crate::{context::in_our_name, operation::scale::has_ended};
+use crate::{operation::scale::has_ended, requests::in_our_name};
 
 /// A leader that has not renewed for this long is gone.
 const DURATION: Duration = Duration::from_secs(30);

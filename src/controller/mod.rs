@@ -41,7 +41,7 @@ use crate::{
     error::Error,
     inspection,
     metrics::Metrics,
-    operation::{self, orphans},
+    operation::{self, kinds, orphans},
     recipes::{Drill, Operation},
     requests::in_time,
 };
@@ -107,7 +107,7 @@ fn context(client: Client, options: &Options) -> Context {
         own_pod: options.own_pod(),
         reconcile_timeout: std::time::Duration::from_secs(60),
     };
-    Context::new(client, config, recorder, Metrics::default())
+    Context::new(client, config, recorder, Metrics::new(&kinds::NAMES))
 }
 
 /// All controllers, until `shutdown`. A reconcile that runs comes to its end first.
@@ -379,7 +379,7 @@ mod tests {
             own_pod: None,
             reconcile_timeout: Duration::from_secs(60),
         };
-        let context = Arc::new(Context::new(client, config, recorder, Metrics::default()));
+        let context = Arc::new(Context::new(client, config, recorder, Metrics::new(&kinds::NAMES)));
         let shutdown = CancellationToken::new();
         let scope = Scope { namespace: None, own: None };
         let work = controllers(context, scope, Readiness::default(), shutdown.clone());

@@ -181,7 +181,8 @@ impl Watches {
         let config = watcher::Config::default().labels(&lease::selector());
         let (reader, events) = self.reflected(config, forget_metadata, &self.leases);
         let (store, metrics) = (reader.clone(), self.metrics.clone());
-        let leases = events.inspect_ok(move |_| metrics.homeservers_leases(store.state().iter().map(AsRef::as_ref)));
+        let leases = events
+            .inspect_ok(move |_| metrics.homeservers_down(store.state().iter().filter_map(|held| lease::down(held))));
         (reader.clone(), Controller::for_stream(self.told::<Lease, _, _>(leases.applied_objects()), reader))
     }
 

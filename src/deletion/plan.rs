@@ -10,9 +10,9 @@ use crate::{
         deletion::{Deletion, DeletionPolicy},
         operation::StepState,
     },
+    contract::{Report, TaskError},
     operation::observed::{JobLeft, JobState, ObservedJob},
     pause::{self, doubling},
-    task::report::{Report, TaskError},
 };
 
 /// The pause after a first failure; it doubles.

@@ -19,15 +19,15 @@ use crate::{
         jobs::JobSettings,
         operation::StepState,
     },
-    context::{Context, in_our_name},
+    context::Context,
+    contract::TaskError,
     error::{Error, Refused},
     operation::{
         act::{clear_jobs, set_finalizer},
         job, observe,
     },
     recipes::{deletion, lane},
-    requests::{create_once, find, in_time},
-    task::report::TaskError,
+    requests::{create_once, find, in_our_name, in_time},
 };
 
 /// A Job whose operator never comes back is taken away after this many seconds: it has no owner that would take it along.

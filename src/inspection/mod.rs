@@ -7,4 +7,5 @@
 mod plan;
 mod project;
 pub mod reconcile;
+mod seen;
 mod serving;

@@ -3,18 +3,18 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{plan::Seen, serving};
+use super::serving;
 use crate::{
     api::{
         conditions::{self, Conditions, Type},
-        restore::DatabaseLeft,
         synapse::{Locale, SynapseStatus, WorkloadRef},
     },
     bytes,
-    operation::observed::Refusal,
+    contract::{DatabaseLeft, ErrorClass, InspectionFindings, TaskError},
+    inspection::seen::Seen,
     postgres::connect::OLDEST_POSTGRES,
+    recipes::Refusal,
     synapse::{database, schema::Missing},
-    task::report::{ErrorClass, InspectionFindings, TaskError},
 };
 
 /// Takes over what an inspection found.

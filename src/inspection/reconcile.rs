@@ -10,7 +10,7 @@ use kube::{
 };
 
 use super::{
-    plan::{Action, Seen, plan},
+    plan::{Action, plan},
     project,
     serving::{self, Downtime},
 };
@@ -21,12 +21,13 @@ use crate::{
         operation::{Run, StepStatus},
         synapse::SynapseStatus,
     },
-    context::{Context, in_our_name},
+    context::Context,
+    contract::TaskError,
     error::{Error, Refused},
+    inspection::seen::Seen,
     operation::{act::sweep_jobs, job, kinds, lease, observe, observed::JobState, pinned::PREFLIGHT, resolve},
     recipes::lane,
-    requests::{create_once, find, in_time},
-    task::report::TaskError,
+    requests::{create_once, find, in_our_name, in_time},
 };
 
 /// The inspection's name among the steps.

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     api::{Duration, FINALIZER, MANAGER, operation::DatabaseAccess},
-    context::{Context, in_our_name},
+    context::Context,
     recipes::{Lane, Operation},
-    requests::{create_once, remove},
+    requests::{create_once, in_our_name, remove},
 };
 
 /// Acts. `Wait` and `Continue` are nothing to do.

@@ -9,16 +9,15 @@ use kube::{
     api::{ListParams, ObjectList},
 };
 
-use super::{
-    job,
-    observed::{ObservedClaim, Refusal},
-    scale,
-};
-use crate::api::{
-    mounts::{Mount, Source},
-    operation::{DatabaseAccess, PinnedClaim, StepStatus},
-    postgres::Postgres,
-    synapse::SynapseSpec,
+use super::{job, observed::ObservedClaim, scale};
+use crate::{
+    api::{
+        mounts::{Mount, Source},
+        operation::{DatabaseAccess, PinnedClaim, StepStatus},
+        postgres::Postgres,
+        synapse::SynapseSpec,
+    },
+    recipes::Refusal,
 };
 
 /// The access modes with which a claim can be mounted on several nodes.

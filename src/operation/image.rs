@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::{job::synapse::CONTAINER, observed::Refusal, resolve::Found};
-use crate::api::{operation::Role, synapse::SynapseSpec, verification::SynapseImage};
+use super::{job::synapse::CONTAINER, resolve::Found};
+use crate::{
+    api::{operation::Role, synapse::SynapseSpec, verification::SynapseImage},
+    recipes::Refusal,
+};
 
 /// The image, as the workloads that were found have it.
 ///

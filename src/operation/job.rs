@@ -3,6 +3,7 @@
 pub mod server;
 pub mod synapse;
 
+use crate::contract::pod::{POSTGRES, POSTGRES_CA, POSTGRES_CLIENT, POSTGRES_DATA};
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -31,9 +32,9 @@ use crate::{
         postgres::Postgres,
         verification::{OwnSynapse, ScratchServer},
     },
+    contract::mounted::{self, MountedSecret},
     postgres::connect::NETWORK_OPENS_WITHIN,
     recipes::{self, Lane},
-    task::mounted::{self, MountedSecret},
 };
 
 /// Name of the container in which the task runs.
@@ -47,11 +48,6 @@ pub const RUN: &str = "synapse-keeper.dev/run";
 
 /// How much memory a task may use that only talks to PostgreSQL.
 const MEMORY_LIMIT: &str = "256Mi";
-
-const CREDENTIALS: &str = "/var/run/synapse-keeper/postgres";
-const CA: &str = "/var/run/synapse-keeper/postgres-ca";
-const CLIENT: &str = "/var/run/synapse-keeper/postgres-client";
-const DATA_VOLUME: &str = "/var/run/synapse-keeper/postgres-data";
 
 /// What a Job is told of the database.
 #[derive(Clone, Copy, Debug)]
@@ -251,19 +247,19 @@ fn restricted() -> SecurityContext {
 fn secrets(blueprint: &Blueprint<'_>) -> Vec<MountedSecret> {
     let postgres = blueprint.database.map(|database| database.postgres);
     let credentials = postgres.map(|postgres| MountedSecret {
-        path: CREDENTIALS.to_owned(),
+        path: POSTGRES.to_owned(),
         secret: postgres.credentials.secret_name.clone(),
         keys: Vec::new(),
         field: "spec.postgres.credentials of the Synapse object".to_owned(),
     });
     let ca = postgres.and_then(|postgres| postgres.tls.ca_secret.as_ref()).map(|ca| MountedSecret {
-        path: CA.to_owned(),
+        path: POSTGRES_CA.to_owned(),
         secret: ca.name.clone(),
         keys: Vec::new(),
         field: "spec.postgres.tls.caSecret of the Synapse object".to_owned(),
     });
     let client = postgres.and_then(|postgres| postgres.tls.client_secret.as_ref()).map(|client| MountedSecret {
-        path: CLIENT.to_owned(),
+        path: POSTGRES_CLIENT.to_owned(),
         secret: client.name.clone(),
         keys: Vec::new(),
         field: "spec.postgres.tls.clientSecret of the Synapse object".to_owned(),
@@ -289,20 +285,20 @@ fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
         format!("--port={}", postgres.port),
         format!("--database={}", postgres.database),
         format!("--tls-mode={}", postgres.tls.mode),
-        format!("--credentials-dir={CREDENTIALS}"),
+        format!("--credentials-dir={POSTGRES}"),
         format!("--operation={}", blueprint.owner.uid),
         format!("--run={}", blueprint.run),
         format!("--attempt={}", blueprint.attempt),
     ]);
     if let Some(ca) = &postgres.tls.ca_secret {
-        args.push(format!("--ca-file={CA}/{}", ca.key));
+        args.push(format!("--ca-file={POSTGRES_CA}/{}", ca.key));
     }
     if let Some(client) = &postgres.tls.client_secret {
-        args.push(format!("--client-cert-file={CLIENT}/{}", client.cert_key));
-        args.push(format!("--client-key-file={CLIENT}/{}", client.key_key));
+        args.push(format!("--client-cert-file={POSTGRES_CLIENT}/{}", client.cert_key));
+        args.push(format!("--client-key-file={POSTGRES_CLIENT}/{}", client.key_key));
     }
     if postgres.data_volume.is_some() && with_volume {
-        args.push(format!("--data-volume={DATA_VOLUME}"));
+        args.push(format!("--data-volume={POSTGRES_DATA}"));
     }
     args.extend(postgres.ignore_sessions.iter().map(|session| format!("--ignore-session={session}")));
     args
@@ -365,22 +361,22 @@ fn volumes(database: Option<Database<'_>>) -> (Vec<Volume>, Vec<VolumeMount>) {
     volumes.push(secret_volume("postgres", &postgres.credentials.secret_name, Some(&keys)));
     mounts.push(VolumeMount {
         name: "postgres".to_owned(),
-        mount_path: CREDENTIALS.to_owned(),
+        mount_path: POSTGRES.to_owned(),
         read_only: Some(true),
         ..Default::default()
     });
     if let Some(client) = &postgres.tls.client_secret {
         let (cert, key) = (client.cert_key.as_str(), client.key_key.as_str());
         volumes.push(secret_volume("postgres-client", &client.name, Some(&[(cert, cert), (key, key)])));
-        mounts.push(mounted("postgres-client", &Mount::secret(CLIENT, &client.name)));
+        mounts.push(mounted("postgres-client", &Mount::secret(POSTGRES_CLIENT, &client.name)));
     }
     let ca = postgres.tls.ca_secret.as_ref().map(|ca| {
         let source = Source::SecretKey { name: ca.name.clone(), key: ca.key.clone(), file: ca.key.clone() };
-        ("postgres-ca", Mount { path: CA.to_owned(), source })
+        ("postgres-ca", Mount { path: POSTGRES_CA.to_owned(), source })
     });
     let data = postgres.data_volume.as_ref().filter(|_| with_volume).map(|data| {
         let source = Source::Claim { name: data.claim_name.clone(), writable: false };
-        ("postgres-data", Mount { path: DATA_VOLUME.to_owned(), source })
+        ("postgres-data", Mount { path: POSTGRES_DATA.to_owned(), source })
     });
     for (name, mount) in ca.into_iter().chain(data) {
         mounts.push(mounted(name, &mount));

@@ -15,10 +15,13 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::observed::Subject;
-use crate::api::{
-    MANAGER,
-    operation::{RecordedWorkload, Role, Run},
-    synapse::WorkloadRef,
+use crate::{
+    api::{
+        MANAGER,
+        operation::{RecordedWorkload, Role, Run},
+        synapse::WorkloadRef,
+    },
+    metrics::Down,
 };
 
 /// Label of everything that we make.
@@ -160,6 +163,19 @@ pub fn counts(lease: &Lease) -> Result<Option<Vec<Count>>, serde_json::Error> {
         .transpose()
 }
 
+/// The homeserver that is down, where this is the Lease of one that is: there are counts on it. So it is whoever took the homeserver down
+/// and whoever brings it back, before a restart of the operator and after. Counts that cannot be read are counts.
+pub fn down(lease: &Lease) -> Option<Down> {
+    if matches!(counts(lease), Ok(None)) {
+        return None;
+    }
+    Some(Down {
+        namespace: lease.namespace().unwrap_or_default(),
+        synapse: lease.labels().get(SYNAPSE_LABEL).cloned().unwrap_or_default(),
+        unfinished: kept_down(lease).is_some(),
+    })
+}
+
 /// Who holds a Lease.
 pub fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
@@ -182,5 +198,31 @@ impl<'a> Holder<'a> {
 impl std::fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(annotations: &[(&str, &str)]) -> Lease {
+        let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let metadata = ObjectMeta {
+            namespace: Some("matrix".to_owned()),
+            labels: Some([text(&(SYNAPSE_LABEL, "example"))].into()),
+            annotations: Some(annotations.iter().map(text).collect()),
+            ..ObjectMeta::default()
+        };
+        Lease { metadata, spec: None }
+    }
+
+    #[test]
+    fn a_homeserver_is_down_while_its_lease_has_counts() {
+        assert_eq!(down(&lease(&[])), None);
+        let is_down =
+            |unfinished| Some(Down { namespace: "matrix".to_owned(), synapse: "example".to_owned(), unfinished });
+        assert_eq!(down(&lease(&[(COUNTS, "[]")])), is_down(false));
+        assert_eq!(down(&lease(&[(COUNTS, "[{")])), is_down(false), "counts that cannot be read are counts");
+        assert_eq!(down(&lease(&[(COUNTS, "[]"), (UNFINISHED, "by"), (KEPT_DOWN, "why")])), is_down(true));
     }
 }

@@ -16,6 +16,7 @@ pub mod act;
 pub mod claims;
 mod cron;
 pub mod events;
+pub mod headline;
 pub mod image;
 pub mod job;
 pub mod kinds;

@@ -7,8 +7,8 @@ use crate::{
         synapse::{SynapseSpec, WorkloadRef},
         verification::SynapseImage,
     },
-    recipes::{Lane, RecipeStep, Request},
-    task::report::Report,
+    contract::Report,
+    recipes::{Lane, RecipeStep, Refusal, Request},
 };
 
 /// A Pod on a lost node never ends. Its statement ends with its connection, so nobody waits for it longer.
@@ -176,13 +176,6 @@ pub struct ObservedClaim {
     pub modes: Option<Vec<String>>,
     /// The node of the Pod that has it, if that is none of ours.
     pub node: Option<String>,
-}
-
-/// Why something is refused: a word, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub reason: &'static str,
-    pub message: String,
 }
 
 /// A Job of ours.

@@ -20,10 +20,10 @@ use super::{
     scale,
 };
 use crate::{
-    context::{Context, in_our_name},
+    context::Context,
     error::Error,
     recipes::lane,
-    requests::remove,
+    requests::{in_our_name, remove},
 };
 
 /// What was found and done.

@@ -20,11 +20,11 @@ use crate::{
         FINALIZER,
         operation::{Failure, OperationStatus},
     },
-    context::{Context, in_our_name},
+    context::Context,
+    contract::ErrorClass,
     error::{Error, Refused},
     recipes::{Operation, Sight},
-    requests::{find, in_time},
-    task::report::ErrorClass,
+    requests::{find, in_our_name, in_time},
 };
 
 /// More turns than an operation can need between two waits: a plan that goes round in circles ends here, in the log.
@@ -164,7 +164,10 @@ async fn write_status<K: Operation>(
         let type_ = if event.warning { EventType::Warning } else { EventType::Normal };
         context.tell(&written, type_, &event.reason, &event.note, &event.action).await;
     }
-    context.metrics.record(subject, status);
+    let has_ended = status.run.as_ref().is_some_and(|run| run.is_finished()) && subject.status.active_run().is_some();
+    if has_ended {
+        context.metrics.finished(subject.kind, &subject.namespace, &subject.request.synapse, status);
+    }
     Ok(written)
 }
 

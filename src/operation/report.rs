@@ -3,16 +3,13 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{
-    lease,
-    observed::Subject,
-    plan::{Headline, Phase},
-};
+use super::{lease, observed::Subject};
 use crate::{
     api::{
         conditions::{Conditions, Type},
         operation::{Failure, Figures, HistoryEntry, OperationStatus, Outcome, Run, StepState, Trigger},
     },
+    operation::headline::{Headline, Phase},
     recipes::Lane,
     words::moment,
 };

@@ -17,11 +17,13 @@ use kube::{
     core::{Selector, SelectorExt},
 };
 
-use super::observed::Refusal;
-use crate::api::{
-    operation::Role,
-    postgres::Postgres,
-    synapse::{SynapseSpec, WorkloadKind, WorkloadRef, Workloads},
+use crate::{
+    api::{
+        operation::Role,
+        postgres::Postgres,
+        synapse::{SynapseSpec, WorkloadKind, WorkloadRef, Workloads},
+    },
+    recipes::Refusal,
 };
 
 /// A workload as it was found, with what decides whether it may be scaled.

@@ -24,7 +24,7 @@ use sqlx::{
 use super::{Credentials, Explain, Result, errors, settings};
 use crate::{
     api::postgres::TlsMode,
-    task::{output::progress, report::TaskError},
+    contract::{TaskError, output::progress},
 };
 
 /// How long PostgreSQL may take to answer a new connection.

@@ -3,7 +3,7 @@
 use std::{fmt, fs, io, path::Path};
 
 use super::Result;
-use crate::task::{mounted, report::TaskError};
+use crate::contract::{TaskError, mounted};
 
 /// A role and its password. Never shown: `Debug` hides the password, and nothing prints it.
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{Explain, Result, Session};
-use crate::{bytes, task::report::TaskError};
+use crate::{bytes, contract::TaskError};
 
 /// Bytes that PostgreSQL can still write to the volume of its data, mounted here.
 ///

@@ -10,7 +10,7 @@ use sqlx::{
 };
 
 use super::{Result, Target};
-use crate::task::report::{ErrorClass, TaskError};
+use crate::contract::{ErrorClass, TaskError};
 
 /// What to do about a pooler, wherever it is noticed.
 pub const POOLER_ADVICE: &str = "A pooler such as PgBouncer stands in between. Locks and settings of a session do not \

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Explain, Result, Session, quote};
+use super::{Explain, Result, Session};
+use crate::quote;
 
 /// `LOCALE_PROVIDER` is new in PostgreSQL 15; without it a cluster that was made with ICU would give it to every database.
 const PROVIDER_SINCE: i32 = 150_000;

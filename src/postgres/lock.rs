@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Application, Explain, Result, Session, errors};
-use crate::task::report::TaskError;
+use crate::contract::TaskError;
 
 /// The key of the lock: "synkeepr" in ASCII. Advisory locks belong to one database, so one key is enough.
 const KEY: i64 = i64::from_be_bytes(*b"synkeepr");

@@ -12,7 +12,6 @@ pub mod horizon;
 pub mod locale;
 pub mod lock;
 pub mod programs;
-pub mod quote;
 mod reach;
 pub mod relations;
 pub mod said;
@@ -25,4 +24,4 @@ pub use errors::Explain;
 pub use locale::Locale;
 pub use reach::forget_variables;
 
-pub use crate::task::report::Result;
+pub use crate::contract::Result;

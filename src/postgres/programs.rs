@@ -17,7 +17,7 @@ use super::{
     reach::Files,
     settings::{self, Setting},
 };
-use crate::task::report::TaskError;
+use crate::contract::TaskError;
 
 /// Where Debian's and PGDG's packages put a major's programs.
 const INSTALLED: &str = "/usr/lib/postgresql";

@@ -7,7 +7,7 @@
 use std::{fmt, time::Duration};
 
 use super::{Application, Explain, Result, Session};
-use crate::{api::postgres::IgnoredSession, task::report::TaskError};
+use crate::{api::postgres::IgnoredSession, contract::TaskError};
 
 /// How long an ended session may take to be gone. Undoing VACUUM FULL takes no time: the old file is still there.
 const GONE_WITHIN: Duration = Duration::from_secs(30);

@@ -1,6 +1,7 @@
 //! What a Job needs to reach the database of the Matrix Authentication Service: told and mounted like everything that only some
 //! steps need.
 
+use crate::contract::pod::{MAS_POSTGRES, MAS_POSTGRES_ADMIN, MAS_POSTGRES_CA, MAS_POSTGRES_CLIENT, MAS_POSTGRES_DATA};
 use crate::{
     api::{
         SynapseSpec,
@@ -9,12 +10,6 @@ use crate::{
     },
     task::authentication::AuthenticationService,
 };
-
-pub(super) const CREDENTIALS: &str = "/var/run/synapse-keeper/mas-postgres";
-pub(super) const CA: &str = "/var/run/synapse-keeper/mas-postgres-ca";
-pub(super) const CLIENT: &str = "/var/run/synapse-keeper/mas-postgres-client";
-pub(super) const ADMINISTRATOR: &str = "/var/run/synapse-keeper/mas-postgres-admin";
-const DATA_VOLUME: &str = "/var/run/synapse-keeper/mas-postgres-data";
 
 /// How much of it a step needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,25 +34,25 @@ pub fn of(homeserver: &SynapseSpec, access: Access) -> (Option<AuthenticationSer
         mas_port: u16::try_from(postgres.port).unwrap_or_default(),
         mas_database: postgres.database.clone(),
         mas_tls_mode: tls.mode,
-        mas_ca_file: tls.ca_secret.as_ref().map(|ca| format!("{CA}/{}", ca.key).into()),
-        mas_client_cert_file: client.map(|client| format!("{CLIENT}/{}", client.cert_key).into()),
-        mas_client_key_file: client.map(|client| format!("{CLIENT}/{}", client.key_key).into()),
-        mas_credentials_dir: Some(CREDENTIALS.into()),
+        mas_ca_file: tls.ca_secret.as_ref().map(|ca| format!("{MAS_POSTGRES_CA}/{}", ca.key).into()),
+        mas_client_cert_file: client.map(|client| format!("{MAS_POSTGRES_CLIENT}/{}", client.cert_key).into()),
+        mas_client_key_file: client.map(|client| format!("{MAS_POSTGRES_CLIENT}/{}", client.key_key).into()),
+        mas_credentials_dir: Some(MAS_POSTGRES.into()),
         mas_username: None,
-        mas_admin_credentials_dir: administrator.map(|_| ADMINISTRATOR.into()),
+        mas_admin_credentials_dir: administrator.map(|_| MAS_POSTGRES_ADMIN.into()),
         mas_ignore_sessions: postgres.ignore_sessions.clone(),
-        mas_data_volume: disk.map(|_| DATA_VOLUME.into()),
+        mas_data_volume: disk.map(|_| MAS_POSTGRES_DATA.into()),
     };
     let ca = tls.ca_secret.iter().map(|ca| Mount {
-        path: CA.to_owned(),
+        path: MAS_POSTGRES_CA.to_owned(),
         source: Source::SecretKey { name: ca.name.clone(), key: ca.key.clone(), file: ca.key.clone() },
     });
-    let mounts = [Mount::secret(CREDENTIALS, &credentials.secret_name)]
+    let mounts = [Mount::secret(MAS_POSTGRES, &credentials.secret_name)]
         .into_iter()
         .chain(ca)
-        .chain(client.map(|client| Mount::secret(CLIENT, &client.name)))
-        .chain(administrator.map(|administrator| Mount::secret(ADMINISTRATOR, &administrator.secret_name)))
-        .chain(disk.map(|claim| Mount::readable_claim(DATA_VOLUME, &claim.claim_name)));
+        .chain(client.map(|client| Mount::secret(MAS_POSTGRES_CLIENT, &client.name)))
+        .chain(administrator.map(|administrator| Mount::secret(MAS_POSTGRES_ADMIN, &administrator.secret_name)))
+        .chain(disk.map(|claim| Mount::readable_claim(MAS_POSTGRES_DATA, &claim.claim_name)));
     (Some(service), mounts.collect())
 }
 

@@ -1,5 +1,9 @@
 //! The recipe of `SynapseBackup`.
 
+use crate::{
+    contract::pod::{CONFIG, MEDIA, SIGNING_KEY},
+    recipes::Refusal,
+};
 use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,7 +22,6 @@ use crate::{
         operation::{DatabaseAccess, OperationStatus},
         synapse::{self, ConfigSources},
     },
-    operation::observed::Refusal,
     task::{
         authentication::AuthenticationService,
         backup::{ConfigObjects, Destination, Wanted, media::MediaStore, retain::Keep},
@@ -26,13 +29,7 @@ use crate::{
     },
 };
 
-/// Where the homeserver's configuration is mounted.
-pub(super) const CONFIG: &str = "/var/run/synapse-keeper/config";
-/// Where the homeserver's signing keys are mounted.
-pub(super) const SIGNING_KEY: &str = "/var/run/synapse-keeper/signing-key";
 const SIGNING_KEY_FILE: &str = "signing.key";
-/// Where the claim with the media is mounted.
-const MEDIA: &str = "/var/run/synapse-keeper/media";
 
 impl Operation for SynapseBackup {
     const NAME: &'static str = "SynapseBackup";

@@ -3,6 +3,7 @@
 //! A [`Drill`] is the same object as its backup with another part of it for the engine to drive, on another schedule. Both
 //! write the one status: each reads the object, changes its own part and is refused if the object has changed meanwhile.
 
+use crate::contract::pod::{SCRATCH_SOCKET, SYNAPSE};
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,7 +21,6 @@ use crate::{
         operation::{DatabaseAccess, OperationStatus},
         verification::{Duty, OwnSynapse},
     },
-    operation::job::{server::SOCKET, synapse::PLACE},
     task::restore::Source,
 };
 
@@ -93,11 +93,11 @@ impl Operation for Drill {
         args.extend(source.to_args());
         args.extend([
             format!("--snapshot={}", newest.id),
-            format!("--socket={SOCKET}"),
+            format!("--socket={SCRATCH_SOCKET}"),
             format!("--media={}", verify.media),
         ]);
         let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::Serves });
-        args.extend(own_synapse.iter().map(|_| format!("--synapse-place={PLACE}")));
+        args.extend(own_synapse.iter().map(|_| format!("--synapse-place={SYNAPSE}")));
         vec![RecipeStep {
             name: "verify".to_owned(),
             args,

@@ -1,5 +1,6 @@
 //! The step that restores a dump of somebody else's.
 
+use crate::contract::pod::DUMP;
 use std::path::Path;
 
 use super::{
@@ -14,9 +15,6 @@ use crate::{
         restore::Terms,
     },
 };
-
-/// Where the claim with the dump is mounted.
-const DUMP: &str = "/var/run/synapse-keeper/dump";
 
 /// Beside the database that serves.
 pub fn database(dump: &DumpSource, homeserver: &SynapseSpec, terms: Terms, administrator: Option<Mount>) -> RecipeStep {
@@ -47,14 +45,7 @@ pub fn database(dump: &DumpSource, homeserver: &SynapseSpec, terms: Terms, admin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::restore::Existing,
-        recipes::{
-            repository::{SECRET, VOLUME},
-            tests::homeserver,
-        },
-        task::restore::Administrator,
-    };
+    use crate::{api::restore::Existing, contract::pod, recipes::tests::homeserver, task::restore::Administrator};
 
     fn step(dump: &str) -> RecipeStep {
         let dump: DumpSource = serde_yaml_ng::from_str(dump).unwrap();
@@ -84,7 +75,7 @@ mod tests {
             "{repository: {volume: {claimName: backups}, passwordSecret: {name: p, key: k}}, snapshot: abcd, path: /a.sql.gz}",
         );
         let sources: Vec<&str> = step.mounts.iter().map(|mount| mount.path.as_str()).collect();
-        assert_eq!(sources, [SECRET, VOLUME, "/admin"]);
+        assert_eq!(sources, [pod::REPOSITORY, pod::REPOSITORY_VOLUME, "/admin"]);
         let check: Check = serde_json::from_str(step.preflight.as_ref().unwrap()).unwrap();
         assert!(matches!(check, Check::RestoreDump(wanted) if wanted.source.snapshot == "abcd"
             && wanted.source.repository.is_some()));

@@ -20,17 +20,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, core::NamespaceResourceScope};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    api::{
-        SynapseBackup, SynapseSpec,
-        downtime::Downtime,
-        jobs::JobSettings,
-        mounts::Mount,
-        operation::{DatabaseAccess, OperationStatus},
-        schedule::Schedule,
-        verification::{OwnSynapse, ScratchServer, SynapseImage},
-    },
-    operation::observed::Refusal,
+use crate::api::{
+    SynapseBackup, SynapseSpec,
+    downtime::Downtime,
+    jobs::JobSettings,
+    mounts::Mount,
+    operation::{DatabaseAccess, OperationStatus},
+    schedule::Schedule,
+    verification::{OwnSynapse, ScratchServer, SynapseImage},
 };
 
 /// A kind whose objects are operations.
@@ -128,6 +125,13 @@ pub struct Request {
     pub heals: bool,
     /// What no run can do without and is not there.
     pub waits_for: Option<Wait>,
+}
+
+/// Why something is refused: a word, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: &'static str,
+    pub message: String,
 }
 
 /// How much something is wanted.

@@ -1,5 +1,9 @@
 //! The recipe of `SynapseRestore`.
 
+use crate::{
+    contract::pod::{MEDIA, POSTGRES_ADMIN},
+    recipes::Refusal,
+};
 use std::path::Path;
 
 use kube::ResourceExt;
@@ -21,18 +25,12 @@ use crate::{
         synapse::MediaStore,
         verification::{Duty, OwnSynapse},
     },
-    operation::observed::Refusal,
     task::{
         authentication::AuthenticationService,
         preflight::Check,
         restore::{Administrator, Source, Terms, Wanted, WantedMedia},
     },
 };
-
-/// Where the claim with the media is mounted.
-const MEDIA: &str = "/var/run/synapse-keeper/media";
-/// Where the Secret of the role that makes databases is mounted.
-pub(super) const ADMINISTRATOR: &str = "/var/run/synapse-keeper/postgres-admin";
 
 impl Operation for SynapseRestore {
     const NAME: &'static str = "SynapseRestore";
@@ -55,8 +53,8 @@ impl Operation for SynapseRestore {
         let from = &self.spec.from;
         let secret = homeserver.postgres.admin_credentials.as_ref().map(|credentials| &credentials.secret_name);
         let administrator =
-            Administrator { admin_credentials_dir: secret.map(|_| ADMINISTRATOR.into()), ..Administrator::default() };
-        let administrator_mount = secret.map(|name| Mount::secret(ADMINISTRATOR, name));
+            Administrator { admin_credentials_dir: secret.map(|_| POSTGRES_ADMIN.into()), ..Administrator::default() };
+        let administrator_mount = secret.map(|name| Mount::secret(POSTGRES_ADMIN, name));
         let terms = Terms {
             administrator: administrator.clone(),
             restore: format!("{}/{}", self.namespace().unwrap_or_default(), self.name_any()),
@@ -231,7 +229,8 @@ mod tests {
     use super::*;
     use crate::{
         api::{SynapseBackup, SynapseRestoreSpec, verification::SynapseImage},
-        recipes::{repository::SECRET, tests::homeserver},
+        contract::pod,
+        recipes::tests::homeserver,
     };
 
     fn steps(spec: &str, homeserver_has: &str, backup: Option<&SynapseBackup>) -> Vec<RecipeStep> {
@@ -276,7 +275,7 @@ mod tests {
         backup.metadata.uid = Some("uid-1".to_owned());
         let from = "from: {backupRef: {name: nightly}, before: '2026-01-31T03:30:00Z'}";
         let steps = steps(from, ", config: {}", Some(&backup));
-        assert_eq!(steps[0].mounts, [Mount::secret(SECRET, "of-nightly")]);
+        assert_eq!(steps[0].mounts, [Mount::secret(pod::REPOSITORY, "of-nightly")]);
         assert!(steps[0].args.contains(&"--origin=uid-1".to_owned()), "{:?}", steps[0].args);
         // Preflight finds the one; the steps are told which.
         let check: Check = serde_json::from_str(steps[0].preflight.as_ref().unwrap()).unwrap();

@@ -12,7 +12,7 @@ use super::{
     errors::{self, explain},
     said::{each_complaint, keep},
 };
-use crate::task::report::Result;
+use crate::contract::Result;
 
 /// A `restic dump` at work. Dropped, it is killed.
 pub struct Download {

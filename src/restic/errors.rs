@@ -6,7 +6,7 @@ use super::{
     Repository,
     said::{cause, message, retried},
 };
-use crate::task::report::{ErrorClass, TaskError};
+use crate::contract::{ErrorClass, TaskError};
 
 /// There is no repository.
 pub const MISSING: &str = "RepositoryMissing";

@@ -17,7 +17,7 @@ use super::{
     secrets::Secrets,
     upload::interrupt,
 };
-use crate::task::report::{Result, TaskError};
+use crate::contract::{Result, TaskError};
 
 /// restic's exit code when it has stored a snapshot but could not read all that it was to store.
 const INCOMPLETE: i32 = 3;

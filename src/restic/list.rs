@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Repository, errors, repository::LIST_WITHIN};
-use crate::task::report::{Result, TaskError};
+use crate::contract::{Result, TaskError};
 
 /// A snapshot, as the repository lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]

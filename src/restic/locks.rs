@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::{Repository, errors, repository::LIST_WITHIN};
-use crate::task::{output::progress, report::Result};
+use crate::contract::{Result, output::progress};
 
 /// Others' locks are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Repository, repository::LIST_WITHIN};
-use crate::task::report::{Result, TaskError};
+use crate::contract::{Result, TaskError};
 
 /// A file in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]

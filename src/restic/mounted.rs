@@ -10,10 +10,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::secrets::Secrets;
-use crate::task::{
-    mounted::lacks,
-    report::{Result, TaskError},
-};
+use crate::contract::{Result, TaskError, mounted::lacks};
 
 /// Where the repository is.
 pub const LOCATION: &str = "RESTIC_REPOSITORY";

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     bytes,
-    task::{output::progress, report::Result},
+    contract::{Result, output::progress},
 };
 
 /// The program, on the PATH.

@@ -17,7 +17,7 @@ use super::{
     said::{each_complaint, keep},
     secrets::Secrets,
 };
-use crate::task::report::{Result, TaskError};
+use crate::contract::{Result, TaskError};
 
 /// Of what a program says, as much is kept.
 const WORDS: u64 = 16 << 10;

@@ -7,8 +7,9 @@
 
 use super::database;
 use crate::{
-    postgres::{Explain, Result, Session, Target, quote},
-    task::report::TaskError,
+    contract::TaskError,
+    postgres::{Explain, Result, Session, Target},
+    quote,
 };
 
 const DOING: &str = "looking for the schema with Synapse's tables";

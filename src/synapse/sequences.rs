@@ -6,8 +6,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::{
+    contract::{TaskError, output::progress},
     postgres::{Explain, Result, Session},
-    task::{output::progress, report::TaskError},
 };
 
 /// What lies behind is looked at again after this time: whoever writes rows with numbers of his own, as Synapse does when it

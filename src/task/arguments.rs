@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::SystemTime};
 
 use crate::{
     api::postgres::{IgnoredSession, TlsMode},
+    contract::{TaskError, mounted},
     postgres::{Application, ClientCertificate, Credentials, Result, Target},
-    task::{mounted, report::TaskError},
 };
 
 /// The database and who asks.

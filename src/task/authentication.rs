@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    arguments::{Connection, ignored_session},
-    report::TaskError,
+use super::arguments::{Connection, ignored_session};
+use crate::{
+    api::postgres::{IgnoredSession, TlsMode},
+    contract::TaskError,
 };
-use crate::api::postgres::{IgnoredSession, TlsMode};
 
 /// The password of `--mas-username`, where there is no directory.
 const PASSWORD_VARIABLE: &str = "MAS_PGPASSWORD";

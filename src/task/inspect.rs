@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    api::synapse::TableFacts,
+    contract::{InspectionFindings, TableFacts, output::progress},
     postgres::{Explain, Locale, Result, Session, relations},
     synapse::{
         database::{self, Tables},
@@ -15,7 +15,7 @@ use crate::{
         schema::{self, Schema},
         sequences, version,
     },
-    task::{arguments::Connection, output::progress, report::InspectionFindings, restore::left::left},
+    task::{arguments::Connection, restore::left::left},
 };
 
 /// As many tables are named.

@@ -1,7 +1,7 @@
 //! What runs in Jobs: `synapse-keeper task …`.
 //!
 //! A task runs by hand as well, against any PostgreSQL. It is told everything by its arguments and by mounted files, does
-//! its work, prints its progress as JSON lines, and reports how it ended (see [`report`]).
+//! its work, prints its progress as JSON lines, and reports how it ended (see [`crate::contract`]).
 //!
 //! Every task can be killed at any moment and run again: [`inspect`] and [`preflight`] change nothing, [`vacuum`] skips
 //! what is already small, what a [`backup`] has stored does not exist before its last act, and what a [`restore`] has made
@@ -12,11 +12,8 @@ pub mod authentication;
 pub mod backup;
 pub mod dump;
 pub mod inspect;
-pub mod mounted;
-pub mod output;
 pub mod place;
 pub mod preflight;
-pub mod report;
 pub mod restore;
 pub mod schema;
 pub mod vacuum;
@@ -28,7 +25,7 @@ use std::{path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use report::{Findings, Report, TaskError};
+use crate::contract::{Findings, Report, TaskError, output};
 use watch::{databases, watched};
 
 /// One task.

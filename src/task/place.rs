@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{api::Duration, restic::Repository, task::report::Result};
+use crate::{api::Duration, contract::Result, restic::Repository};
 
 /// A repository and how to get in.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,17 +10,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{
         maintenance::{Vacuum, VacuumMode},
-        operation::{StepPlan, restart_reserve},
+        operation::restart_reserve,
     },
     bytes,
+    contract::{PreflightFindings, StepPlan, TablePlan, TaskError, output::progress},
     postgres::{Locale, Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
     synapse::{database, schema},
     task::{
         arguments::Connection,
-        backup, dump,
-        output::progress,
-        report::{PreflightFindings, TablePlan, TaskError},
-        restore,
+        backup, dump, restore,
         vacuum::{
             plan,
             survey::{self, Request, Space, Survey},

@@ -11,12 +11,11 @@ use futures::future::select_all;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    arguments::Connection,
-    authentication::AuthenticationService,
-    report::{Report, TaskError},
+use super::{arguments::Connection, authentication::AuthenticationService};
+use crate::{
+    contract::{Report, TaskError},
+    postgres::{Application, Session, Target},
 };
-use crate::postgres::{Application, Session, Target};
 
 /// How often it asks.
 const EVERY: Duration = Duration::from_secs(10);
@@ -117,7 +116,7 @@ fn lost(target: &Target) -> TaskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{report::Leaves, stopped};
+    use crate::{contract::Leaves, task::stopped};
 
     #[test]
     fn a_task_that_was_stopped_says_why_and_keeps_what_it_tells_beside() {

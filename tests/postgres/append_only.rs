@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 
 use crate::{
     backup::{MANIFEST, SNAPSHOTS, back_up},

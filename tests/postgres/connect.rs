@@ -2,8 +2,8 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use synapse_keeper::{
+    contract::ErrorClass,
     postgres::{Session, lock},
-    task::report::ErrorClass,
 };
 
 use crate::support::{

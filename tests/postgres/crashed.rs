@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 
 use crate::{
     backup::{MANIFEST, back_up, content},

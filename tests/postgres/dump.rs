@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::json;
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 use tempfile::TempDir;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! `spec.exclude`: what is left out of a backup by its exact name, and what may not be.
 
 use serde_json::Value;
-use synapse_keeper::{api::exclude::Exclude, task::report::ErrorClass};
+use synapse_keeper::{api::exclude::Exclude, contract::ErrorClass};
 
 use crate::{
     backup::{ALL, back_up},

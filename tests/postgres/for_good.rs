@@ -1,7 +1,7 @@
 //! A restore beside that fails for good: another try with the same backup cannot help. It leaves nothing behind, and the same name can
 //! be used again.
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 
 use crate::{
     backup::back_up,

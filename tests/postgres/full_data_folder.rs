@@ -1,7 +1,7 @@
 //! A disk that fills while a database comes back. It is that of the data folder itself, so a checkpoint that finds no room stops
 //! PostgreSQL, and with it the homeserver that still serves.
 
-use synapse_keeper::{bytes, postgres::disk, task::report::ErrorClass};
+use synapse_keeper::{bytes, contract::ErrorClass, postgres::disk};
 
 use crate::{
     backup::back_up,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use synapse_keeper::{bytes, postgres::disk, task::report::ErrorClass};
+use synapse_keeper::{bytes, contract::ErrorClass, postgres::disk};
 
 use crate::support::{Database, Server, execute};
 

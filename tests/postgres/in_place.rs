@@ -1,7 +1,7 @@
 //! `task restore-database --method=in-place` and `task clear-database`: no role here may make a database.
 
 use rustix::process::Signal;
-use synapse_keeper::task::report::Leaves;
+use synapse_keeper::contract::Leaves;
 
 use crate::{
     backup::{add_one_time_keys, back_up, content},

@@ -3,7 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 use tokio::process::Command;
 
 use crate::support::{Database, Server, eventually};

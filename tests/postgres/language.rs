@@ -1,6 +1,6 @@
 //! A server that does not speak English: what is decided rests on codes. The same on one that does.
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 
 use crate::{
     backup::back_up,

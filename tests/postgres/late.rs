@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use synapse_keeper::{postgres::connect::NETWORK_OPENS_WITHIN, task::report::ErrorClass};
+use synapse_keeper::{contract::ErrorClass, postgres::connect::NETWORK_OPENS_WITHIN};
 
 use crate::{
     append_only,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::json;
-use synapse_keeper::api::media::MediaSample;
+use synapse_keeper::contract::MediaSample;
 
 use crate::{
     media::{check, database_with_media, draft, media, media_store, put, upload},

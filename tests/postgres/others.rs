@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 
 use crate::support::{Database, eventually, execute};
 

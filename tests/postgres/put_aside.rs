@@ -1,6 +1,6 @@
 //! What keeps a database from being renamed, or would follow it: found before anything is made, and once more before the swap.
 
-use synapse_keeper::task::report::{ErrorClass, Leaves};
+use synapse_keeper::contract::{ErrorClass, Leaves};
 
 use crate::{
     backup::back_up,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use synapse_keeper::{api::restore::DatabaseLeft, task::restore::prefix_beside};
+use synapse_keeper::{contract::DatabaseLeft, task::restore::prefix_beside};
 
 use crate::{
     backup::{MANIFEST, add_one_time_keys, back_up, content},

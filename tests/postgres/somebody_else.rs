@@ -1,7 +1,7 @@
 //! Tables of somebody else's in Synapse's database, and rows that PostgreSQL would not take again: found out before anything is stored
 //! or stopped, or left as they are and told of.
 
-use synapse_keeper::{api::exclude::Exclude, task::report::ErrorClass};
+use synapse_keeper::{api::exclude::Exclude, contract::ErrorClass};
 
 use crate::{
     backup::back_up,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use synapse_keeper::task::report::ErrorClass;
+use synapse_keeper::contract::ErrorClass;
 
 use crate::{
     backup::{ALL, MANIFEST, SNAPSHOTS, back_up},

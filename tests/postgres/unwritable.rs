@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
-use synapse_keeper::task::{mounted::VARIABLE, report::ErrorClass};
+use synapse_keeper::contract::{ErrorClass, mounted::VARIABLE};
 
 use crate::{
     backup::{MANIFEST, back_up},

@@ -3,7 +3,7 @@
 
 use std::{fs, time::Instant};
 
-use synapse_keeper::task::report::{ErrorClass, Leaves};
+use synapse_keeper::contract::{ErrorClass, Leaves};
 
 use crate::{
     backup::back_up,

@@ -8,7 +8,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use synapse_keeper::task::report::Verdict;
+use synapse_keeper::contract::Verdict;
 
 use crate::{
     backup::{ALL, SNAPSHOTS, back_up, mounted_config},
@@ -24,7 +24,7 @@ pub fn verify(repository: &Repository, snapshot: &str, database: &str) -> Progra
     Program::task("verify").repository(repository).with(&server)
 }
 
-pub fn verdict(report: &synapse_keeper::task::report::Report) -> Option<&Verdict> {
+pub fn verdict(report: &synapse_keeper::contract::Report) -> Option<&Verdict> {
     report.result.as_ref()?.verdict.as_ref()
 }
 

@@ -12,10 +12,9 @@ use super::{
 use crate::{
     api::{
         downtime::Downtime,
-        restore::DatabaseLeft,
         synapse::{SynapseSpec, WorkloadRef},
     },
-    task::report::ErrorClass,
+    contract::{DatabaseLeft, ErrorClass},
 };
 
 /// One run of an operation.

@@ -8,11 +8,10 @@ use super::any_object;
 use crate::{
     api::{
         Duration,
-        media::MediaSample,
         mounts::Mount,
         verification::{OwnSynapse, ScratchServer},
     },
-    task::report::{StepResult, TablePlan},
+    contract::StepResult,
 };
 
 /// A PersistentVolumeClaim, as it was when a Job was to mount it.
@@ -158,36 +157,6 @@ pub enum StepState {
     Running,
     Succeeded,
     Failed,
-}
-
-/// What a run of a step would do and cost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct StepPlan {
-    /// The step's name.
-    pub step: String,
-    /// What it would do, for people.
-    pub summary: String,
-    /// Whether the homeserver would be down.
-    pub offline: bool,
-    /// Bytes that would be given back to the disk, estimated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected_gain_bytes: Option<i64>,
-    /// How long the step would take, in seconds, estimated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected_seconds: Option<i64>,
-    /// Free disk that the step needs at its peak, in bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub needed_bytes: Option<i64>,
-    /// Free disk, in bytes, where it is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub free_bytes: Option<i64>,
-    /// The tables, in the order in which they would be done; the rest is left out behind the first fifty.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tables: Vec<TablePlan>,
-    /// What was found of the media that the database names, until it is a condition.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub media: Option<MediaSample>,
 }
 
 /// Where a step of a scheduled operation goes on in its next run.

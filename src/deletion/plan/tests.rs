@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    api::conditions::{self},
-    task::report::StepResult,
-};
+use crate::{api::conditions, contract::StepResult};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()

@@ -1,7 +1,12 @@
 use super::*;
 use crate::{
-    api::conditions::{self, Type},
-    task::report::{ErrorClass, InspectionFindings},
+    api::{
+        conditions::{self, Type},
+        synapse::WorkloadRef,
+    },
+    contract::{DatabaseLeft, ErrorClass, InspectionFindings},
+    operation::observed::ObservedJob,
+    recipes::Refusal,
 };
 
 fn at(text: &str) -> Timestamp {

@@ -4,6 +4,7 @@
 //! Its image is used as the official image `postgres` wants it, and nothing is put into it. Nobody reaches it but by its Unix
 //! socket, on a volume that only these two containers have.
 
+use crate::contract::pod::{SCRATCH_PORT, SCRATCH_SOCKET};
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -22,11 +23,6 @@ use crate::api::{
 
 /// Name of its container.
 pub const CONTAINER: &str = "postgres";
-/// Where the task, and Synapse, find its socket.
-pub const SOCKET: &str = "/var/run/synapse-keeper/postgres-socket";
-/// The port in the socket's name. While the image sets its data up, it listens on the default's, so that nobody takes that
-/// server for the one that stays.
-pub const PORT: u16 = 5433;
 
 /// Where PostgreSQL puts its socket, in all builds that follow Debian's.
 const OWN_SOCKET: &str = "/var/run/postgresql";
@@ -55,7 +51,7 @@ pub fn container(server: &ScratchServer, settings: &JobSettings) -> Container {
     of_jobs.requests.remove("memory");
     of_jobs.limits.remove("memory");
     let wanted = server.resources.clone().unwrap_or_default().or(&of_jobs);
-    let settings = SETTINGS.iter().map(|setting| (*setting).to_owned()).chain([format!("port={PORT}")]);
+    let settings = SETTINGS.iter().map(|setting| (*setting).to_owned()).chain([format!("port={SCRATCH_PORT}")]);
     let variable =
         |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..Default::default() };
     Container {
@@ -99,7 +95,7 @@ pub fn volumes(server: &ScratchServer, labels: &BTreeMap<String, String>) -> Vec
 
 /// Where the task has the socket.
 pub fn socket() -> VolumeMount {
-    at(SOCKET, "postgres-socket")
+    at(SCRATCH_SOCKET, "postgres-socket")
 }
 
 fn claim(volume: &ScratchVolume, labels: &BTreeMap<String, String>) -> PersistentVolumeClaimTemplate {

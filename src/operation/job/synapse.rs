@@ -4,6 +4,7 @@
 //! goes on running, which waits until the task has restored a database for it, and from which nothing leaves. Asked for
 //! its schema it is one that ends before the task begins.
 
+use crate::contract::pod::SYNAPSE;
 use k8s_openapi::api::core::v1::{Container, SecurityContext, Volume, VolumeMount};
 
 use super::{at, empty, resources, restricted, server};
@@ -14,10 +15,6 @@ use crate::api::{
 
 /// Name of its container.
 pub const CONTAINER: &str = "synapse";
-/// Where it and the task find what they tell each other.
-pub const PLACE: &str = "/var/run/synapse-keeper/synapse";
-/// Where it listens, on the loopback of its Pod.
-pub const PORT: u16 = 18008;
 /// The user of the official image.
 const USER: i64 = 991;
 /// It serves one client, with small caches.
@@ -30,14 +27,14 @@ pub const TELL_SCHEMA: &str = include_str!("schema.py");
 
 /// The file in which it tells its schema.
 pub fn schema_file() -> String {
-    format!("{PLACE}/schema.json")
+    format!("{SYNAPSE}/schema.json")
 }
 
 /// The container. It has the task's user and the task's resources, where the settings name them.
 pub fn container(own: &OwnSynapse, settings: &JobSettings) -> Container {
     let OwnSynapse { image: SynapseImage { image, image_pull_policy, .. }, duty } = own;
     let (program, argument, restart_policy) = match duty {
-        Duty::Serves => (SERVE, PLACE.to_owned(), Some("Always".to_owned())),
+        Duty::Serves => (SERVE, SYNAPSE.to_owned(), Some("Always".to_owned())),
         Duty::TellsSchema => (TELL_SCHEMA, schema_file(), None),
     };
     let socket = (*duty == Duty::Serves).then(server::socket);
@@ -65,5 +62,5 @@ pub fn volumes() -> [Volume; 2] {
 
 /// Where both have what they tell each other.
 pub fn place() -> VolumeMount {
-    at(PLACE, "synapse")
+    at(SYNAPSE, "synapse")
 }

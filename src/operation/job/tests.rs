@@ -1,7 +1,10 @@
 use super::*;
-use crate::api::{
-    SynapseSpec,
-    verification::{Duty, ScratchVolume, SynapseImage},
+use crate::{
+    api::{
+        SynapseSpec,
+        verification::{Duty, ScratchVolume, SynapseImage},
+    },
+    contract::pod,
 };
 
 const SPEC: &str = "
@@ -193,7 +196,7 @@ fn the_data_volume_is_mounted_to_read_on_its_node() {
     let mount = pod.containers[0].volume_mounts.iter().flatten().find(|mount| mount.name == "postgres-data").unwrap();
     assert_eq!(mount.read_only, Some(true));
     let args = pod.containers[0].args.clone().unwrap();
-    assert!(args.contains(&format!("--data-volume={DATA_VOLUME}")), "{args:?}");
+    assert!(args.contains(&format!("--data-volume={}", pod::POSTGRES_DATA)), "{args:?}");
     let required =
         pod.affinity.unwrap().node_affinity.unwrap().required_during_scheduling_ignored_during_execution.unwrap();
     let field = &required.node_selector_terms[0].match_fields.as_ref().unwrap()[0];
@@ -266,7 +269,7 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
         mounts.iter().flatten().find(|mount| mount.name == volume).map(|mount| mount.mount_path.clone())
     };
     assert_eq!(of(&server.volume_mounts, "postgres-socket").as_deref(), Some("/var/run/postgresql"));
-    assert_eq!(of(&pod.containers[0].volume_mounts, "postgres-socket").as_deref(), Some(server::SOCKET));
+    assert_eq!(of(&pod.containers[0].volume_mounts, "postgres-socket").as_deref(), Some(pod::SCRATCH_SOCKET));
     assert_eq!(of(&pod.containers[0].volume_mounts, "postgres-data"), None);
     let security = server.security_context.as_ref().unwrap();
     assert_eq!((security.run_as_user, security.allow_privilege_escalation), (Some(999), Some(false)));

@@ -17,12 +17,13 @@ use super::is_lost;
 use crate::{
     api::{conditions::truncate, operation::Outlived},
     context::Context,
+    contract::Report,
     operation::{
         job,
         observed::{JobState, ObservedJob},
         pod_trouble, refused_pods, scale,
     },
-    task::{report::Report, verify::SILENT},
+    task::verify::SILENT,
 };
 
 /// How much of a log goes into a message.

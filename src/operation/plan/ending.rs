@@ -2,11 +2,16 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, POLL, Phase, Planner};
+use super::{Action, Next, POLL, Planner};
 use crate::{
     api::operation::{Figures, HistoryEntry, Outcome, Run, StepState, StepStatus},
     bytes,
-    operation::{observed::LeaseState, pinned::PREFLIGHT, report},
+    operation::{
+        headline::{Headline, Phase},
+        observed::LeaseState,
+        pinned::PREFLIGHT,
+        report,
+    },
 };
 
 impl Planner<'_> {
@@ -163,7 +168,7 @@ fn comment_of_database(run: &Run) -> String {
     let database = run.synapse.as_ref().map_or("synapse", |pinned| &pinned.spec.postgres.database);
     format!(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = {}",
-        crate::postgres::quote::literal(database)
+        crate::quote::literal(database)
     )
 }
 

@@ -2,10 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, Phase, Planner, RESYNC, SAFETY};
+use super::{Action, Next, Planner, RESYNC, SAFETY};
 use crate::{
     api::operation::{Outcome, Run, Trigger},
     operation::{
+        headline::{Headline, Phase},
         report,
         schedule::{Calendar, Due},
     },

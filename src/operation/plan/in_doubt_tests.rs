@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     api::operation::{Outcome, Run, StepState},
+    contract::{Leaves, Report, TaskError},
     operation::observed::JobState,
-    task::report::{Leaves, Report, TaskError},
 };
 
 const FULL: &str = "[{vacuum: {mode: Full}}]";

@@ -10,6 +10,7 @@ mod ending;
 mod idle;
 #[cfg(test)]
 mod in_doubt_tests;
+mod order;
 mod outlived;
 #[cfg(test)]
 mod outlived_tests;
@@ -30,13 +31,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
+    headline::{Headline, Phase},
     observed::{LeaseState, Observed, Subject},
     report,
     scale::Change,
 };
 use crate::{
     api::operation::{Failure, OperationStatus, Run, Window},
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 
 /// What the status should be, and what to do once it is written.
@@ -76,37 +78,6 @@ pub enum Action {
     CreateJob(usize),
     /// Delete the Job of the step with this index and let its Pods end.
     DeleteJob(usize),
-}
-
-/// How it stands, for people and for programs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Headline {
-    pub phase: Phase,
-    pub reason: String,
-    pub message: String,
-}
-
-/// The phases. They are for people; conditions are made from them in [`report`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It waits for something outside.
-    Pending,
-    Preflight,
-    /// A step runs while Synapse serves.
-    Running,
-    /// The workloads are going down.
-    Stopping,
-    /// A step runs while Synapse is down.
-    Offline,
-    /// The workloads are coming back.
-    Resuming,
-    /// It waits for its next run.
-    Scheduled,
-    Suspended,
-    Succeeded,
-    Failed,
-    /// It cannot go on until a person changes it.
-    Stalled,
 }
 
 /// Polling while Pods come and go: they have no watch of their own, because a watch on every Pod of the cluster would

@@ -6,12 +6,12 @@ use super::{
 };
 use crate::{
     api::operation::{Outcome, Run},
+    contract::{Report, TaskError},
     operation::{
         events,
         observed::{JobState, ObservedJob},
     },
     recipes::lane,
-    task::report::{Report, TaskError},
 };
 
 const STEPS: &str = "[{vacuum: {mode: Full}}, {vacuum: {mode: Full}}]";

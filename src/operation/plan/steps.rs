@@ -3,23 +3,25 @@
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, POLL, Phase, Planner, SAFETY, elapsed};
+use super::{Action, Next, POLL, Planner, SAFETY, elapsed};
 use crate::{
     api::{
         Duration,
         downtime::Downtime,
-        operation::{Cursor, PinnedSynapse, PodTrace, StepPlan, StepState, StepStatus, restart_reserve},
+        operation::{Cursor, PinnedSynapse, PodTrace, StepState, StepStatus, restart_reserve},
+    },
+    contract::{
+        ErrorClass::{self, Terminal, Transient},
+        Findings, Report, StepPlan, StepResult,
     },
     operation::{
-        claims, job,
+        claims,
+        headline::{Headline, Phase},
+        job,
         observed::{JobState, ObservedJob, Subject},
         pinned, refused_pods,
     },
     pause::{self, doubling},
-    task::report::{
-        ErrorClass::{self, Terminal, Transient},
-        Findings, Report, StepResult,
-    },
 };
 
 /// How often a step is tried.
@@ -413,7 +415,7 @@ fn expected_downtime(plan: &[StepPlan], downtime: &Downtime) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::report::TablePlan;
+    use crate::contract::TablePlan;
 
     #[test]
     fn the_expected_downtime_is_that_of_all_offline_steps_with_stop_and_start() {

@@ -1,14 +1,15 @@
 //! Reasons to end a run early. They are looked for before anything else is decided, so that a Job is stopped before
 //! whatever intruded can be hurt by it.
 
-use super::{Planner, elapsed, window::held_by_its_order};
+use super::{Planner, elapsed};
 use crate::{
-    api::operation::{Role, Window},
+    api::operation::Window,
+    contract::ErrorClass::{Terminal, Transient},
     operation::{
         observed::{LeaseState, Live},
+        plan::order::held_by_its_order,
         report::IN_A_NEW_OBJECT,
     },
-    task::report::ErrorClass::{Terminal, Transient},
 };
 
 impl Planner<'_> {
@@ -142,9 +143,4 @@ impl Planner<'_> {
             live.workload
         ))
     }
-}
-
-/// Where a workload stands when things go down: workers, then the main process, then MAS.
-pub(super) fn stopping_order(role: Role) -> std::cmp::Reverse<Role> {
-    std::cmp::Reverse(role)
 }

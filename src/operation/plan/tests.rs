@@ -13,11 +13,11 @@ use crate::{
         conditions::{self, Type},
         operation::{OperationStatus, Outcome, Run, StepState, Trigger, Window},
     },
+    contract::{Report, StepResult, TableResult, TaskError},
     operation::{
         claims, events,
         observed::{JobState, Observed, ObservedClaim, ObservedPod, Subject},
     },
-    task::report::{Report, StepResult, TableResult, TaskError},
 };
 
 const FULL: &str = "[{vacuum: {mode: Full}}]";

@@ -9,14 +9,15 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, Phase, Planner};
+use super::{Action, Next, Planner};
 use crate::{
     api::operation::{PodTrace, Run, StepState, Undo},
+    contract::{Leaves, Report},
     operation::{
+        headline::{Headline, Phase},
         observed::{JobState, LeaseState, ObservedJob},
         pinned,
     },
-    task::report::{Leaves, Report},
 };
 
 impl Planner<'_> {

@@ -10,7 +10,7 @@ use crate::{
         conditions::{self, Type},
         operation::{Outcome, StepState},
     },
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 
 const FULL: &str = "[{vacuum: {mode: Full}}]";

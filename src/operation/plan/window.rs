@@ -4,14 +4,16 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Headline, Next, POLL, Phase, Planner, elapsed, stop::stopping_order};
+use super::{Action, Next, POLL, Planner, elapsed};
 use crate::{
     api::operation::{RecordedWorkload, Role, Window},
+    contract::ErrorClass::Transient,
     operation::{
+        headline::{Headline, Phase},
         observed::{LeaseState, Live, ObservedJob, TASK_STOPS_WITHIN},
+        plan::order::{held_by_its_order, stopping_order},
         scale::Change,
     },
-    task::report::ErrorClass::Transient,
 };
 
 impl Planner<'_> {
@@ -276,26 +278,4 @@ fn see_why_not_ready(live: &[Live], namespace: &str) -> String {
         }
         None => format!("See why with kubectl -n {namespace} describe pods, and kubectl logs"),
     }
-}
-
-/// A StatefulSet that waits for its own Pods to be Ready before it deletes the next one, which they never are: and what frees
-/// it.
-pub(super) fn held_by_its_order(live: &Live, namespace: &str) -> Option<String> {
-    let is_held = live.ordered
-        && live.replicas == Some(0)
-        && live.pods.iter().any(|pod| !pod.ready)
-        && !live.pods.iter().any(|pod| pod.terminating);
-    if !is_held {
-        return None;
-    }
-    let mut names: Vec<&str> = live.pods.iter().map(|pod| pod.name.as_str()).collect();
-    // The highest ordinal first, as its controller would.
-    names.sort_unstable_by_key(|name| (name.len(), *name));
-    names.reverse();
-    Some(format!(
-        "{} deletes its Pods one by one, and not while one of them is not Ready (podManagementPolicy OrderedReady). This lets \
-         it stop: kubectl -n {namespace} delete pod {}",
-        live.workload,
-        names.join(" ")
-    ))
 }

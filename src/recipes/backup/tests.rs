@@ -2,17 +2,12 @@ use super::*;
 use crate::{
     api::{
         SynapseBackupSpec,
-        backup::{BackupSnapshot, ListedBackups},
         conditions::{self, Type},
-        media::MediaSample,
         mounts::Source,
-        operation::{OperationStatus, Run, StepPlan},
+        operation::{OperationStatus, Run},
     },
-    recipes::{
-        repository::{SECRET, VOLUME},
-        tests::homeserver,
-    },
-    task::report::{Coverage, StepResult},
+    contract::{BackupSnapshot, Coverage, ListedBackups, MediaSample, StepPlan, StepResult, pod},
+    recipes::tests::homeserver,
 };
 
 fn object(spec: &str) -> SynapseBackup {
@@ -48,7 +43,7 @@ fn media_come_when_the_homeserver_is_free_again_and_complete_the_backup_of_their
     assert_eq!(media.args[media.args.len() - 3..], own, "{:?}", media.args);
     assert!(!media.args.contains(&"--init".to_owned()), "the database's step has made it");
     let claim = Mount::readable_claim("/var/run/synapse-keeper/media", "synapse-media");
-    assert_eq!(media.mounts, [Mount::secret(SECRET, "s3"), claim]);
+    assert_eq!(media.mounts, [Mount::secret(pod::REPOSITORY, "s3"), claim]);
     let check: Check = serde_json::from_str(media.preflight.as_ref().unwrap()).unwrap();
     assert!(matches!(check, Check::Media(store) if store.remote_media && store.media_store.ends_with("data/media")));
 }
@@ -147,7 +142,7 @@ fn old_backups_go_when_the_homeserver_is_free_again() {
 #[test]
 fn a_secret_is_all_that_restic_needs() {
     let step = step(&object("repository: {secretName: s3}"));
-    assert_eq!(step.mounts, [Mount::secret(SECRET, "s3")]);
+    assert_eq!(step.mounts, [Mount::secret(pod::REPOSITORY, "s3")]);
     let args = [
         "backup",
         "--repository-dir=/var/run/synapse-keeper/repository",
@@ -174,7 +169,7 @@ fn a_volume_has_its_password_elsewhere() {
     let [password, volume] = &step.mounts[..] else { panic!("{step:?}") };
     let Source::SecretKey { name, key, file } = &password.source else { panic!("{step:?}") };
     assert_eq!([name, key, file], ["p", "restic", "RESTIC_PASSWORD"]);
-    assert_eq!(*volume, Mount::writable_claim(VOLUME, "backups"));
+    assert_eq!(*volume, Mount::writable_claim(pod::REPOSITORY_VOLUME, "backups"));
     assert!(step.args.contains(&"--repository=/var/run/synapse-keeper/backups/a/b".to_owned()), "{step:?}");
     assert!(step.offline);
 }
@@ -185,7 +180,7 @@ fn the_configuration_is_mounted_object_by_object() {
         .steps(Sight::of(&homeserver(", config: {secrets: [signing-key], configMaps: [homeserver]}")))
         .remove(0);
     let mounts = [
-        Mount::secret(SECRET, "s3"),
+        Mount::secret(pod::REPOSITORY, "s3"),
         Mount::secret("/var/run/synapse-keeper/config/secrets/signing-key", "signing-key"),
         Mount::config_map("/var/run/synapse-keeper/config/configmaps/homeserver", "homeserver"),
     ];

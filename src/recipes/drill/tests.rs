@@ -9,13 +9,13 @@ use crate::{
         operation::Outcome,
         verification::SynapseImage,
     },
+    contract::{Report, StepResult, TaskError, Verdict},
     operation::{
         observed::{JobLeft, JobState, LeaseState, Observed, ObservedJob, ObservedSynapse, Subject},
         plan::{Action, plan},
         reconcile::subject,
     },
     recipes::tests::homeserver,
-    task::report::{Report, StepResult, TaskError, Verdict},
 };
 
 /// Two days after its backup was made.

@@ -13,15 +13,15 @@ use super::{
     readable,
 };
 use crate::{
-    api::{exclude::Exclude, operation::StepPlan},
+    api::exclude::Exclude,
     bytes,
+    contract::{Coverage, Result, StepPlan, TaskError},
     postgres::{Session, programs::Programs},
     restic::MISSING,
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
         preflight::check_server,
-        report::{Coverage, Result, TaskError},
     },
 };
 

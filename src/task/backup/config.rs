@@ -14,11 +14,8 @@ use k8s_openapi::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    contract::{Result, TaskError, mounted},
     synapse::signing_keys,
-    task::{
-        mounted,
-        report::{Result, TaskError},
-    },
 };
 
 /// What to take along.

@@ -11,10 +11,10 @@ use super::{
     stream::output_of,
 };
 use crate::{
+    contract::{Coverage, TaskError},
     postgres::{Locale, Result, Target, programs::Programs},
     task::{
         authentication::Whose,
-        report::{Coverage, TaskError},
         restore::{place_beside, template},
         schema::{Choice, Contents, Facts, Needed, NotRestored, choice, facts, told, unsaved},
     },

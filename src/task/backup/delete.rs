@@ -13,12 +13,9 @@ use super::{
     removal::{Doomed, remove},
 };
 use crate::{
+    contract::{Result, StepResult, TaskError, output::progress},
     restic::Listed,
-    task::{
-        output::progress,
-        place::Place,
-        report::{Result, StepResult, TaskError},
-    },
+    task::place::Place,
     words::counted,
 };
 

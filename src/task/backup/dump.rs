@@ -16,9 +16,9 @@ use super::{
     too_large,
 };
 use crate::{
+    contract::{Result, TaskError},
     postgres::said::VERBOSE,
     restic::{Repository, Stored},
-    task::report::{Result, TaskError},
 };
 
 /// A stream of a database.

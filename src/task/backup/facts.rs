@@ -1,13 +1,13 @@
 //! What is true of the databases that are backed up.
 
 use crate::{
+    contract::{Result, TaskError},
     postgres::{Locale, Session, relations},
     synapse::{
         authentication,
         database::{self, SchemaVersion, Tables},
         schema,
     },
-    task::report::{Result, TaskError},
 };
 
 /// What is true of a database at the snapshot's moment, whosever it is.

@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     api::exclude::Exclude,
+    contract::{Coverage, Result, TaskError},
     postgres::{Session, Target, lock, programs::Programs, sessions},
     synapse::database::SchemaVersion,
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
-        report::{Coverage, Result, TaskError},
     },
 };
 

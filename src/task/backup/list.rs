@@ -12,12 +12,8 @@ use super::{
     origins::tags_of,
 };
 use crate::{
-    api::{
-        backup::{BackupSnapshot, ListedBackups},
-        origins::OtherOrigin,
-    },
+    contract::{BackupSnapshot, ListedBackups, OtherOrigin, Result, TaskError},
     restic::{Listed, Repository},
-    task::report::{Result, TaskError},
     words::moment,
 };
 

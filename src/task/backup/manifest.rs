@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::parts;
 use crate::{
-    postgres::{Locale, quote},
+    contract::{Result, TaskError},
+    postgres::Locale,
+    quote,
     restic::Repository,
     synapse::database::{SchemaVersion, Tables},
-    task::{
-        report::{Result, TaskError},
-        schema::{Needed, NotRestored},
-    },
+    task::schema::{Needed, NotRestored},
 };
 
 /// The manifest's name in its snapshot.

@@ -11,8 +11,8 @@ use super::{
     stream::carry_bytes,
 };
 use crate::{
+    contract::Result,
     restic::{Listed, Repository},
-    task::report::Result,
 };
 
 const VERIFIED: &str = "verified=";

@@ -43,8 +43,8 @@ pub use run::run;
 
 use jiff::Timestamp;
 
-use super::{arguments::Connection, authentication::AuthenticationService, report::TaskError};
-use crate::api::exclude::Exclude;
+use super::{arguments::Connection, authentication::AuthenticationService};
+use crate::{api::exclude::Exclude, contract::TaskError};
 
 /// What to back up, and where to.
 #[derive(clap::Args, Clone, Debug)]

@@ -9,9 +9,8 @@ use super::{
     manifest::{ORIGIN, TAG, origin_tag, server_tag},
 };
 use crate::{
-    api::origins::{LISTED, OtherOrigin},
+    contract::{LISTED, OtherOrigin, Result},
     restic::{Listed, Repository},
-    task::report::Result,
 };
 
 /// All snapshots that concern a homeserver.

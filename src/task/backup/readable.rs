@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use super::exclude::Excluded;
 use crate::{
-    postgres::{Explain, Result, Session, quote},
+    contract::TaskError,
+    postgres::{Explain, Result, Session},
+    quote,
     synapse::guests,
-    task::report::TaskError,
 };
 
 /// As many are named in a message.

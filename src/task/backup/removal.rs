@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    contract::{ErrorClass, Result},
     restic::Repository,
-    task::report::{ErrorClass, Result},
 };
 
 /// A backup that goes.

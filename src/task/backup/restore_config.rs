@@ -11,10 +11,8 @@ use std::{
 
 use super::manifest::CONFIG_FILE;
 use crate::{
-    task::{
-        report::{Result, StepResult, TaskError},
-        restore::source::{Chosen, Source},
-    },
+    contract::{Result, StepResult, TaskError},
+    task::restore::source::{Chosen, Source},
     words::{counted, moment},
 };
 

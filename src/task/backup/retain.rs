@@ -20,10 +20,7 @@ use super::{
 };
 use crate::{
     api::retention::Retention,
-    task::{
-        output::progress,
-        report::{Result, StepResult, TaskError},
-    },
+    contract::{Result, StepResult, TaskError, output::progress},
     words::{counted, counted_are},
 };
 
@@ -175,7 +172,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::api::backup::BackupSnapshot;
+    use crate::contract::BackupSnapshot;
 
     /// Backups of these moments, given newest first.
     fn backups(moments: &[&str]) -> Vec<Backup> {

@@ -32,14 +32,11 @@ use super::{
 };
 use crate::{
     bytes,
+    contract::{Coverage, Findings, Report, Result, StepResult, TaskError, output::progress},
     postgres::Application,
     restic::{Repository, Stored},
     synapse::version,
-    task::{
-        arguments::Connection,
-        output::progress,
-        report::{Coverage, Findings, Report, Result, StepResult, TaskError},
-    },
+    task::arguments::Connection,
     words::{moment, rows_of},
 };
 

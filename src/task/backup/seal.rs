@@ -13,8 +13,8 @@ use super::{
     stream::carry_bytes,
 };
 use crate::{
+    contract::{BackupFindings, Findings, Result, TaskError},
     restic::{Listed, Repository, Stored},
-    task::report::{BackupFindings, Findings, Result, TaskError},
 };
 
 /// What the snapshots of one attempt have in common.

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use super::{exclude::Excluded, parts::Table};
 use crate::{
     api::exclude::Exclude,
+    contract::TaskError,
     postgres::{Application, Explain, Result, Session, Target, errors},
-    task::{authentication::Whose, report::TaskError},
+    task::authentication::Whose,
 };
 
 /// Tables that come, go or are locked while they are being locked make it begin again, for so long.

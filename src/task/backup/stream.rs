@@ -19,9 +19,9 @@ use super::{
     stopped,
 };
 use crate::{
+    contract::TaskError,
     postgres::{Result, errors, said::refusals},
     restic::{Stored, Upload, collect},
-    task::report::TaskError,
 };
 
 /// Pieces that are ready before restic takes them, each of up to 5 MiB and mostly of a tenth of that.
@@ -217,7 +217,7 @@ fn not_started(program: &str, error: &io::Error) -> TaskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::report::ErrorClass;
+    use crate::contract::ErrorClass;
 
     #[test]
     fn a_full_lock_table_is_no_lack_of_memory() {

@@ -7,9 +7,9 @@ use sqlx::AssertSqlSafe;
 use super::{held::Held, parts::Table};
 use crate::{
     bytes,
+    contract::TaskError,
     postgres::{Explain, Result, Session},
     synapse::guests,
-    task::report::TaskError,
 };
 
 /// What PostgreSQL says then: an internal error (a value), program_limit_exceeded (a row), out_of_memory (before its own limit).
@@ -112,7 +112,7 @@ async fn lengths(session: &mut Session, table: &Table) -> Result<Vec<(String, St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::report::ErrorClass;
+    use crate::contract::ErrorClass;
 
     #[test]
     fn the_row_is_named_and_the_way_out() {

@@ -4,15 +4,13 @@ use std::collections::BTreeSet;
 
 use super::Wanted;
 use crate::{
+    contract::{Result, TaskError},
     postgres::{Explain, Session, Target, relations},
     synapse::{
         database::{self, SchemaVersion, Tables},
         schema,
     },
-    task::{
-        report::{Result, TaskError},
-        restore::Present,
-    },
+    task::restore::Present,
 };
 
 /// As many of what is missing are named.

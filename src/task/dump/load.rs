@@ -11,11 +11,8 @@ use super::{
     wanted::refuse,
 };
 use crate::{
+    contract::{ErrorClass, Result, TaskError, output::progress},
     postgres::{Target, errors},
-    task::{
-        output::progress,
-        report::{ErrorClass, Result, TaskError},
-    },
 };
 
 /// What a dump brought.

@@ -13,11 +13,8 @@ use super::{
     statement::Statement,
 };
 use crate::{
+    contract::{Result, TaskError, output::progress},
     postgres::{Explain, Session, Target, errors},
-    task::{
-        output::progress,
-        report::{Result, TaskError},
-    },
     words::counted,
 };
 

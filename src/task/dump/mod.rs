@@ -24,8 +24,6 @@ use super::{
     arguments::Connection,
     authentication::Whose,
     backup::snapshot::ONE_TIME_KEYS,
-    output::progress,
-    report::{Result, StepResult, TaskError},
     restore::{
         Dumped, Mark, Present, State,
         beside::{done_before, make},
@@ -35,7 +33,11 @@ use super::{
     schema::views,
     stopped,
 };
-use crate::{api::restore::DatabaseLeft, bytes, synapse::schema};
+use crate::{
+    bytes,
+    contract::{DatabaseLeft, Result, StepResult, TaskError, output::progress},
+    synapse::schema,
+};
 
 pub use self::{
     source::Source,

@@ -20,12 +20,10 @@ use tokio::{
 
 use super::source::Found;
 use crate::{
+    contract::{Result, TaskError},
     postgres::{Target, clients, programs::Programs},
     restic::{Download, collect},
-    task::{
-        report::{Result, TaskError},
-        schema::contents::{self, Contents},
-    },
+    task::schema::contents::{self, Contents},
 };
 
 /// A pipe holds 64 KiB; more at once saves wake-ups where both sides are quick.

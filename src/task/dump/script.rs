@@ -10,13 +10,11 @@ use super::{
     statement::Statement,
 };
 use crate::{
-    task::{
-        report::{Result, TaskError},
-        schema::{
-            Facts,
-            belongs::{Need, needs},
-            contents,
-        },
+    contract::{Result, TaskError},
+    task::schema::{
+        Facts,
+        belongs::{Need, needs},
+        contents,
     },
     words::counted,
 };

@@ -7,11 +7,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 
 use crate::{
+    contract::{Result, TaskError},
     restic::{Download, Repository},
-    task::{
-        place::Place,
-        report::{Result, TaskError},
-    },
+    task::place::Place,
 };
 
 /// A file, or one in a snapshot of restic.

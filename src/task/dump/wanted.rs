@@ -11,14 +11,14 @@ use super::{
     source::{Found, Source},
 };
 use crate::{
-    api::{operation::StepPlan, restore::Method},
+    api::restore::Method,
     bytes,
+    contract::{PreflightFindings, Result, StepPlan, TaskError},
     postgres::disk,
     synapse::database::locale,
     task::{
         arguments::Connection,
         authentication::Whose,
-        report::{PreflightFindings, Result, TaskError},
         restore::{Fit, Terms, facts_beside, place_beside, possible},
         schema::{Choice, Facts, Needed, choice, told},
     },

@@ -9,9 +9,10 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     api::restore::ScheduledTasks,
+    contract::{TaskError, output::progress},
     postgres::{Explain, Result, Session},
     synapse::{schema, sequences},
-    task::{backup::snapshot::ONE_TIME_KEYS, output::progress, report::TaskError},
+    task::backup::snapshot::ONE_TIME_KEYS,
     words::counted,
 };
 

@@ -15,16 +15,15 @@ use super::{
     source::Chosen,
 };
 use crate::{
-    api::restore::{Existing, RestoredAuthentication},
+    api::restore::Existing,
     bytes,
+    contract::{RestoredAuthentication, Result, TaskError, output::progress},
     postgres::{disk, programs::Programs, relations},
     synapse::{authentication, database::Tables},
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
         backup::manifest::{AuthenticationDump, Dump, Manifest},
-        output::progress,
-        report::{Result, TaskError},
     },
     words::rows_of,
 };

@@ -19,17 +19,11 @@ use super::{
     terms::Fit,
 };
 use crate::{
-    api::restore::DatabaseLeft,
     bytes,
+    contract::{DatabaseLeft, Result, StepResult, TaskError, output::progress},
     postgres::{Session, Target, disk, lock},
     synapse::{database, schema},
-    task::{
-        arguments::Connection,
-        authentication::Whose,
-        output::progress,
-        report::{Result, StepResult, TaskError},
-        stopped,
-    },
+    task::{arguments::Connection, authentication::Whose, stopped},
     words::{moment, rows_of},
 };
 

@@ -7,13 +7,10 @@ use futures::future::try_join_all;
 use sqlx::AssertSqlSafe;
 
 use crate::{
+    contract::{Result, TaskError},
     postgres::{Explain, Locale, Session, Target, relations},
     synapse::database,
-    task::{
-        authentication::Whose,
-        backup::manifest::Dump,
-        report::{Result, TaskError},
-    },
+    task::{authentication::Whose, backup::manifest::Dump},
 };
 
 /// As many differences are named.

@@ -9,11 +9,10 @@ use std::collections::HashSet;
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    postgres::{Explain, Session, quote},
-    task::{
-        backup::manifest::Dump,
-        report::{Result, TaskError},
-    },
+    contract::{Result, TaskError},
+    postgres::{Explain, Session},
+    quote,
+    task::backup::manifest::Dump,
 };
 
 /// What is not PostgreSQL's own.

@@ -8,11 +8,10 @@ use sqlx::AssertSqlSafe;
 
 use super::{clear::of_no_extension, mark::State, server::Server};
 use crate::{
-    postgres::{Explain, Session, quote},
-    task::{
-        arguments::Connection,
-        report::{Result, TaskError},
-    },
+    contract::{Result, TaskError},
+    postgres::{Explain, Session},
+    quote,
+    task::arguments::Connection,
 };
 
 /// Nobody waits for these commits: the database is dropped next.

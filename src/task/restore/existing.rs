@@ -8,15 +8,14 @@ use super::{
 };
 use crate::{
     api::restore::{Existing, Method},
-    postgres::{Explain, Session, quote, relations},
+    contract::{Result, TaskError},
+    postgres::{Explain, Session, relations},
+    quote,
     synapse::{
         database::{self, SchemaVersion, Tables},
         schema,
     },
-    task::{
-        arguments::Connection,
-        report::{Result, TaskError},
-    },
+    task::arguments::Connection,
 };
 
 /// The database by the homeserver's name.

@@ -16,6 +16,7 @@ use tokio::process::Command;
 
 use super::refused::{by_code, by_program, by_psql};
 use crate::{
+    contract::{Result, TaskError, output::progress},
     postgres::{
         Explain, Session, Target, errors,
         programs::Programs,
@@ -26,8 +27,6 @@ use crate::{
     task::{
         backup::{exclude, manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
         dump::{making::Making, statement::Statement},
-        output::progress,
-        report::{Result, TaskError},
         schema::{Choice, Contents, Facts, Place, facts, views},
     },
 };

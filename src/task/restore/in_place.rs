@@ -22,15 +22,14 @@ use super::{
     terms::Fit,
 };
 use crate::{
-    api::restore::Restored,
     bytes,
-    postgres::{Explain, Locale, Session, disk, lock, quote, sessions},
+    contract::{Leaves, Report, Restored, Result, StepResult, TaskError, output::progress},
+    postgres::{Explain, Locale, Session, disk, lock, sessions},
+    quote,
     synapse::{database, schema},
     task::{
         arguments::Connection,
         authentication::Whose,
-        output::progress,
-        report::{Leaves, Report, Result, StepResult, TaskError},
         schema::{Place, facts},
         stopped,
     },

@@ -3,7 +3,7 @@
 
 use super::mark::{Mark, State, name_pattern, of_service};
 use crate::{
-    api::restore::DatabaseLeft,
+    contract::DatabaseLeft,
     postgres::{Explain, Result, Session},
 };
 

@@ -6,14 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::source::Chosen;
 use crate::{
-    api::operation::StepPlan,
     bytes,
-    task::{
-        backup::media::{
-            LOOKS_FOR_LINKS,
-            restore::{no_media, writable},
-        },
-        report::Result,
+    contract::{Result, StepPlan},
+    task::backup::media::{
+        LOOKS_FOR_LINKS,
+        restore::{no_media, writable},
     },
     words::counted,
 };

@@ -47,8 +47,11 @@ pub use terms::{Fit, Terms};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{arguments::Connection, report::Report};
-use crate::api::restore::{Method, ScheduledTasks};
+use super::arguments::Connection;
+use crate::{
+    api::restore::{Method, ScheduledTasks},
+    contract::Report,
+};
 
 /// What to restore, and where to.
 #[derive(clap::Args, Clone, Debug)]

@@ -2,11 +2,10 @@
 
 use super::server::{Found, Server, find};
 use crate::{
-    postgres::{Explain, Session, lock, quote, sessions},
-    task::{
-        arguments::Connection,
-        report::{Result, TaskError},
-    },
+    contract::{Result, TaskError},
+    postgres::{Explain, Session, lock, sessions},
+    quote,
+    task::arguments::Connection,
 };
 
 impl Server {

@@ -8,13 +8,13 @@ use super::{
 };
 use crate::{
     api::restore::Method,
+    contract::Result,
     postgres::{Locale, programs::Programs},
     restic::Repository,
     task::{
         arguments::Connection,
         authentication::Whose,
         backup::{exclude, manifest::Dump},
-        report::Result,
         schema::{Choice, Contents, Facts, Place, facts},
     },
 };

@@ -14,8 +14,9 @@ use super::{
     terms::{Fit, Terms},
 };
 use crate::{
-    api::{operation::StepPlan, restore::Method},
+    api::restore::Method,
     bytes,
+    contract::{PreflightFindings, Result, StepPlan, TaskError},
     postgres::{Session, disk, programs::Programs},
     synapse::{
         database,
@@ -27,7 +28,6 @@ use crate::{
         authentication::{AuthenticationService, Whose},
         backup::manifest::{Dump, Manifest},
         preflight::Check,
-        report::{PreflightFindings, Result, TaskError},
     },
     words::{moment, rows_of},
 };

@@ -2,8 +2,8 @@
 //! SQLSTATE, for its words are in the server's language. Pure.
 
 use crate::{
+    contract::{ErrorClass, TaskError},
     postgres::{errors, said},
-    task::report::{ErrorClass, TaskError},
 };
 
 /// PostgreSQL does not take what it was given.

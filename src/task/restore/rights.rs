@@ -2,8 +2,9 @@
 
 use super::server::Server;
 use crate::{
-    postgres::{Explain, quote, sessions},
-    task::report::{Result, TaskError},
+    contract::{Result, TaskError},
+    postgres::{Explain, sessions},
+    quote,
 };
 
 impl Server {

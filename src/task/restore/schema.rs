@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::{
+    contract::{Result, TaskError},
     synapse::database::SchemaVersion,
-    task::report::{Result, TaskError},
 };
 
 /// What the image of the homeserver's own Synapse has written ([`crate::operation::job::synapse::TELL_SCHEMA`]).

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::mark::{Mark, of_service};
 use crate::{
-    api::restore::DatabaseLeft,
-    postgres::{Credentials, Explain, Locale, Session, Target, lock, quote, sessions},
+    contract::{DatabaseLeft, Result, TaskError},
+    postgres::{Credentials, Explain, Locale, Session, Target, lock, sessions},
+    quote,
     synapse::database,
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
-        report::{Result, TaskError},
     },
 };
 

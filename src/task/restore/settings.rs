@@ -5,11 +5,10 @@
 
 use super::server::Server;
 use crate::{
-    postgres::{Explain, Session, quote},
-    task::{
-        arguments::Connection,
-        report::{Result, TaskError},
-    },
+    contract::{Result, TaskError},
+    postgres::{Explain, Session},
+    quote,
+    task::arguments::Connection,
 };
 
 /// The values of these are lists of names, and stand in the catalog as SQL has them (`variable_is_guc_list_quote` in

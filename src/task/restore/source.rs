@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    contract::{Result, TaskError},
     restic::Repository,
     task::{
         backup::{
@@ -13,7 +14,6 @@ use crate::{
             manifest::Manifest,
         },
         place::Place,
-        report::{Result, TaskError},
     },
 };
 

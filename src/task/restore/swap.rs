@@ -31,18 +31,12 @@ use super::{
     server::{Administrator, Found, Rename, Server, find},
 };
 use crate::{
-    api::{
-        dump::RestoredDump,
-        restore::{Existing, Restored, RestoredAuthentication, ScheduledTasks},
-    },
+    api::restore::{Existing, ScheduledTasks},
     bytes,
+    contract::{Leaves, Report, Restored, RestoredAuthentication, RestoredDump, Result, StepResult, TaskError},
     postgres::{Session, Target, lock, relations, sessions},
     synapse::schema,
-    task::{
-        arguments::Connection,
-        authentication::AuthenticationService,
-        report::{Leaves, Report, Result, StepResult, TaskError},
-    },
+    task::{arguments::Connection, authentication::AuthenticationService},
     words::moment,
 };
 

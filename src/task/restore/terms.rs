@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::restore::{Existing, Method},
     bytes,
+    contract::{Result, TaskError},
     postgres::{
         Session,
         disk::{self, Wal},
@@ -20,10 +21,7 @@ use crate::{
         sessions,
     },
     synapse::database::SchemaVersion,
-    task::{
-        arguments::Connection,
-        report::{Result, TaskError},
-    },
+    task::arguments::Connection,
     words::moment,
 };
 

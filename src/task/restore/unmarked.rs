@@ -5,10 +5,7 @@ use super::{
     mark::{Mark, name_beside},
     server::Server,
 };
-use crate::{
-    postgres::Explain,
-    task::{arguments::Connection, report::Result},
-};
+use crate::{contract::Result, postgres::Explain, task::arguments::Connection};
 
 impl Server {
     /// Marks databases that attempts of this operation have made and not marked: by exactly their names, of the owner whom we

@@ -9,7 +9,7 @@ use super::{
     contents::{Contents, Entry},
     facts::{Available, Facts},
 };
-use crate::task::report::{Result, TaskError};
+use crate::contract::{Result, TaskError};
 
 /// As many names stand in one line.
 const NAMED: usize = 8;

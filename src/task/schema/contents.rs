@@ -8,13 +8,11 @@ use std::path::Path;
 use tokio::process::Command;
 
 use crate::{
+    contract::{Result, TaskError},
     postgres::{Target, programs::Programs},
-    task::{
-        dump::{
-            lexer::{Lexer, Piece},
-            statement::Statement,
-        },
-        report::{Result, TaskError},
+    task::dump::{
+        lexer::{Lexer, Piece},
+        statement::Statement,
     },
 };
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::contents::Contents;
 use crate::{
+    contract::TaskError,
     postgres::{Explain, Result, Session, Target},
-    task::report::TaskError,
 };
 
 /// An extension that a server has the files of.

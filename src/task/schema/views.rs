@@ -1,11 +1,8 @@
 //! Materialized views: a dump of a schema makes them, and leaves them empty.
 
 use crate::{
+    contract::{ErrorClass, Result, TaskError, output::progress},
     postgres::{Explain, Session, Target},
-    task::{
-        output::progress,
-        report::{ErrorClass, Result, TaskError},
-    },
     words::counted,
 };
 

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::postgres::IgnoredSession,
+    contract::TaskError,
     postgres::{Explain, Result, Session, errors, sessions},
     synapse::guests,
-    task::{report::TaskError, stopped},
+    task::stopped,
 };
 
 /// How often the guard looks.

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::{api::maintenance::VacuumMode, bytes, postgres::relations::Table, task::report::TablePlan};
+use crate::{api::maintenance::VacuumMode, bytes, contract::TablePlan, postgres::relations::Table};
 
 /// Bytes a second of reading a table, and of writing it anew with its indexes and WAL. Modest network storage does both
 /// several times over; a table that turns out faster makes the rest be taken for faster (see [`Pace`]).

@@ -17,14 +17,10 @@ use super::{
 use crate::{
     api::maintenance::VacuumMode,
     bytes,
+    contract::{Report, StepResult, TableResult, TaskError, output::progress},
     postgres::{Result, Session, horizon, lock, relations, sessions},
     synapse::{guests, schema},
-    task::{
-        output::progress,
-        preflight,
-        report::{Report, StepResult, TableResult, TaskError},
-        stopped,
-    },
+    task::{preflight, stopped},
     words::counted,
 };
 

@@ -13,9 +13,9 @@ use super::{
 use crate::{
     api::maintenance::VacuumMode,
     bytes,
+    contract::TaskError,
     postgres::{Result, Session, disk, relations},
     synapse::schema,
-    task::report::TaskError,
     words::counted,
 };
 

@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::Deserialize;
 
 use crate::{
+    contract::{Result, TaskError},
     postgres::{Explain, Session, Target, relations},
     restic::Repository,
     synapse::{schema, sequences, signing_keys},
     task::{
         backup::manifest::{CONFIG_FILE, Manifest},
-        report::{Result, TaskError},
         restore::Source,
     },
     words::{counted, counted_are},

@@ -6,17 +6,14 @@ use std::{
 };
 
 use crate::{
-    api::{media::MediaSample, verification::MediaCheck},
+    api::verification::MediaCheck,
     bytes,
+    contract::{MediaSample, Result, TaskError, output::progress},
     postgres::Target,
     restic::{Download, Entry, File, Repository},
-    task::{
-        backup::{
-            manifest::StoredMedia,
-            media::named::{self, Wanted},
-        },
-        output::progress,
-        report::{Result, TaskError},
+    task::backup::{
+        manifest::StoredMedia,
+        media::named::{self, Wanted},
     },
     words::{counted, counted_are},
 };

@@ -25,8 +25,6 @@ use super::{
         manifest::{Dump, Manifest},
         marks::Mark,
     },
-    output::progress,
-    report::{Report, Result, StepResult, TaskError, Verdict},
     restore::{
         Source,
         check::{Checked, check},
@@ -36,8 +34,9 @@ use super::{
     stopped,
 };
 use crate::{
-    api::{media::MediaSample, verification::MediaCheck},
+    api::verification::MediaCheck,
     bytes,
+    contract::{MediaSample, Report, Result, StepResult, TaskError, Verdict, output::progress},
     postgres::{Target, programs::Programs},
     restic::Repository,
     words::{moment, rows_of},
@@ -55,7 +54,7 @@ pub struct Arguments {
     #[arg(long)]
     pub socket: PathBuf,
     /// The port in the socket's name.
-    #[arg(long, default_value_t = crate::operation::job::server::PORT)]
+    #[arg(long, default_value_t = crate::contract::pod::SCRATCH_PORT)]
     pub port: u16,
     /// The new database. It is left there.
     #[arg(long, default_value = "drill")]
@@ -76,7 +75,7 @@ pub struct Arguments {
     #[arg(long)]
     pub synapse_place: Option<PathBuf>,
     /// The port of the loopback on which that Synapse is to listen.
-    #[arg(long, default_value_t = crate::operation::job::synapse::PORT)]
+    #[arg(long, default_value_t = crate::contract::pod::SYNAPSE_PORT)]
     pub synapse_port: u16,
     /// How many seconds Synapse may take until it answers: it may have to bring the schema further.
     #[arg(long, default_value_t = 1800)]

@@ -6,14 +6,12 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    contract::Result,
     postgres::{Explain, Session, Target},
-    task::{
-        report::Result,
-        schema::{
-            Choice, Contents, Facts,
-            belongs::{self, Need},
-            contents::Entry,
-        },
+    task::schema::{
+        Choice, Contents, Facts,
+        belongs::{self, Need},
+        contents::Entry,
     },
 };
 

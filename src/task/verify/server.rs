@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 use super::Arguments;
 use crate::{
     api::postgres::TlsMode,
-    postgres::{Application, Credentials, Explain, Locale, Target, quote},
+    contract::{Result, TaskError, output::progress},
+    postgres::{Application, Credentials, Explain, Locale, Target},
+    quote,
     synapse::database,
-    task::{
-        output::progress,
-        report::{Result, TaskError},
-    },
 };
 
 /// The PostgreSQL beside the task does not answer: what it printed says why.

@@ -1,9 +1,6 @@
 //! Whether an error speaks of the backup or of the drill. Pure.
 
-use crate::{
-    restic::DAMAGED,
-    task::{report::TaskError, restore::refused::REFUSED},
-};
+use crate::{contract::TaskError, restic::DAMAGED, task::restore::refused::REFUSED};
 
 /// Errors of a backup that does not come back. A repository that cannot be reached, a server that does not start or a disk that is
 /// full says nothing about it.

@@ -10,7 +10,7 @@ use synapse_keeper::{
         conditions::{self, Type},
         operation::Outcome,
     },
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 
 use super::endings::strip_finalizers;

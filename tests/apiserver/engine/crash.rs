@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use kube::ResourceExt;
 use synapse_keeper::{
     api::{SynapseMaintenance, conditions::Type, operation::Outcome},
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 use tokio::task::JoinSet;
 

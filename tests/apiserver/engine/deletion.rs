@@ -13,7 +13,7 @@ use synapse_keeper::{
         ADOPT_ORIGINS, DATA_FINALIZER, Synapse, SynapseBackup,
         conditions::{self, Type},
     },
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 
 use super::{

@@ -19,8 +19,8 @@ use synapse_keeper::{
         conditions::{self, Type},
         operation::{OperationStatus, Outcome},
     },
+    contract::{ErrorClass, Report},
     operation::job::LANE,
-    task::report::{ErrorClass, Report},
 };
 
 use super::{

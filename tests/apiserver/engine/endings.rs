@@ -11,8 +11,8 @@ use kube::{
 use serde_json::json;
 use synapse_keeper::{
     api::{Synapse, SynapseMaintenance, conditions::Type, operation::Outcome},
+    contract::Report,
     recipes::Operation,
-    task::report::Report,
 };
 
 use crate::stage::{

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use kube::{ResourceExt, api::DeleteParams};
 use synapse_keeper::{
     api::{SynapseBackup, operation::Outcome},
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 
 use super::backup::{backup, once, only, outcomes, until_backup, until_runs};

@@ -10,8 +10,8 @@ use kube::{
 use serde_json::json;
 use synapse_keeper::{
     api::{SynapseMaintenance, conditions::Type},
+    contract::ErrorClass,
     operation::job,
-    task::report::ErrorClass,
 };
 
 use super::told;

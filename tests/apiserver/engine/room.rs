@@ -18,7 +18,7 @@ use synapse_keeper::{
         conditions::{self, Type},
         operation::Outcome,
     },
-    task::report::ErrorClass,
+    contract::ErrorClass,
     words::moment,
 };
 

@@ -104,7 +104,7 @@ async fn a_run_comes_at_its_minute_and_is_skipped_when_the_homeserver_stays_busy
 }
 
 async fn a_failed_run_is_not_the_end_of_a_schedule(stage: Arc<Stage>, test: &'static str) {
-    use synapse_keeper::task::report::ErrorClass::Terminal;
+    use synapse_keeper::contract::ErrorClass::Terminal;
     let mut world = World::with_homeserver(&stage, test).await;
     let refused = failure(Terminal, "PasswordRefused", "password authentication failed");
     world.play(

@@ -15,7 +15,7 @@ use kube::{
 use serde_json::{Value, json};
 use synapse_keeper::{
     api::{SynapseBackup, operation::Outcome},
-    task::report::ErrorClass,
+    contract::ErrorClass,
 };
 
 use super::{backup, restore};

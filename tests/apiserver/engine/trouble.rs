@@ -9,7 +9,7 @@ use kube::{
 };
 use synapse_keeper::{
     api::{SynapseMaintenance, conditions::Type, operation::Outcome},
-    task::report::{ErrorClass, Report, StepResult},
+    contract::{ErrorClass, Report, StepResult},
 };
 
 use crate::stage::{

@@ -13,7 +13,7 @@ use synapse_keeper::{
         Synapse, SynapseRestore,
         operation::{HistoryEntry, Outcome},
     },
-    task::report::{ErrorClass, Leaves, Report},
+    contract::{ErrorClass, Leaves, Report},
 };
 
 use super::restore::{restore, until_ended, without_mas};

@@ -15,8 +15,8 @@ use synapse_keeper::{
         conditions::{self, Type},
         operation::{HistoryEntry, Outcome},
     },
+    contract::{ErrorClass, Leaves, Report},
     controller::release,
-    task::report::{ErrorClass, Leaves, Report},
 };
 
 use super::{restore::without_mas, told};

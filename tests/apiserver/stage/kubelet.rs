@@ -19,7 +19,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
-use synapse_keeper::task::report::{EXIT_TERMINAL, EXIT_TRANSIENT, ErrorClass, Report};
+use synapse_keeper::contract::{EXIT_TERMINAL, EXIT_TRANSIENT, ErrorClass, Report};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -21,6 +21,7 @@ use synapse_keeper::{
     context::{Config, Context},
     controller::{Scope, controllers, server::Readiness},
     metrics::Metrics,
+    operation::kinds,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -208,7 +209,7 @@ impl Installation {
     fn context_of(&self, client: Client) -> Context {
         let reporter = Reporter { controller: "synapse-keeper".into(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
-        Context::new(client, self.config.clone(), recorder, Metrics::default())
+        Context::new(client, self.config.clone(), recorder, Metrics::new(&kinds::NAMES))
     }
 }
 

@@ -1,15 +1,9 @@
 //! What becomes of the Pods of a namespace, if a test wants something else than success.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use synapse_keeper::{
-    api::{
-        backup::{BackupSnapshot, ListedBackups},
-        operation::StepPlan,
-    },
-    task::report::{
-        ErrorClass, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TableResult, TaskError,
-        Verdict,
-    },
+use synapse_keeper::contract::{
+    BackupSnapshot, ErrorClass, Findings, InspectionFindings, ListedBackups, PreflightFindings, Report, StepPlan,
+    StepResult, TableResult, TaskError, Verdict,
 };
 
 use super::ledger::Task;

@@ -1,6 +1,6 @@
 //! A swap of which nobody knows what it has done is taken back by a task that finds out; and each says what it has left.
 
-use synapse_keeper::task::report::Leaves;
+use synapse_keeper::contract::Leaves;
 
 use super::*;
 use crate::support::{Finished, Program, Way, Wire, eventually, execute};

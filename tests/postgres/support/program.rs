@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use synapse_keeper::task::report::{
+use synapse_keeper::contract::{
     BackupFindings, Findings, InspectionFindings, PreflightFindings, Report, StepResult, TaskError,
 };
 use tempfile::TempDir;
@@ -293,8 +293,8 @@ impl Running {
             let message: Report = serde_json::from_str(&message).expect("a report as the termination message");
             assert!(message.details_in_log || message == *report, "the two reports differ:\n{message:?}\n{report:?}");
             let expected = report.error.as_ref().map_or(0, |error| match error.class {
-                synapse_keeper::task::report::ErrorClass::Terminal => 10,
-                synapse_keeper::task::report::ErrorClass::Transient => 11,
+                synapse_keeper::contract::ErrorClass::Terminal => 10,
+                synapse_keeper::contract::ErrorClass::Transient => 11,
             });
             assert_eq!(code, expected, "{report:?}");
         }

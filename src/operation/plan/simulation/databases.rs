@@ -1,7 +1,7 @@
 //! What the offline step does to the homeserver's databases, and what it leaves when it is cut off.
 
 use super::{jobs::Fate, world::World};
-use crate::task::report::Leaves;
+use crate::contract::Leaves;
 
 /// What the offline step is.
 #[derive(Clone, Copy, Debug, PartialEq)]

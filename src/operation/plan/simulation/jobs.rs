@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::world::World;
 use crate::{
     api::operation::StepState,
+    contract::Leaves,
     operation::{observed::JobState, pinned::PLACEMENT},
-    task::report::Leaves,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]

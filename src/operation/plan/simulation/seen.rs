@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     api::operation::{Outlived, Role, StepState},
+    contract::{ErrorClass, Report, StepResult, TaskError},
     operation::observed::{JobState, KeptDown, LeaseState, Live, Observed, ObservedJob, ObservedPod},
-    task::report::{ErrorClass, Report, StepResult, TaskError},
 };
 
 impl World {

@@ -10,12 +10,11 @@ use std::collections::BTreeSet;
 
 use crate::{
     api::exclude::Exclude,
-    postgres::{Explain, Result, Session, quote},
+    contract::TaskError,
+    postgres::{Explain, Result, Session},
+    quote,
     synapse::guests,
-    task::{
-        report::TaskError,
-        schema::{self, NotRestored},
-    },
+    task::schema::{self, NotRestored},
 };
 
 /// As many names stand in a message.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::store::unreadable;
-use crate::task::report::{Result, TaskError};
+use crate::contract::{Result, TaskError};
 
 /// As many are named.
 const NAMED: usize = 3;

@@ -28,11 +28,8 @@ use super::{
 };
 use crate::{
     bytes,
+    contract::{Report, Result, StepResult, TaskError, output::progress},
     restic::{Repository, StoredFiles},
-    task::{
-        output::progress,
-        report::{Report, Result, StepResult, TaskError},
-    },
     words::{counted, moment},
 };
 

@@ -11,9 +11,8 @@ use sqlx::Row;
 
 use super::store::unreadable;
 use crate::{
-    api::media::MediaSample,
+    contract::{MediaSample, Result, TaskError},
     postgres::{Explain, Session},
-    task::report::{Result, TaskError},
 };
 
 /// As many of each kind are looked for. Others the next time.

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::{links, store};
 use crate::{
     bytes,
+    contract::{Result, StepResult, TaskError},
     restic::Refused,
     task::{
         backup::list::Backup,
-        report::{Result, StepResult, TaskError},
         restore::source::{Chosen, Source},
     },
     words::{counted_are, moment},

@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{links, named};
 use crate::{
-    api::{media::MediaSample, operation::StepPlan},
+    contract::{MediaSample, Result, StepPlan, TaskError},
     postgres::Session,
     restic::Refused,
-    task::report::{Result, TaskError},
 };
 
 /// Folders with what users of this homeserver uploaded. Names are those of `synapse/media/filepath.py`.
@@ -214,14 +213,11 @@ mod tests {
     fn rights_are_for_a_person_and_the_rest_for_another_try() {
         let refused = |why: &str| [Refused { item: "local_content/aa".to_owned(), why: why.to_owned() }];
         let rights = not_read(&refused("open local_content/aa: permission denied"));
-        assert_eq!(
-            (rights.class, rights.reason.as_str()),
-            (crate::task::report::ErrorClass::Terminal, "MediaUnreadable")
-        );
+        assert_eq!((rights.class, rights.reason.as_str()), (crate::contract::ErrorClass::Terminal, "MediaUnreadable"));
         for word in [&format!("User {}", user()), "jobs.runAsUser", "jobs.fsGroup", "local_content/aa"] {
             assert!(rights.message.contains(word), "{word} is not in {rights}");
         }
         let disk = not_read(&refused("read local_content/aa: input/output error"));
-        assert_eq!(disk.class, crate::task::report::ErrorClass::Transient);
+        assert_eq!(disk.class, crate::contract::ErrorClass::Transient);
     }
 }

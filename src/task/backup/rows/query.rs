@@ -1,7 +1,7 @@
 //! What `psql` is told to read, and what is written around it. Pure.
 
 use super::super::parts::{Part, Table};
-use crate::postgres::quote;
+use crate::quote;
 
 /// The line behind the rows of a table. No row looks like it: `COPY` writes a backslash as two.
 pub const END_OF_ROWS: &str = "\\.";

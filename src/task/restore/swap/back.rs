@@ -12,11 +12,9 @@ use super::{
     read_back,
 };
 use crate::{
+    contract::{Result, StepResult, TaskError},
     synapse::schema,
-    task::{
-        arguments::Connection,
-        report::{Result, StepResult, TaskError},
-    },
+    task::arguments::Connection,
 };
 
 /// Takes a swap back: of the one database, of both, or of the service's alone where it was cut off between the two. Where

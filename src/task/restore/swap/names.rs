@@ -13,13 +13,10 @@ use super::{
     Arguments,
 };
 use crate::{
+    contract::{Result, TaskError, output::progress},
     postgres::{Session, sessions},
     synapse::{guests, schema},
-    task::{
-        arguments::Connection,
-        output::progress,
-        report::{Result, TaskError},
-    },
+    task::arguments::Connection,
 };
 
 /// Sessions that were told to end, and exporters that come back at once, may stand in the way for so long.

@@ -10,7 +10,7 @@ use super::{
     Arguments, MENDED_WITHIN, connect, mine,
     names::rename,
 };
-use crate::task::report::{Leaves, Report, Result, TaskError};
+use crate::contract::{Leaves, Report, Result, TaskError};
 
 /// What is there, as far as this operation has swapped it.
 struct Swapped {

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::witness::{Event, Person, Witness};
 use crate::{
+    contract::{Result, TaskError},
     synapse::version,
-    task::report::{Result, TaskError},
 };
 
 /// A first answer may wait for caches that are empty.

@@ -16,11 +16,8 @@ use std::{
 
 use super::Arguments;
 use crate::{
+    contract::{Result, TaskError, output::progress},
     postgres::Target,
-    task::{
-        output::progress,
-        report::{Result, TaskError},
-    },
 };
 
 /// As much of its log goes into a message, in bytes.

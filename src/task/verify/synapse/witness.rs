@@ -5,9 +5,9 @@
 use std::io::Read;
 
 use crate::{
+    contract::TaskError,
     postgres::{Explain, Result, Session, Target, relations},
     synapse::database::{self, Tables},
-    task::report::TaskError,
 };
 
 /// What is known before Synapse runs.

@@ -48,7 +48,7 @@ fn lacking(mounted: &[MountedSecret], directory: &Path, file: &str, field: &str)
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::contract::mounted::*;
 
     #[test]
     fn a_file_that_is_not_there_is_told_by_what_the_user_wrote() {

@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io::Write, path::Path};
 
 use jiff::Timestamp;
 
-use super::report::Report;
+use crate::contract::Report;
 
 /// Where Kubernetes reads a container's termination message, unless told otherwise.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -68,11 +68,7 @@ fn shortened(report: &Report, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
-        api::backup::{BackupSnapshot, ListedBackups},
-        task::report::{StepResult, TableResult, TaskError},
-    };
+    use crate::contract::{BackupSnapshot, ListedBackups, StepResult, TableResult, TaskError, output::*};
 
     fn table(number: usize) -> TableResult {
         TableResult { name: format!("a_table_with_a_rather_long_name_{number}"), ..TableResult::default() }

@@ -64,7 +64,7 @@ fn until_quote(text: &str) -> Option<(String, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::quote::*;
 
     #[test]
     fn a_schema_may_have_any_name() {
