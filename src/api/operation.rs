@@ -5,15 +5,18 @@
 //! people; nothing reads them back.
 
 mod run;
+mod stage;
 mod step;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::StepPlan;
 pub use run::{Failure, Outcome, PinnedSynapse, RecordedWorkload, Role, Run, Trigger, Undo, Window, restart_reserve};
-pub use step::{Cursor, DatabaseAccess, Outlived, PinnedClaim, PodTrace, StepState, StepStatus};
+pub use stage::{Interrupted, Stage, Weight};
+pub use step::{Cursor, DatabaseAccess, Outlived, PinnedClaim, PodTrace, StepSpec, StepState, StepStatus};
+
+use crate::contract::StepPlan;
 
 /// What an operation has done, is doing and will do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -18,7 +18,7 @@ use crate::{
     api::{
         Synapse,
         conditions::{self, Type},
-        operation::{Run, StepStatus},
+        operation::{Run, StepSpec, StepStatus},
         synapse::SynapseStatus,
     },
     context::Context,
@@ -130,7 +130,7 @@ async fn observe(context: &Context, object: &Synapse, status: &SynapseStatus) ->
             status.run.as_deref().filter(is_of_it).and_then(|run| Downtime::of(run, seen.kept_down.is_some()));
         seen.downtime = downtime.map(|downtime| downtime.later(seen.downtime)).or(seen.downtime);
         // Only what changed the database makes the old facts old. Preflight's result is what it found.
-        let did = |step: &StepStatus| step.result.is_some() && step.name != PREFLIGHT;
+        let did = |step: &StepStatus| step.result.is_some() && step.spec.name != PREFLIGHT;
         let changed = |run: &&Run| operation.changes_database && run.is_finished() && run.steps.iter().any(did);
         let worked = status.run.as_deref().filter(changed);
         seen.last_backup = seen.last_backup.take().max(operation.newest_backup.clone());
@@ -171,6 +171,7 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         object.status.as_ref().and_then(|status| status.inspection.as_ref()).map_or(1, |inspection| inspection.number);
     let mut args = vec![STEP.to_owned(), format!("--server-name={}", object.spec.server_name)];
     args.extend(object.spec.admin_api.iter().map(|api| format!("--synapse-url={}", api.url)));
+    let step = StepSpec { name: STEP.to_owned(), args, ..StepSpec::default() };
     let built = job::build(&job::Blueprint {
         namespace: &namespace,
         owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
@@ -179,16 +180,12 @@ async fn create_job(context: &Context, jobs: &Api<Job>, object: &Synapse) -> kub
         settings: &object.spec.jobs,
         image: object.spec.jobs.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
-        database: Some(job::Database { postgres: &object.spec.postgres, with_volume: false }),
+        postgres: Some(&object.spec.postgres),
         nodes: Vec::new(),
-        step: STEP,
+        step: &step,
         run: number,
         attempt: 1,
-        args,
-        mounts: &[],
-        server: None,
-        own_synapse: None,
-        memory_limit: None,
+        until: None,
         deadline_seconds: Some(DEADLINE),
     });
     // What an operator left behind that was killed before it had swept.

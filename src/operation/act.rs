@@ -16,7 +16,7 @@ use super::{
     scale,
 };
 use crate::{
-    api::{Duration, FINALIZER, MANAGER, operation::DatabaseAccess},
+    api::{Duration, FINALIZER, MANAGER},
     context::Context,
     recipes::{Lane, Operation},
     requests::{create_once, in_our_name, remove},
@@ -58,7 +58,7 @@ pub async fn act<K: Operation>(
             let Some(run) = &subject.status.run else { return Ok(()) };
             let step = &run.steps[*index];
             // Foreground: the Job is gone only when its Pods are.
-            let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
+            let name = job::name(&subject.name, &subject.uid, run.number, &step.spec.name, step.attempt);
             remove(&jobs, &name, &DeleteParams::foreground()).await
         }
     }
@@ -170,12 +170,11 @@ fn build_job<K: Operation>(
     let run = subject.status.run.as_ref().expect("a Job belongs to a run");
     let pinned = run.synapse.as_ref().expect("a run has pinned its homeserver before its first Job");
     let step = &run.steps[index];
-    let mut args = step.args.clone();
-    let mut deadline_seconds = step.deadline.as_ref().map(Duration::as_secs);
-    if let (true, Some(until)) = (step.offline && !step.fills, run.work_until()) {
-        args.push(format!("--until={until}"));
-        deadline_seconds = Some(until.duration_since(now).as_secs().max(1));
-    }
+    let until = run.work_until().filter(|_| step.spec.stage.has_budget());
+    let deadline_seconds = match until {
+        Some(until) => Some(until.duration_since(now).as_secs().max(1)),
+        None => step.spec.deadline.as_ref().map(Duration::as_secs),
+    };
     job::build(&Blueprint {
         namespace: &subject.namespace,
         owner: object.controller_owner_ref(&()).expect("an object from the API server has a name and a UID"),
@@ -184,19 +183,12 @@ fn build_job<K: Operation>(
         settings: &pinned.spec.jobs,
         image: run.image.as_deref().unwrap_or(&context.config.tools_image),
         image_pull_policy: &context.config.tools_image_pull_policy,
-        database: (step.database != DatabaseAccess::None).then_some(job::Database {
-            postgres: &pinned.spec.postgres,
-            with_volume: step.database == DatabaseAccess::WithDisk,
-        }),
+        postgres: Some(&pinned.spec.postgres),
         nodes: claims::nodes(step, &pinned.spec, &run.claims),
-        step: &step.name,
+        step: &step.spec,
         run: run.number,
         attempt: step.attempt,
-        args,
-        mounts: &step.mounts,
-        server: step.server.as_ref(),
-        own_synapse: step.own_synapse.as_ref(),
-        memory_limit: step.memory_limit.as_deref(),
+        until,
         deadline_seconds,
     })
 }

@@ -37,9 +37,9 @@ pub fn of_step<'a>(step: &'a StepStatus, spec: &'a SynapseSpec) -> Vec<Mounted<'
         Source::Claim { name, writable } => Some(Mounted { name, writable: *writable }),
         Source::Secret { .. } | Source::SecretKey { .. } | Source::ConfigMap { .. } => None,
     };
-    let disk = spec.postgres.data_volume.iter().filter(|_| step.database == DatabaseAccess::WithDisk);
+    let disk = spec.postgres.data_volume.iter().filter(|_| step.spec.database == DatabaseAccess::WithDisk);
     let disk = disk.map(|volume| Mounted { name: &volume.claim_name, writable: false });
-    step.mounts.iter().filter_map(of_mount).chain(disk).collect()
+    step.spec.mounts.iter().filter_map(of_mount).chain(disk).collect()
 }
 
 /// Reads the claims that a step is about to mount, and which Pods have them.

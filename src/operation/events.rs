@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api::{
         conditions::{self, Type},
-        operation::{OperationStatus, Outcome, Outlived, Run, StepState, StepStatus, Window},
+        operation::{OperationStatus, Outcome, Outlived, Run, StepSpec, StepState, StepStatus, Window},
     },
     recipes::Lane,
 };
@@ -92,12 +92,12 @@ fn of_run(before: &OperationStatus, run: &Run, after: &OperationStatus) -> Vec<E
         events.push(Event::normal("Started", "Run", format!("run {} started ({:?})", run.number, run.trigger)));
     }
     for step in &run.steps {
-        let was = old.and_then(|old| old.steps.iter().find(|was| was.name == step.name));
+        let was = old.and_then(|old| old.steps.iter().find(|was| was.spec.name == step.spec.name));
         events.extend(of_step(was, step));
     }
     // Once in a run: where one Pod has such a container, all have.
     let outlived =
-        |run: &Run| run.steps.iter().find_map(|step| step.outlived_by.clone().map(|by| (step.name.clone(), by)));
+        |run: &Run| run.steps.iter().find_map(|step| step.outlived_by.clone().map(|by| (step.spec.name.clone(), by)));
     if let Some((step, by)) = outlived(run).filter(|_| old.is_none_or(|old| outlived(old).is_none())) {
         events.push(Event::warning("ContainerLivesOn", &step, lives_on(&by)));
     }
@@ -131,7 +131,7 @@ fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Vec<Event> {
     if was.is_some_and(|was| (was.state, was.attempt) == (step.state, step.attempt)) {
         return Vec::new();
     }
-    let StepStatus { name, attempt, .. } = step;
+    let StepStatus { spec: StepSpec { name, stage, .. }, attempt, .. } = step;
     let message = step.message.as_deref().unwrap_or_default();
     match step.state {
         StepState::Pending if *attempt > 0 => {
@@ -139,14 +139,14 @@ fn of_step(was: Option<&StepStatus>, step: &StepStatus) -> Vec<Event> {
         }
         StepState::Running => vec![Event::normal("StepStarted", name, format!("step {name}, attempt {attempt}"))],
         StepState::Succeeded => of_success(step),
-        StepState::Failed if !step.decides() => vec![Event::warning("StepFailed", name, message)],
+        StepState::Failed if !stage.decides() => vec![Event::warning("StepFailed", name, message)],
         // The run's failure tells why.
         StepState::Pending | StepState::Failed => Vec::new(),
     }
 }
 
 fn of_success(step: &StepStatus) -> Vec<Event> {
-    let name = &step.name;
+    let name = &step.spec.name;
     let summary = step.result.as_ref().map(|result| result.summary.as_str());
     let said: Vec<&str> = summary.into_iter().chain(step.message.as_deref()).filter(|said| !said.is_empty()).collect();
     let said = match (said.is_empty(), name.as_str(), step.attempt) {

@@ -3,9 +3,9 @@
 pub mod server;
 pub mod synapse;
 
-use crate::contract::pod::{POSTGRES, POSTGRES_CA, POSTGRES_CLIENT, POSTGRES_DATA};
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
@@ -29,10 +29,11 @@ use crate::{
         MANAGER,
         jobs::{JobSettings, Resources},
         mounts::{Mount, Source},
+        operation::{DatabaseAccess, StepSpec},
         postgres::Postgres,
-        verification::{OwnSynapse, ScratchServer},
     },
     contract::mounted::{self, MountedSecret},
+    contract::pod::{POSTGRES, POSTGRES_CA, POSTGRES_CLIENT, POSTGRES_DATA},
     postgres::connect::NETWORK_OPENS_WITHIN,
     recipes::{self, Lane},
 };
@@ -49,12 +50,12 @@ pub const RUN: &str = "synapse-keeper.dev/run";
 /// How much memory a task may use that only talks to PostgreSQL.
 const MEMORY_LIMIT: &str = "256Mi";
 
-/// What a Job is told of the database.
+/// What a Job gets of the database.
 #[derive(Clone, Copy, Debug)]
-pub struct Database<'a> {
-    pub postgres: &'a Postgres,
+struct Database<'a> {
+    postgres: &'a Postgres,
     /// `postgres.dataVolume` is mounted, where there is one.
-    pub with_volume: bool,
+    with_volume: bool,
 }
 
 /// What makes one Job different from another.
@@ -70,26 +71,25 @@ pub struct Blueprint<'a> {
     pub settings: &'a JobSettings,
     pub image: &'a str,
     pub image_pull_policy: &'a str,
-    /// `None`: nothing, not even its password.
-    pub database: Option<Database<'a>>,
+    /// The database. The step says what it gets of it.
+    pub postgres: Option<&'a Postgres>,
     /// Where it must run: a ReadWriteOnce volume would not attach elsewhere.
     pub nodes: Vec<&'a str>,
-    /// `preflight`, `inspect` or the step's name; part of the Job's name.
-    pub step: &'a str,
+    /// What it does. The step's name is part of the Job's.
+    pub step: &'a StepSpec,
     pub run: i64,
     pub attempt: i32,
-    /// The task and its own arguments.
-    pub args: Vec<String>,
-    /// What the task needs besides the credentials of PostgreSQL.
-    pub mounts: &'a [Mount],
-    /// A PostgreSQL beside it.
-    pub server: Option<&'a ScratchServer>,
-    /// The homeserver's own Synapse beside it.
-    pub own_synapse: Option<&'a OwnSynapse>,
-    /// How much memory it may use, where the user does not say it.
-    pub memory_limit: Option<&'a str>,
+    /// When the budget of the downtime ends, where it bounds the work.
+    pub until: Option<Timestamp>,
     /// The Job is ended after this many seconds.
     pub deadline_seconds: Option<i64>,
+}
+
+/// What the Job gets of the database. `None`: nothing, not even its password.
+fn database<'a>(blueprint: &Blueprint<'a>) -> Option<Database<'a>> {
+    let access = blueprint.step.database;
+    let postgres = blueprint.postgres.filter(|_| access != DatabaseAccess::None)?;
+    Some(Database { postgres, with_volume: access == DatabaseAccess::WithDisk })
 }
 
 /// The name of a Job: the same for the same owner, run, step and attempt, and never more than 63 characters.
@@ -114,7 +114,13 @@ pub fn build(blueprint: &Blueprint<'_>) -> Job {
     let mut labels = settings.labels.clone();
     labels.extend(labels_of(blueprint));
     let metadata = ObjectMeta {
-        name: Some(name(&blueprint.owner.name, &blueprint.owner.uid, blueprint.run, blueprint.step, blueprint.attempt)),
+        name: Some(name(
+            &blueprint.owner.name,
+            &blueprint.owner.uid,
+            blueprint.run,
+            &blueprint.step.name,
+            blueprint.attempt,
+        )),
         namespace: Some(blueprint.namespace.to_owned()),
         labels: Some(labels_of(blueprint)),
         owner_references: Some(vec![blueprint.owner.clone()]),
@@ -154,22 +160,23 @@ fn labels_of(blueprint: &Blueprint<'_>) -> BTreeMap<String, String> {
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
     let settings = blueprint.settings;
-    let (mut volumes, mut volume_mounts) = volumes(blueprint.database);
-    for (index, mount) in blueprint.mounts.iter().enumerate() {
+    let (mut volumes, mut volume_mounts) = volumes(database(blueprint));
+    for (index, mount) in blueprint.step.mounts.iter().enumerate() {
         let name = format!("mount-{index}");
         volume_mounts.push(mounted(&name, mount));
         volumes.push(volume(name, &mount.source));
     }
-    if let Some(server) = blueprint.server {
+    if let Some(server) = &blueprint.step.server {
         volume_mounts.push(server::socket());
         volumes.extend(server::volumes(server, &labels_of(blueprint)));
     }
-    if blueprint.own_synapse.is_some() {
+    if blueprint.step.own_synapse.is_some() {
         volume_mounts.push(synapse::place());
         volumes.extend(synapse::volumes());
     }
     // What a new volume is given to, where nobody says it: PostgreSQL could not write to it otherwise.
-    let server_group = blueprint.server.filter(|server| server.volume.is_some()).map(|server| server.run_as_user);
+    let server_group =
+        blueprint.step.server.as_ref().filter(|server| server.volume.is_some()).map(|server| server.run_as_user);
     let fs_group = settings.fs_group.or(server_group);
     let container = Container {
         name: CONTAINER.to_owned(),
@@ -178,14 +185,17 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
         command: Some(vec!["synapse-keeper".to_owned(), "task".to_owned()]),
         args: Some(arguments(blueprint)),
         env: Some(variables(blueprint)),
-        resources: Some(resources(settings.resources.as_ref(), blueprint.memory_limit.unwrap_or(MEMORY_LIMIT))),
+        resources: Some(resources(
+            settings.resources.as_ref(),
+            blueprint.step.memory_limit.as_deref().unwrap_or(MEMORY_LIMIT),
+        )),
         security_context: Some(restricted()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volume_mounts),
         ..Default::default()
     };
-    let of_synapse = blueprint.own_synapse.map(|own| synapse::container(own, settings));
-    let of_server = blueprint.server.map(|server| server::container(server, settings));
+    let of_synapse = blueprint.step.own_synapse.as_ref().map(|own| synapse::container(own, settings));
+    let of_server = blueprint.step.server.as_ref().map(|server| server::container(server, settings));
     let beside: Vec<Container> = of_server.into_iter().chain(of_synapse).collect();
     PodSpec {
         // The tasks talk to PostgreSQL, never to the API server.
@@ -225,7 +235,7 @@ fn variables(blueprint: &Blueprint<'_>) -> Vec<EnvVar> {
 
 /// Those of the Jobs, and those of the homeserver's own Pods where its image is used.
 fn image_pull_secrets(blueprint: &Blueprint<'_>) -> Option<Vec<LocalObjectReference>> {
-    let own = blueprint.own_synapse.iter().flat_map(|own| &own.image.image_pull_secrets);
+    let own = blueprint.step.own_synapse.iter().flat_map(|own| &own.image.image_pull_secrets);
     let mut names: Vec<&String> = blueprint.settings.image_pull_secrets.iter().chain(own).collect();
     names.sort_unstable();
     names.dedup();
@@ -245,7 +255,7 @@ fn restricted() -> SecurityContext {
 
 /// The Secrets behind the paths in the task's arguments.
 fn secrets(blueprint: &Blueprint<'_>) -> Vec<MountedSecret> {
-    let postgres = blueprint.database.map(|database| database.postgres);
+    let postgres = database(blueprint).map(|database| database.postgres);
     let credentials = postgres.map(|postgres| MountedSecret {
         path: POSTGRES.to_owned(),
         secret: postgres.credentials.secret_name.clone(),
@@ -264,7 +274,7 @@ fn secrets(blueprint: &Blueprint<'_>) -> Vec<MountedSecret> {
         keys: Vec::new(),
         field: "spec.postgres.tls.clientSecret of the Synapse object".to_owned(),
     });
-    let more = blueprint.mounts.iter().filter_map(|mount| {
+    let more = blueprint.step.mounts.iter().filter_map(|mount| {
         let (secret, keys) = match &mount.source {
             Source::Secret { name } => (name, Vec::new()),
             Source::SecretKey { name, key, file } => (name, vec![(file.clone(), key.clone())]),
@@ -278,8 +288,9 @@ fn secrets(blueprint: &Blueprint<'_>) -> Vec<MountedSecret> {
 
 /// The task, its own arguments, and those of the connection.
 fn arguments(blueprint: &Blueprint<'_>) -> Vec<String> {
-    let mut args = blueprint.args.clone();
-    let Some(Database { postgres, with_volume }) = blueprint.database else { return args };
+    let mut args = blueprint.step.args.clone();
+    args.extend(blueprint.until.map(|until| format!("--until={until}")));
+    let Some(Database { postgres, with_volume }) = database(blueprint) else { return args };
     args.extend([
         format!("--host={}", postgres.host),
         format!("--port={}", postgres.port),

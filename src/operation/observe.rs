@@ -55,17 +55,18 @@ pub async fn observe(context: &Context, subject: &Subject) -> kube::Result<Obser
         return Ok(observed);
     };
     if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
-        let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
+        let name = job::name(&subject.name, &subject.uid, run.number, &step.spec.name, step.attempt);
         observed.job = job(context, &subject.namespace, &name, &subject.uid).await?;
         // Only what takes long is in the way: the others are over before a Pod has come elsewhere.
-        let node = observed.job.as_ref().and_then(|job| job.node.as_deref()).filter(|_| step.afterwards);
+        let node =
+            observed.job.as_ref().and_then(|job| job.node.as_deref()).filter(|_| step.spec.stage.is_afterwards());
         let held = claims::pinned_for(step, &pinned.spec, &run.claims);
         if let (Some(node), false) = (node, held.is_empty()) {
             observed.claim_wanted_by = claims::wanted_by(&context.client, &subject.namespace, &held, node).await?;
         }
     }
     if let Some(step) = run.outlived_step().map(|index| &run.steps[index]) {
-        let name = job::name(&subject.name, &subject.uid, run.number, &step.name, step.attempt);
+        let name = job::name(&subject.name, &subject.uid, run.number, &step.spec.name, step.attempt);
         observed.outlived_job = job(context, &subject.namespace, &name, &subject.uid).await?;
     }
     if let Some(step) = looks_for_claims(run) {
@@ -176,7 +177,11 @@ fn asks_for_synapse(run: &Run) -> bool {
 fn takes_stock(subject: &Subject, run: &Run) -> bool {
     let next = run.next_step().map(|index| &run.steps[index]);
     next.filter(|step| step.state == StepState::Pending).is_some_and(|step| {
-        if step.offline { subject.has_finalizer } else { step.name == pinned::PREFLIGHT && step.attempt == 0 }
+        if step.spec.stage.is_offline() {
+            subject.has_finalizer
+        } else {
+            step.spec.name == pinned::PREFLIGHT && step.attempt == 0
+        }
     })
 }
 
@@ -185,7 +190,8 @@ fn takes_stock(subject: &Subject, run: &Run) -> bool {
 fn looks_for_claims(run: &Run) -> Option<&StepStatus> {
     let index = run.next_step().or_else(|| run.next_step_afterwards())?;
     let step = &run.steps[index];
-    let wants = [pinned::PREFLIGHT, pinned::PLACEMENT].contains(&step.name.as_str()) || step.afterwards;
+    let wants =
+        [pinned::PREFLIGHT, pinned::PLACEMENT].contains(&step.spec.name.as_str()) || step.spec.stage.is_afterwards();
     (wants && step.state == StepState::Pending && run.failure.is_none()).then_some(step)
 }
 

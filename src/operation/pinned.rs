@@ -7,7 +7,7 @@ use crate::{
         Duration,
         jobs::JobSettings,
         mounts::{Mount, Source},
-        operation::{Cursor, DatabaseAccess, OperationStatus, StepState, StepStatus},
+        operation::{Cursor, DatabaseAccess, Interrupted, OperationStatus, Stage, StepSpec, StepStatus},
         verification::{Duty, OwnSynapse},
     },
     operation::{job::synapse::schema_file, observed::Subject},
@@ -36,29 +36,19 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject, jobs: &JobSettings) -> Ve
         subject.lane.holds_homeserver.then(|| preflight(wanted, request, cursors, *created)).into_iter().collect();
     if !request.dry_run {
         let mut in_order: Vec<&RecipeStep> = wanted.iter().collect();
-        in_order.sort_by_key(|step| (step.afterwards, !step.decides, step.offline));
+        in_order.sort_by_key(|step| {
+            let stage = step.spec.stage;
+            (stage.is_afterwards(), !stage.decides(), stage.is_offline())
+        });
         steps.extend(in_order.into_iter().map(|step| {
-            let mut args = step.args.clone();
-            let cursor = cursors.iter().find(|cursor| cursor.step == step.name);
-            args.extend(cursor.map(|cursor| format!("--cursor={}", cursor.position)));
-            StepStatus {
-                offline: step.offline,
-                afterwards: step.afterwards,
-                decides: step.decides,
-                database: step.database,
-                mounts: step.mounts.clone(),
-                server: step.server.clone(),
-                own_synapse: step.own_synapse.clone().filter(|own| own.duty == Duty::Serves),
-                memory_limit: step.memory_limit.clone(),
-                undo: step.undo.clone(),
-                holds: step.holds,
-                fills: step.fills,
-                deadline: deadline(step, jobs),
-                ..pending(&step.name, args)
-            }
+            let mut spec = step.spec.clone();
+            let cursor = cursors.iter().find(|cursor| cursor.step == spec.name);
+            spec.args.extend(cursor.map(|cursor| format!("--cursor={}", cursor.position)));
+            spec.deadline = deadline(spec.stage, jobs);
+            StepStatus::pending(spec)
         }));
     }
-    if let Some(first) = steps.iter().position(|step| step.offline) {
+    if let Some(first) = steps.iter().position(|step| step.spec.stage.is_offline()) {
         let placement = placement(&steps);
         steps.insert(first, placement);
     }
@@ -67,13 +57,17 @@ pub fn steps(wanted: &[RecipeStep], subject: &Subject, jobs: &JobSettings) -> Ve
 
 /// Where the offline steps will run: with their claims. Their Secrets are not needed for that.
 fn placement(steps: &[StepStatus]) -> StepStatus {
-    let offline = || steps.iter().filter(|step| step.offline);
-    let database = offline().map(|step| step.database).max_by_key(|database| *database as u8).unwrap_or_default();
-    let memory_limit = offline().find_map(|step| step.memory_limit.clone());
+    let offline = || steps.iter().map(|step| &step.spec).filter(|spec| spec.stage.is_offline());
     let is_claim = |mount: &&Mount| matches!(mount.source, Source::Claim { .. });
-    let mounts = all_mounts(offline().flat_map(|step| &step.mounts).filter(is_claim));
-    let deadline = Some(constant(PREFLIGHT_DEADLINE));
-    StepStatus { database, mounts, memory_limit, deadline, ..pending(PLACEMENT, vec![PLACEMENT.to_owned()]) }
+    StepStatus::pending(StepSpec {
+        name: PLACEMENT.to_owned(),
+        args: vec![PLACEMENT.to_owned()],
+        database: offline().map(|spec| spec.database).max_by_key(|database| *database as u8).unwrap_or_default(),
+        mounts: all_mounts(offline().flat_map(|spec| &spec.mounts).filter(is_claim)),
+        memory_limit: offline().find_map(|spec| spec.memory_limit.clone()),
+        deadline: Some(constant(PREFLIGHT_DEADLINE)),
+        ..StepSpec::default()
+    })
 }
 
 fn all_mounts<'a>(wanted: impl Iterator<Item = &'a Mount>) -> Vec<Mount> {
@@ -89,7 +83,7 @@ fn all_mounts<'a>(wanted: impl Iterator<Item = &'a Mount>) -> Vec<Mount> {
 /// It runs as the steps will: with all that they have mounted.
 fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], created: Timestamp) -> StepStatus {
     let mut args = vec![PREFLIGHT.to_owned()];
-    let checks = wanted.iter().filter_map(|step| step.preflight.as_ref().map(|check| (&step.name, check)));
+    let checks = wanted.iter().filter_map(|step| step.preflight.as_ref().map(|check| (&step.spec.name, check)));
     args.extend(checks.map(|(name, check)| format!("--step={name}={check}")));
     args.push(format!("--downtime-at-most={}", request.downtime.at_most.as_secs()));
     args.push(format!("--stated-at={created}"));
@@ -97,68 +91,42 @@ fn preflight(wanted: &[RecipeStep], request: &Request, cursors: &[Cursor], creat
     if request.dry_run {
         args.push("--dry-run".to_owned());
     }
-    let tells_schema = |own: &&OwnSynapse| own.duty == Duty::TellsSchema;
-    let own_synapse = wanted.iter().filter_map(|step| step.own_synapse.as_ref()).find(tells_schema).cloned();
+    let image = wanted.iter().find_map(|step| step.schema_from.clone());
+    let own_synapse = image.map(|image| OwnSynapse { image, duty: Duty::TellsSchema });
     args.extend(own_synapse.iter().map(|_| format!("--synapse-schema-file={}", schema_file())));
-    let mounts = all_mounts(wanted.iter().flat_map(|step| &step.mounts));
-    let memory_limit = wanted.iter().find_map(|step| step.memory_limit.clone());
-    let with_disk = wanted.iter().any(|step| step.database == DatabaseAccess::WithDisk);
-    let database = if with_disk { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection };
-    let deadline = Some(constant(PREFLIGHT_DEADLINE));
-    StepStatus { database, mounts, own_synapse, memory_limit, deadline, ..pending(PREFLIGHT, args) }
+    let with_disk = wanted.iter().any(|step| step.spec.database == DatabaseAccess::WithDisk);
+    StepStatus::pending(StepSpec {
+        name: PREFLIGHT.to_owned(),
+        args,
+        database: if with_disk { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection },
+        mounts: all_mounts(wanted.iter().flat_map(|step| &step.spec.mounts)),
+        own_synapse,
+        memory_limit: wanted.iter().find_map(|step| step.spec.memory_limit.clone()),
+        deadline: Some(constant(PREFLIGHT_DEADLINE)),
+        ..StepSpec::default()
+    })
 }
 
 /// How long a step may take. What has a budget of the downtime has none; the rest is bounded so that what never answers, such
 /// as a storage that hangs, does not hold the homeserver's Lease for ever.
-fn deadline(step: &RecipeStep, jobs: &JobSettings) -> Option<Duration> {
-    let has_budget = step.offline && !step.fills;
-    let default = if step.afterwards { DEADLINE_AFTERWARDS } else { DEADLINE };
-    (!has_budget).then(|| jobs.deadline.clone().unwrap_or_else(|| constant(default)))
+fn deadline(stage: Stage, jobs: &JobSettings) -> Option<Duration> {
+    let default = if stage.is_afterwards() { DEADLINE_AFTERWARDS } else { DEADLINE };
+    (!stage.has_budget()).then(|| jobs.deadline.clone().unwrap_or_else(|| constant(default)))
 }
 
 fn constant(text: &str) -> Duration {
     text.parse().expect("a constant duration")
 }
 
-/// The step that takes another one back: with the same Pod.
+/// The step that rolls another one back: with the same Pod, in the same downtime.
 pub fn undo_of(done: &StepStatus) -> StepStatus {
-    StepStatus {
-        offline: done.offline,
-        database: done.database,
-        mounts: done.mounts.clone(),
-        memory_limit: done.memory_limit.clone(),
-        ..pending(&format!("undo-{}", done.name), done.undo.clone())
-    }
-}
-
-fn pending(name: &str, args: Vec<String>) -> StepStatus {
-    StepStatus {
-        name: name.to_owned(),
-        offline: false,
-        args,
-        afterwards: false,
-        decides: false,
-        database: DatabaseAccess::default(),
-        mounts: Vec::new(),
-        server: None,
-        own_synapse: None,
-        memory_limit: None,
-        undo: Vec::new(),
-        holds: false,
-        fills: false,
-        was_in_doubt: false,
-        state: StepState::Pending,
-        attempt: 0,
-        pod: None,
-        job_uid: None,
-        started_at: None,
-        finished_at: None,
-        retry_at: None,
-        gives_way_to: None,
-        outlived_by: None,
-        deadline: None,
-        reason: None,
-        message: None,
-        result: None,
-    }
+    StepStatus::pending(StepSpec {
+        name: format!("undo-{}", done.spec.name),
+        stage: if done.spec.stage.is_offline() { Stage::Offline(Interrupted::Whole) } else { Stage::Online },
+        args: done.spec.undo.clone(),
+        database: done.spec.database,
+        mounts: done.spec.mounts.clone(),
+        memory_limit: done.spec.memory_limit.clone(),
+        ..StepSpec::default()
+    })
 }

@@ -73,7 +73,7 @@ pub fn write(status: &mut OperationStatus, subject: &Subject, headline: &Headlin
 /// How the step that decides nothing ended. `None`: there is none, or it has not got there: what the last run left stays
 /// true.
 fn retention(status: &OperationStatus) -> Option<Result<(), (String, String)>> {
-    let step = status.run.as_ref()?.steps.iter().find(|step| !step.decides())?;
+    let step = status.run.as_ref()?.steps.iter().find(|step| !step.spec.stage.decides())?;
     match step.state {
         StepState::Succeeded => Some(Ok(())),
         StepState::Failed => {
@@ -89,7 +89,7 @@ fn retention(status: &OperationStatus) -> Option<Result<(), (String, String)>> {
 fn step_of(status: &OperationStatus) -> Option<String> {
     let steps = &status.active_run()?.steps;
     let index = steps.iter().position(|step| step.state != StepState::Succeeded)?;
-    Some(format!("{} ({}/{})", steps[index].name, index + 1, steps.len()))
+    Some(format!("{} ({}/{})", steps[index].spec.name, index + 1, steps.len()))
 }
 
 /// The counts that are out, for a person who must bring them back by hand.
@@ -106,7 +106,8 @@ pub(super) fn kept_down(run: &Run) -> Option<String> {
     let counts: Vec<String> =
         counts.map(|recorded| format!("{} had {}", recorded.workload, recorded.replicas)).collect();
     let lease = run.synapse.as_ref().map(|pinned| lease::name(&pinned.name)).unwrap_or_default();
-    let is_half = run.step_to_take_back().is_some_and(|step| step.holds && !step.fills);
+    let is_half =
+        run.step_to_take_back().is_some_and(|step| step.spec.stage.keeps_down_in_doubt() && !step.spec.stage.fills());
     let why = match run.in_doubt && is_half {
         true => "the databases of Synapse and of its Matrix Authentication Service may be out of step",
         false => "the database is unfinished",

@@ -1,13 +1,13 @@
 //! What a Job needs to reach the database of the Matrix Authentication Service: told and mounted like everything that only some
 //! steps need.
 
-use crate::contract::pod::{MAS_POSTGRES, MAS_POSTGRES_ADMIN, MAS_POSTGRES_CA, MAS_POSTGRES_CLIENT, MAS_POSTGRES_DATA};
 use crate::{
     api::{
         SynapseSpec,
         mounts::{Mount, Source},
         postgres::Postgres,
     },
+    contract::pod::{MAS_POSTGRES, MAS_POSTGRES_ADMIN, MAS_POSTGRES_CA, MAS_POSTGRES_CLIENT, MAS_POSTGRES_DATA},
     task::authentication::AuthenticationService,
 };
 

@@ -19,7 +19,7 @@ use crate::{
         SynapseBackup, SynapseSpec,
         backup::{BackupStatus, Content},
         mounts::{Mount, Source},
-        operation::{DatabaseAccess, OperationStatus},
+        operation::{DatabaseAccess, Interrupted, OperationStatus, Stage, StepSpec, Weight},
         synapse::{self, ConfigSources},
     },
     task::{
@@ -135,13 +135,16 @@ impl SynapseBackup {
         args.extend(draft.then(|| "--draft".to_owned()));
         let wanted = Wanted { destination, config, authentication_service: service, exclude };
         RecipeStep {
-            name: "database".to_owned(),
-            offline: self.spec.quiesce,
-            args,
+            spec: StepSpec {
+                name: "database".to_owned(),
+                stage: if self.spec.quiesce { Stage::Offline(Interrupted::Whole) } else { Stage::Online },
+                args,
+                database: DatabaseAccess::Connection,
+                mounts: [mounts(&self.spec.repository), config_mounts, service_mounts].concat(),
+                memory_limit: Some(MEMORY_LIMIT.to_owned()),
+                ..StepSpec::default()
+            },
             preflight: Some(Check::Backup(Box::new(wanted)).to_json()),
-            database: DatabaseAccess::Connection,
-            mounts: [mounts(&self.spec.repository), config_mounts, service_mounts].concat(),
-            memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
         }
     }
@@ -159,14 +162,16 @@ impl SynapseBackup {
         args.extend(folder.to_args());
         args.push(of_run);
         RecipeStep {
-            name: "media".to_owned(),
-            args,
+            spec: StepSpec {
+                name: "media".to_owned(),
+                args,
+                stage: Stage::Afterwards(Weight::Decides),
+                database: DatabaseAccess::None,
+                mounts: [mounts(&self.spec.repository), vec![Mount::readable_claim(MEDIA, &store.claim_name)]].concat(),
+                memory_limit: Some(MEMORY_LIMIT.to_owned()),
+                ..StepSpec::default()
+            },
             preflight: Some(Check::Media(folder).to_json()),
-            afterwards: true,
-            decides: true,
-            database: DatabaseAccess::None,
-            mounts: [mounts(&self.spec.repository), vec![Mount::readable_claim(MEDIA, &store.claim_name)]].concat(),
-            memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
         }
     }
@@ -186,12 +191,15 @@ impl SynapseBackup {
         let zone = self.spec.schedule.as_ref().and_then(|schedule| schedule.time_zone.as_ref());
         args.extend(zone.map(|zone| format!("--time-zone={zone}")));
         RecipeStep {
-            name: "retention".to_owned(),
-            args,
-            afterwards: true,
-            database: DatabaseAccess::None,
-            mounts: mounts(&self.spec.repository),
-            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            spec: StepSpec {
+                name: "retention".to_owned(),
+                args,
+                stage: Stage::Afterwards(Weight::Optional),
+                database: DatabaseAccess::None,
+                mounts: mounts(&self.spec.repository),
+                memory_limit: Some(MEMORY_LIMIT.to_owned()),
+                ..StepSpec::default()
+            },
             ..RecipeStep::default()
         }
     }

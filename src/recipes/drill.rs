@@ -3,7 +3,6 @@
 //! A [`Drill`] is the same object as its backup with another part of it for the engine to drive, on another schedule. Both
 //! write the one status: each reads the object, changes its own part and is refused if the object has changed meanwhile.
 
-use crate::contract::pod::{SCRATCH_SOCKET, SYNAPSE};
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,9 +17,10 @@ use super::{
 use crate::{
     api::{
         SynapseBackup,
-        operation::{DatabaseAccess, OperationStatus},
+        operation::{DatabaseAccess, OperationStatus, StepSpec},
         verification::{Duty, OwnSynapse},
     },
+    contract::pod::{SCRATCH_SOCKET, SYNAPSE},
     task::restore::Source,
 };
 
@@ -99,13 +99,16 @@ impl Operation for Drill {
         let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::Serves });
         args.extend(own_synapse.iter().map(|_| format!("--synapse-place={SYNAPSE}")));
         vec![RecipeStep {
-            name: "verify".to_owned(),
-            args,
-            database: DatabaseAccess::None,
-            mounts: mounts(&self.0.spec.repository),
-            server: Some(verify.server(major)),
-            own_synapse,
-            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            spec: StepSpec {
+                name: "verify".to_owned(),
+                args,
+                database: DatabaseAccess::None,
+                mounts: mounts(&self.0.spec.repository),
+                server: Some(verify.server(major)),
+                own_synapse,
+                memory_limit: Some(MEMORY_LIMIT.to_owned()),
+                ..StepSpec::default()
+            },
             ..RecipeStep::default()
         }]
     }

@@ -1,6 +1,5 @@
 //! The step that restores a dump of somebody else's.
 
-use crate::contract::pod::DUMP;
 use std::path::Path;
 
 use super::{
@@ -8,7 +7,13 @@ use super::{
     repository::{MEMORY_LIMIT, mounts, place},
 };
 use crate::{
-    api::{SynapseSpec, dump::DumpSource, mounts::Mount, operation::DatabaseAccess},
+    api::{
+        SynapseSpec,
+        dump::DumpSource,
+        mounts::Mount,
+        operation::{DatabaseAccess, StepSpec},
+    },
+    contract::pod::DUMP,
     task::{
         dump::{Source, Wanted},
         preflight::Check,
@@ -32,12 +37,15 @@ pub fn database(dump: &DumpSource, homeserver: &SynapseSpec, terms: Terms, admin
     let repository = dump.repository.iter().flat_map(mounts);
     let wanted = Wanted { source, server_name: homeserver.server_name.clone(), terms };
     RecipeStep {
-        name: "database".to_owned(),
-        args: [vec!["restore-dump".to_owned()], wanted.to_args()].concat(),
+        spec: StepSpec {
+            name: "database".to_owned(),
+            args: [vec!["restore-dump".to_owned()], wanted.to_args()].concat(),
+            database: DatabaseAccess::WithDisk,
+            mounts: claim.chain(repository).chain(administrator).collect(),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..StepSpec::default()
+        },
         preflight: Some(Check::RestoreDump(Box::new(wanted)).to_json()),
-        database: DatabaseAccess::WithDisk,
-        mounts: claim.chain(repository).chain(administrator).collect(),
-        memory_limit: Some(MEMORY_LIMIT.to_owned()),
         ..RecipeStep::default()
     }
 }
@@ -62,11 +70,11 @@ mod tests {
     #[test]
     fn a_dump_on_a_claim_is_mounted_to_read() {
         let step = step("claim: {claimName: dumps, path: 2026/synapse.dump}");
-        assert_eq!(step.mounts, [Mount::readable_claim(DUMP, "dumps"), Mount::secret("/admin", "pg-admin")]);
+        assert_eq!(step.spec.mounts, [Mount::readable_claim(DUMP, "dumps"), Mount::secret("/admin", "pg-admin")]);
         let args =
             ["restore-dump", "--dump=/var/run/synapse-keeper/dump/2026/synapse.dump", "--server-name=example.org"];
-        assert_eq!(step.args[..3], args);
-        assert!(step.args.contains(&"--existing=rename".to_owned()) && !step.offline);
+        assert_eq!(step.spec.args[..3], args);
+        assert!(step.spec.args.contains(&"--existing=rename".to_owned()) && !step.spec.stage.is_offline());
     }
 
     #[test]
@@ -74,12 +82,12 @@ mod tests {
         let step = step(
             "{repository: {volume: {claimName: backups}, passwordSecret: {name: p, key: k}}, snapshot: abcd, path: /a.sql.gz}",
         );
-        let sources: Vec<&str> = step.mounts.iter().map(|mount| mount.path.as_str()).collect();
+        let sources: Vec<&str> = step.spec.mounts.iter().map(|mount| mount.path.as_str()).collect();
         assert_eq!(sources, [pod::REPOSITORY, pod::REPOSITORY_VOLUME, "/admin"]);
         let check: Check = serde_json::from_str(step.preflight.as_ref().unwrap()).unwrap();
         assert!(matches!(check, Check::RestoreDump(wanted) if wanted.source.snapshot == "abcd"
             && wanted.source.repository.is_some()));
-        assert!(step.args.contains(&"--dump=/a.sql.gz".to_owned()), "{:?}", step.args);
-        assert!(!step.args.iter().any(|arg| arg.contains("snapshot")), "{:?}", step.args);
+        assert!(step.spec.args.contains(&"--dump=/a.sql.gz".to_owned()), "{:?}", step.spec.args);
+        assert!(!step.spec.args.iter().any(|arg| arg.contains("snapshot")), "{:?}", step.spec.args);
     }
 }

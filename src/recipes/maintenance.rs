@@ -5,7 +5,7 @@ use crate::{
     api::{
         SynapseMaintenance,
         maintenance::{Step, Vacuum, VacuumMode},
-        operation::{DatabaseAccess, OperationStatus},
+        operation::{DatabaseAccess, Interrupted, OperationStatus, Stage, StepSpec},
     },
     task::preflight::Check,
 };
@@ -54,11 +54,17 @@ impl Operation for SynapseMaintenance {
 fn recipe_step(place: usize, step: &Step) -> Option<RecipeStep> {
     let vacuum = step.vacuum.as_ref()?;
     Some(RecipeStep {
-        name: format!("vacuum-{place}"),
-        offline: vacuum.mode == VacuumMode::Full,
-        args: vacuum_args(vacuum),
+        spec: StepSpec {
+            name: format!("vacuum-{place}"),
+            stage: match vacuum.mode {
+                VacuumMode::Full => Stage::Offline(Interrupted::Whole),
+                VacuumMode::Analyze => Stage::Online,
+            },
+            args: vacuum_args(vacuum),
+            database: DatabaseAccess::WithDisk,
+            ..StepSpec::default()
+        },
         preflight: Some(Check::Vacuum(vacuum.clone()).to_json()),
-        database: DatabaseAccess::WithDisk,
         ..RecipeStep::default()
     })
 }
@@ -90,10 +96,13 @@ mod tests {
         )
         .steps(Sight::of(&homeserver("")));
         let [analyze, full] = &steps[..] else { panic!("{steps:?}") };
-        assert_eq!((analyze.offline, analyze.name.as_str()), (false, "vacuum-1"));
-        assert_eq!(analyze.args, ["vacuum", "--mode=Analyze"]);
-        assert_eq!((full.offline, full.name.as_str()), (true, "vacuum-2"));
-        assert_eq!(full.args, ["vacuum", "--mode=Full", "--table=events", "--minimum-gain=16Mi", "--free-space=20Gi"]);
+        assert_eq!((analyze.spec.stage, analyze.spec.name.as_str()), (Stage::Online, "vacuum-1"));
+        assert_eq!(analyze.spec.args, ["vacuum", "--mode=Analyze"]);
+        assert_eq!((full.spec.stage, full.spec.name.as_str()), (Stage::Offline(Interrupted::Whole), "vacuum-2"));
+        assert_eq!(
+            full.spec.args,
+            ["vacuum", "--mode=Full", "--table=events", "--minimum-gain=16Mi", "--free-space=20Gi"]
+        );
         let Ok(Check::Vacuum(vacuum)) = serde_json::from_str(full.preflight.as_ref().unwrap()) else {
             panic!("{full:?}")
         };

@@ -24,10 +24,9 @@ use crate::api::{
     SynapseBackup, SynapseSpec,
     downtime::Downtime,
     jobs::JobSettings,
-    mounts::Mount,
-    operation::{DatabaseAccess, OperationStatus},
+    operation::{OperationStatus, StepSpec},
     schedule::Schedule,
-    verification::{OwnSynapse, ScratchServer, SynapseImage},
+    verification::SynapseImage,
 };
 
 /// A kind whose objects are operations.
@@ -156,41 +155,12 @@ pub struct Wait {
 /// One step, as a recipe wants it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecipeStep {
-    /// Unique in the operation; at most 40 characters.
-    pub name: String,
-    /// Nobody may write to the database meanwhile.
-    pub offline: bool,
-    /// The task and its own arguments. The engine adds those of the connection and of the budget.
-    pub args: Vec<String>,
+    pub spec: StepSpec,
     /// The step as `task preflight --step` reads it: JSON of [`crate::task::preflight::Check`]. `None`: the other steps'
     /// checks are its own.
     pub preflight: Option<String>,
-    /// It begins when the homeserver's Lease has been given back: it does not touch the homeserver, and takes as long as it
-    /// takes.
-    pub afterwards: bool,
-    /// The run has not succeeded without it, although it comes afterwards. One that does not decide comes last: that it fails
-    /// is told, but the run has succeeded by then.
-    pub decides: bool,
-    /// What it needs of the database.
-    pub database: DatabaseAccess,
-    /// What its Pod has mounted besides the credentials of PostgreSQL.
-    pub mounts: Vec<Mount>,
-    /// A PostgreSQL beside it in its Pod, for this step alone.
-    pub server: Option<ScratchServer>,
-    /// As long as nobody knows what became of it, Synapse must not start: what it leaves when it is cut off is half a database,
-    /// or two that are out of step.
-    pub holds: bool,
-    /// It fills the homeserver's own database, in which there was nothing to serve: it takes the time that it takes, and is not
-    /// taken back once it is whole.
-    pub fills: bool,
-    /// The homeserver's own Synapse beside it in its Pod; what tells its schema is beside preflight.
-    pub own_synapse: Option<OwnSynapse>,
-    /// How much memory its Pod may use, where the user does not say it. `None`: what all tasks may.
-    pub memory_limit: Option<String>,
-    /// The task and its arguments that take it back: where it was begun and nobody knows what became of it, and where no Pod of
-    /// the homeserver becomes Ready afterwards. It finds out what there is to do, and may be run when that is nothing. Nothing:
-    /// it is not taken back.
-    pub undo: Vec<String>,
+    /// The homeserver's own Synapse, which reports beside preflight which schema it knows.
+    pub schema_from: Option<SynapseImage>,
 }
 
 #[cfg(test)]

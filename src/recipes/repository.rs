@@ -1,11 +1,11 @@
 //! What a Job needs to reach a repository.
 
-use crate::contract::pod::{REPOSITORY, REPOSITORY_VOLUME};
 use crate::{
     api::{
         mounts::{Mount, Source},
         repository::Repository,
     },
+    contract::pod::{REPOSITORY, REPOSITORY_VOLUME},
     task::place::Place,
 };
 

@@ -1,15 +1,11 @@
 //! The recipe of `SynapseRestore`.
 
-use crate::{
-    contract::pod::{MEDIA, POSTGRES_ADMIN},
-    recipes::Refusal,
-};
 use std::path::Path;
 
 use kube::ResourceExt;
 
 use super::{
-    Need, Operation, RecipeStep, Request, Sight,
+    Need, Operation, RecipeStep, Refusal, Request, Sight,
     authentication::{self, Access},
     dump,
     repository::{MEMORY_LIMIT, mounts, place},
@@ -19,12 +15,12 @@ use crate::{
         SynapseBackup, SynapseRestore, SynapseSpec,
         backup::Content,
         mounts::Mount,
-        operation::{DatabaseAccess, OperationStatus},
+        operation::{DatabaseAccess, Interrupted, OperationStatus, Stage, StepSpec},
         repository::Repository,
         restore::Method,
         synapse::MediaStore,
-        verification::{Duty, OwnSynapse},
     },
+    contract::pod::{MEDIA, POSTGRES_ADMIN},
     task::{
         authentication::AuthenticationService,
         preflight::Check,
@@ -62,11 +58,11 @@ impl Operation for SynapseRestore {
             free_space: self.spec.database.free_space.clone(),
             synapse_schema: None,
         };
-        let own_synapse = image.map(|image| OwnSynapse { image: image.clone(), duty: Duty::TellsSchema });
+        let schema_from = image.cloned();
         let swap = self.swap(homeserver, &administrator, administrator_mount.clone());
         if let Some(dump) = &from.dump {
             let database = dump::database(dump, homeserver, terms, administrator_mount);
-            return vec![RecipeStep { own_synapse, ..database }, swap];
+            return vec![RecipeStep { schema_from, ..database }, swap];
         }
         let Some(repository) = from.repository.as_ref().or(backup.map(|backup| &backup.spec.repository)) else {
             return Vec::new();
@@ -84,8 +80,8 @@ impl Operation for SynapseRestore {
             terms,
             authentication_service: service,
         };
-        let mut database = RecipeStep { own_synapse, ..database(&wanted, repository, administrator_mount) };
-        database.mounts.extend(service_mounts);
+        let mut database = RecipeStep { schema_from, ..database(&wanted, repository, administrator_mount) };
+        database.spec.mounts.extend(service_mounts);
         let media = homeserver.media_store.as_ref().filter(|_| self.wants(Content::Media));
         let media = media.map(|store| self.media(store, &wanted.source, repository));
         let steps = match self.spec.database.method {
@@ -163,12 +159,15 @@ impl SynapseRestore {
         args.push(format!("--media-store={}", wanted.media_store.display()));
         args.extend(wanted.if_any.then(|| "--if-any".to_owned()));
         RecipeStep {
-            name: "media".to_owned(),
-            args,
+            spec: StepSpec {
+                name: "media".to_owned(),
+                args,
+                database: DatabaseAccess::None,
+                mounts: [mounts(repository), vec![Mount::writable_claim(MEDIA, &store.claim_name)]].concat(),
+                memory_limit: Some(MEMORY_LIMIT.to_owned()),
+                ..StepSpec::default()
+            },
             preflight: Some(Check::RestoreMedia(wanted).to_json()),
-            database: DatabaseAccess::None,
-            mounts: [mounts(repository), vec![Mount::writable_claim(MEDIA, &store.claim_name)]].concat(),
-            memory_limit: Some(MEMORY_LIMIT.to_owned()),
             ..RecipeStep::default()
         }
     }
@@ -177,11 +176,12 @@ impl SynapseRestore {
     fn in_place(&self, database: RecipeStep, administrator: &Administrator) -> RecipeStep {
         let scheduled_tasks = format!("--scheduled-tasks={}", self.spec.database.scheduled_tasks);
         RecipeStep {
-            offline: true,
-            holds: true,
-            fills: true,
-            args: [database.args, vec![scheduled_tasks]].concat(),
-            undo: [vec!["clear-database".to_owned()], administrator.to_args()].concat(),
+            spec: StepSpec {
+                stage: Stage::Offline(Interrupted::Unfinished),
+                args: [database.spec.args, vec![scheduled_tasks]].concat(),
+                undo: [vec!["clear-database".to_owned()], administrator.to_args()].concat(),
+                ..database.spec
+            },
             ..database
         }
     }
@@ -191,7 +191,7 @@ impl SynapseRestore {
     /// of step.
     fn swap(&self, homeserver: &SynapseSpec, administrator: &Administrator, mount: Option<Mount>) -> RecipeStep {
         let (service, service_mounts) = authentication::of(homeserver, Access::Administrator);
-        let holds = service.is_some();
+        let interrupted = if service.is_some() { Interrupted::OutOfStep } else { Interrupted::Whole };
         let service: Vec<String> = service.iter().flat_map(AuthenticationService::to_args).collect();
         let common = |task: &str| [vec![task.to_owned()], administrator.to_args(), service.clone()].concat();
         let mut args = common("swap-database");
@@ -200,12 +200,14 @@ impl SynapseRestore {
         let mut undo = common("swap-database");
         undo.push("--back".to_owned());
         RecipeStep {
-            name: "swap".to_owned(),
-            offline: true,
-            args,
-            mounts: mount.into_iter().chain(service_mounts).collect(),
-            holds,
-            undo,
+            spec: StepSpec {
+                name: "swap".to_owned(),
+                stage: Stage::Offline(interrupted),
+                args,
+                mounts: mount.into_iter().chain(service_mounts).collect(),
+                undo,
+                ..StepSpec::default()
+            },
             ..RecipeStep::default()
         }
     }
@@ -214,12 +216,15 @@ impl SynapseRestore {
 /// Beside the database that serves.
 fn database(wanted: &Wanted, repository: &Repository, administrator: Option<Mount>) -> RecipeStep {
     RecipeStep {
-        name: "database".to_owned(),
-        args: [vec!["restore-database".to_owned()], wanted.to_args()].concat(),
+        spec: StepSpec {
+            name: "database".to_owned(),
+            args: [vec!["restore-database".to_owned()], wanted.to_args()].concat(),
+            database: DatabaseAccess::WithDisk,
+            mounts: mounts(repository).into_iter().chain(administrator).collect(),
+            memory_limit: Some(MEMORY_LIMIT.to_owned()),
+            ..StepSpec::default()
+        },
         preflight: Some(Check::Restore(Box::new(wanted.clone())).to_json()),
-        database: DatabaseAccess::WithDisk,
-        mounts: mounts(repository).into_iter().chain(administrator).collect(),
-        memory_limit: Some(MEMORY_LIMIT.to_owned()),
         ..RecipeStep::default()
     }
 }
@@ -249,8 +254,8 @@ mod tests {
         for from in ["repository: {secretName: s3}", "dump: {claim: {claimName: dumps, path: synapse.dump}}"] {
             let spec = serde_yaml_ng::from_str(&format!("{{synapseRef: {{name: a}}, from: {{{from}}}}}")).unwrap();
             let object = SynapseRestore::new("after-the-fire", spec);
-            let asked = |image| object.steps(Sight { image, ..Sight::of(&homeserver) })[0].own_synapse.clone();
-            assert_eq!(asked(Some(&image)).map(|own| own.duty), Some(Duty::TellsSchema), "{from}");
+            let asked = |image| object.steps(Sight { image, ..Sight::of(&homeserver) })[0].schema_from.clone();
+            assert_eq!(asked(Some(&image)), Some(image.clone()), "{from}");
             assert_eq!(asked(None), None, "{from}");
         }
     }
@@ -258,14 +263,14 @@ mod tests {
     #[test]
     fn what_users_wait_for_is_a_swap() {
         let steps = steps("from: {repository: {secretName: s3}}", "", None);
-        let shape: Vec<(&str, bool)> = steps.iter().map(|step| (step.name.as_str(), step.offline)).collect();
-        assert_eq!(shape, [("database", false), ("swap", true)]);
-        assert_eq!(steps[1].args, ["swap-database", "--existing=refuse", "--scheduled-tasks=cancel"]);
-        assert_eq!(steps[1].undo, ["swap-database", "--back"]);
-        assert!(!steps[1].holds, "at every moment there is one database by the name, and it is whole");
-        assert!(steps[0].args.contains(&"--restore=matrix/after-the-fire".to_owned()));
+        let shape: Vec<_> = steps.iter().map(|step| (step.spec.name.as_str(), step.spec.stage)).collect();
+        // At every moment there is one database by the name, and it is whole.
+        assert_eq!(shape, [("database", Stage::Online), ("swap", Stage::Offline(Interrupted::Whole))]);
+        assert_eq!(steps[1].spec.args, ["swap-database", "--existing=refuse", "--scheduled-tasks=cancel"]);
+        assert_eq!(steps[1].spec.undo, ["swap-database", "--back"]);
+        assert!(steps[0].spec.args.contains(&"--restore=matrix/after-the-fire".to_owned()));
         // Whoever made it: the cluster that did is gone.
-        assert!(!steps[0].args.iter().any(|arg| arg.starts_with("--origin")), "{:?}", steps[0].args);
+        assert!(!steps[0].spec.args.iter().any(|arg| arg.starts_with("--origin")), "{:?}", steps[0].spec.args);
     }
 
     #[test]
@@ -275,13 +280,13 @@ mod tests {
         backup.metadata.uid = Some("uid-1".to_owned());
         let from = "from: {backupRef: {name: nightly}, before: '2026-01-31T03:30:00Z'}";
         let steps = steps(from, ", config: {}", Some(&backup));
-        assert_eq!(steps[0].mounts, [Mount::secret(pod::REPOSITORY, "of-nightly")]);
-        assert!(steps[0].args.contains(&"--origin=uid-1".to_owned()), "{:?}", steps[0].args);
+        assert_eq!(steps[0].spec.mounts, [Mount::secret(pod::REPOSITORY, "of-nightly")]);
+        assert!(steps[0].spec.args.contains(&"--origin=uid-1".to_owned()), "{:?}", steps[0].spec.args);
         // Preflight finds the one; the steps are told which.
         let check: Check = serde_json::from_str(steps[0].preflight.as_ref().unwrap()).unwrap();
         let before = "2026-01-31T03:30:00Z".parse().ok();
         assert!(matches!(check, Check::Restore(wanted) if wanted.source.before == before));
-        assert!(!steps[0].args.iter().any(|arg| arg.contains("snapshot") || arg.contains("before")), "{steps:?}");
+        assert!(!steps[0].spec.args.iter().any(|arg| arg.contains("snapshot") || arg.contains("before")), "{steps:?}");
     }
 
     const MAS: &str = ", matrixAuthenticationService: {workloads: {refs: [{kind: Deployment, name: mas}]}";
@@ -318,12 +323,13 @@ mod tests {
         assert!(matches!(check, Check::Restore(wanted) if wanted.authentication_service.is_some()));
         let paths = |step: &RecipeStep| {
             let last = |mount: &Mount| mount.path.rsplit_once('/').unwrap().1.to_owned();
-            step.mounts.iter().map(last).collect::<Vec<_>>().join(" ")
+            step.spec.mounts.iter().map(last).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(paths(&steps[0]), "repository mas-postgres mas-postgres-admin mas-postgres-data");
         assert_eq!(paths(&steps[1]), "mas-postgres mas-postgres-admin");
-        assert!(steps[1].holds && !steps[1].fills, "nobody starts on two databases of which one was swapped");
-        for args in [&steps[0].args, &steps[1].args, &steps[1].undo] {
+        // Nobody starts on two databases of which one was swapped.
+        assert_eq!(steps[1].spec.stage, Stage::Offline(Interrupted::OutOfStep));
+        for args in [&steps[0].spec.args, &steps[1].spec.args, &steps[1].spec.undo] {
             for arg in ["--mas-database=mas", "--mas-admin-credentials-dir=/var/run/synapse-keeper/mas-postgres-admin"]
             {
                 assert!(args.contains(&arg.to_owned()), "{arg} is not in {args:?}");
@@ -335,13 +341,12 @@ mod tests {
     fn in_place_nobody_is_served_until_all_of_it_is_there() {
         let store = ", mediaStore: {claimName: synapse-media, path: media}";
         let steps = steps("from: {repository: {secretName: s3}}, database: {method: InPlace}", store, None);
-        let shape: Vec<_> =
-            steps.iter().map(|step| (step.name.as_str(), step.offline, step.holds, step.fills)).collect();
-        assert_eq!(shape, [("media", false, false, false), ("database", true, true, true)]);
+        let shape: Vec<_> = steps.iter().map(|step| (step.spec.name.as_str(), step.spec.stage)).collect();
+        assert_eq!(shape, [("media", Stage::Online), ("database", Stage::Offline(Interrupted::Unfinished))]);
         for arg in ["--method=in-place", "--scheduled-tasks=cancel"] {
-            assert!(steps[1].args.contains(&arg.to_owned()), "{:?}", steps[1].args);
+            assert!(steps[1].spec.args.contains(&arg.to_owned()), "{:?}", steps[1].spec.args);
         }
-        assert_eq!(steps[1].undo, ["clear-database"]);
+        assert_eq!(steps[1].spec.undo, ["clear-database"]);
         let check: Check = serde_json::from_str(steps[1].preflight.as_ref().unwrap()).unwrap();
         assert!(matches!(check, Check::Restore(wanted) if wanted.method == Method::InPlace));
     }
@@ -351,18 +356,18 @@ mod tests {
         let store = ", mediaStore: {claimName: synapse-media, path: data/media}";
         let shape = |spec: &str, homeserver_has: &str| {
             let steps = steps(&format!("from: {{repository: {{secretName: s3}}}}{spec}"), homeserver_has, None);
-            let names: Vec<String> = steps.iter().map(|step| step.name.clone()).collect();
+            let names: Vec<String> = steps.iter().map(|step| step.spec.name.clone()).collect();
             (names.join(" "), steps)
         };
         let (names, steps) = shape("", store);
         assert_eq!(names, "database media swap");
-        assert!(!steps[1].offline && steps[1].database == DatabaseAccess::None);
-        assert_eq!(steps[1].mounts[1], Mount::writable_claim("/var/run/synapse-keeper/media", "synapse-media"));
+        assert_eq!((steps[1].spec.stage, steps[1].spec.database), (Stage::Online, DatabaseAccess::None));
+        assert_eq!(steps[1].spec.mounts[1], Mount::writable_claim("/var/run/synapse-keeper/media", "synapse-media"));
         let own = ["--media-store=/var/run/synapse-keeper/media/data/media", "--if-any"];
-        assert_eq!(steps[1].args[steps[1].args.len() - 2..], own, "{:?}", steps[1].args);
+        assert_eq!(steps[1].spec.args[steps[1].spec.args.len() - 2..], own, "{:?}", steps[1].spec.args);
         let (names, steps) = shape(", contents: [Database, Media]", store);
         assert_eq!(names, "database media swap");
-        assert!(!steps[1].args.contains(&"--if-any".to_owned()), "who asks for them wants them");
+        assert!(!steps[1].spec.args.contains(&"--if-any".to_owned()), "who asks for them wants them");
         assert_eq!(shape(", contents: [Database]", store).0, "database swap");
         assert_eq!(shape("", "").0, "database swap");
     }

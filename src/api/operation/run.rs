@@ -247,18 +247,18 @@ impl Run {
         if let Some(undo) = &self.undo {
             return Some(undo.step).filter(|_| !self.was_taken_back());
         }
-        self.steps.iter().position(|step| !step.afterwards && step.state != StepState::Succeeded)
+        self.steps.iter().position(|step| !step.spec.stage.is_afterwards() && step.state != StepState::Succeeded)
     }
 
     /// The place of the first step that has not succeeded, of those without which the run has not.
     pub fn next_deciding_step(&self) -> Option<usize> {
-        self.steps.iter().position(|step| step.decides() && step.state != StepState::Succeeded)
+        self.steps.iter().position(|step| step.spec.stage.decides() && step.state != StepState::Succeeded)
     }
 
     /// The place of the first step that comes when the homeserver's Lease has been given back, and has not ended.
     pub fn next_step_afterwards(&self) -> Option<usize> {
         let has_ended = |state| matches!(state, StepState::Succeeded | StepState::Failed);
-        self.steps.iter().position(|step| step.afterwards && !has_ended(step.state))
+        self.steps.iter().position(|step| step.spec.stage.is_afterwards() && !has_ended(step.state))
     }
 
     /// The database that a failed run has made beside the homeserver's, and that is there still, as far as is known.
@@ -291,12 +291,13 @@ impl Run {
 
     /// The step that can be taken back, once it has begun. No run has more than one.
     pub fn step_to_take_back(&self) -> Option<&StepStatus> {
-        self.steps.iter().find(|step| !step.undo.is_empty() && step.attempt > 0)
+        self.steps.iter().find(|step| !step.spec.undo.is_empty() && step.attempt > 0)
     }
 
     /// What Synapse would find is unfinished or may be out of step, as far as is known: it must not start with it.
     pub fn must_stay_down(&self) -> bool {
-        self.unfinished || self.in_doubt && self.step_to_take_back().is_some_and(|step| step.holds)
+        self.unfinished
+            || self.in_doubt && self.step_to_take_back().is_some_and(|step| step.spec.stage.keeps_down_in_doubt())
     }
 
     /// Counts of this run's workloads are out: recorded and not all given back.

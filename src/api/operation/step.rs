@@ -1,10 +1,13 @@
-//! A step of a run: what it is told, and what has become of it.
+//! A step of a run: what it is, and what has become of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::any_object;
+use super::{
+    any_object,
+    stage::{Stage, StageFlags},
+};
 use crate::{
     api::{
         Duration,
@@ -29,53 +32,53 @@ fn any_objects(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "array", "items": any_object(generator)})
 }
 
+/// What a step is, as its recipe describes it. It stands on record from the beginning of the run on: every operator after this one
+/// builds the same Jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepSpec {
+    /// `preflight`, or the name of what is done with its place in the spec, such as `vacuum-1`. Unique in the run; at most 40
+    /// characters.
+    pub name: String,
+    #[serde(flatten)]
+    #[schemars(with = "StageFlags")]
+    pub stage: Stage,
+    /// The task and its arguments. The engine adds those of the connection and of the budget.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// What its Pod gets of the database.
+    #[serde(default)]
+    pub database: DatabaseAccess,
+    /// What its Pod mounts besides the credentials of PostgreSQL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub mounts: Vec<Mount>,
+    /// A PostgreSQL beside the task in its Pod, for this step alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub server: Option<ScratchServer>,
+    /// The homeserver's own Synapse beside the task in its Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub own_synapse: Option<OwnSynapse>,
+    /// How much memory its Pod may use, where neither the object nor its `Synapse` says it. Absent: what every task may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
+    /// The task and its arguments that roll the step back, if its outcome is unknown, or if no Pod of Synapse becomes Ready
+    /// afterwards. The task finds out what there is to do, which may be nothing. Absent: the step is not rolled back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<String>,
+    /// How long its Job may take, where no budget of the downtime bounds it. Then the Job is ended, and the run fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+}
+
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StepStatus {
-    /// `preflight`, or the name of what is done with its place in the spec, such as `vacuum-1`.
-    pub name: String,
-    /// Whether the homeserver is down meanwhile.
-    #[serde(default)]
-    pub offline: bool,
-    /// The task and its arguments, as the recipe made them when the run began.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    /// It runs when the homeserver's Lease has been given back.
-    #[serde(default)]
-    pub afterwards: bool,
-    /// The run has not succeeded without it, although it comes afterwards. That another one fails is told, and changes nothing
-    /// else.
-    #[serde(default)]
-    pub decides: bool,
-    /// What its Pod is told of the database.
-    #[serde(default)]
-    pub database: DatabaseAccess,
-    /// What its Pod has mounted besides the credentials of PostgreSQL.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "any_objects")]
-    pub mounts: Vec<Mount>,
-    /// A PostgreSQL beside it in its Pod, for this step alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "any_object")]
-    pub server: Option<ScratchServer>,
-    /// The homeserver's own Synapse beside it in its Pod.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "any_object")]
-    pub own_synapse: Option<OwnSynapse>,
-    /// How much memory its Pod may use, where neither the object nor its `Synapse` says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_limit: Option<String>,
-    /// The task and its arguments that take the step back, if nobody knows what became of it, or if no Pod of Synapse becomes
-    /// Ready afterwards.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub undo: Vec<String>,
-    /// As long as nobody knows what became of it, Synapse must not start.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub holds: bool,
-    /// Before it there was nothing that could be served.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub fills: bool,
+    #[serde(flatten)]
+    pub spec: StepSpec,
     /// What became of the attempts before this one was not known either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was_in_doubt: bool,
@@ -102,9 +105,6 @@ pub struct StepStatus {
     /// What went on in the Pod of this attempt's Job when its task had ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlived_by: Option<Outlived>,
-    /// How long its Job may take, where no budget of the downtime bounds it. Then the Job is ended, and the run fails.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Duration>,
     /// Why a step failed that decides nothing, in one word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -169,8 +169,23 @@ pub struct Cursor {
 }
 
 impl StepStatus {
-    /// Whether the run fails with it.
-    pub fn decides(&self) -> bool {
-        self.decides || !self.afterwards
+    /// A step that has not begun.
+    pub fn pending(spec: StepSpec) -> Self {
+        Self {
+            spec,
+            was_in_doubt: false,
+            state: StepState::Pending,
+            attempt: 0,
+            pod: None,
+            job_uid: None,
+            started_at: None,
+            finished_at: None,
+            retry_at: None,
+            gives_way_to: None,
+            outlived_by: None,
+            reason: None,
+            message: None,
+            result: None,
+        }
     }
 }

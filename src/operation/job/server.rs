@@ -4,7 +4,6 @@
 //! Its image is used as the official image `postgres` wants it, and nothing is put into it. Nobody reaches it but by its Unix
 //! socket, on a volume that only these two containers have.
 
-use crate::contract::pod::{SCRATCH_PORT, SCRATCH_SOCKET};
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -16,9 +15,12 @@ use k8s_openapi::{
 };
 
 use super::{at, empty, resources, restricted};
-use crate::api::{
-    jobs::JobSettings,
-    verification::{ScratchServer, ScratchVolume},
+use crate::{
+    api::{
+        jobs::JobSettings,
+        verification::{ScratchServer, ScratchVolume},
+    },
+    contract::pod::{SCRATCH_PORT, SCRATCH_SOCKET},
 };
 
 /// Name of its container.

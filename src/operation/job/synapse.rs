@@ -4,13 +4,15 @@
 //! goes on running, which waits until the task has restored a database for it, and from which nothing leaves. Asked for
 //! its schema it is one that ends before the task begins.
 
-use crate::contract::pod::SYNAPSE;
 use k8s_openapi::api::core::v1::{Container, SecurityContext, Volume, VolumeMount};
 
 use super::{at, empty, resources, restricted, server};
-use crate::api::{
-    jobs::JobSettings,
-    verification::{Duty, OwnSynapse, SynapseImage},
+use crate::{
+    api::{
+        jobs::JobSettings,
+        verification::{Duty, OwnSynapse, SynapseImage},
+    },
+    contract::pod::SYNAPSE,
 };
 
 /// Name of its container.

@@ -2,9 +2,10 @@ use super::*;
 use crate::{
     api::{
         SynapseSpec,
-        verification::{Duty, ScratchVolume, SynapseImage},
+        verification::{Duty, OwnSynapse, ScratchServer, ScratchVolume, SynapseImage},
     },
     contract::pod,
+    recipes::lane,
 };
 
 const SPEC: &str = "
@@ -33,53 +34,63 @@ fn built() -> Job {
     built_on(false, &[])
 }
 
-fn built_on(with_volume: bool, nodes: &[&str]) -> Job {
-    let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
+/// The Job of a step for the backup `nightly`.
+fn built_for(spec: &SynapseSpec, lane: &Lane, step: &StepSpec) -> Job {
     build(&Blueprint {
         namespace: "matrix",
-        owner: OwnerReference { name: "weekly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
-        lane: &crate::recipes::lane::OWN,
+        owner: OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
+        lane,
         synapse: "example",
         settings: &spec.jobs,
         image: "tools:1",
         image_pull_policy: "IfNotPresent",
-        database: Some(Database { postgres: &spec.postgres, with_volume }),
+        postgres: Some(&spec.postgres),
+        nodes: Vec::new(),
+        step,
+        run: 1,
+        attempt: 1,
+        until: None,
+        deadline_seconds: None,
+    })
+}
+
+/// A step of this name and with this argument, which needs nothing of the database.
+fn step(name: &str, argument: &str) -> StepSpec {
+    StepSpec {
+        name: name.to_owned(),
+        args: vec![argument.to_owned()],
+        database: DatabaseAccess::None,
+        ..StepSpec::default()
+    }
+}
+
+fn built_on(with_volume: bool, nodes: &[&str]) -> Job {
+    let spec: SynapseSpec = serde_yaml_ng::from_str(SPEC).unwrap();
+    let database = if with_volume { DatabaseAccess::WithDisk } else { DatabaseAccess::Connection };
+    let step = StepSpec { database, memory_limit: Some("2Gi".to_owned()), ..step("vacuum-1", "vacuum") };
+    build(&Blueprint {
+        namespace: "matrix",
+        owner: OwnerReference { name: "weekly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
+        lane: &lane::OWN,
+        synapse: "example",
+        settings: &spec.jobs,
+        image: "tools:1",
+        image_pull_policy: "IfNotPresent",
+        postgres: Some(&spec.postgres),
         nodes: nodes.to_vec(),
-        step: "vacuum-1",
+        step: &step,
         run: 3,
         attempt: 2,
-        args: vec!["vacuum".to_owned()],
-        mounts: &[],
-        server: None,
-        own_synapse: None,
-        memory_limit: Some("2Gi"),
+        until: None,
         deadline_seconds: Some(60),
     })
 }
 
 fn built_with(mounts: &[Mount]) -> PodSpec {
     let spec: SynapseSpec = serde_yaml_ng::from_str(&SPEC.replace("limits: {memory: 1Gi}", "")).unwrap();
-    let owner = OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() };
-    pod_of(&build(&Blueprint {
-        namespace: "matrix",
-        owner,
-        lane: &crate::recipes::lane::OWN,
-        synapse: "example",
-        settings: &spec.jobs,
-        image: "tools:1",
-        image_pull_policy: "IfNotPresent",
-        database: None,
-        nodes: Vec::new(),
-        step: "database",
-        run: 1,
-        attempt: 1,
-        args: vec!["backup".to_owned()],
-        mounts,
-        server: None,
-        own_synapse: None,
-        memory_limit: Some("2Gi"),
-        deadline_seconds: None,
-    }))
+    let memory_limit = Some("2Gi".to_owned());
+    let step = StepSpec { mounts: mounts.to_vec(), memory_limit, ..step("database", "backup") };
+    pod_of(&built_for(&spec, &lane::OWN, &step))
 }
 
 #[test]
@@ -228,26 +239,7 @@ fn a_postgresql_beside_the_task_is_reached_by_its_socket_alone() {
     let spec: SynapseSpec = serde_yaml_ng::from_str(&SPEC.replace("  fsGroup: 1000\n", "")).unwrap();
     let scratch = |volume| ScratchServer { image: "postgres:15".to_owned(), run_as_user: 999, volume, resources: None };
     let built = |server: &ScratchServer| {
-        build(&Blueprint {
-            namespace: "matrix",
-            owner: OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
-            lane: &crate::recipes::lane::DRILL,
-            synapse: "example",
-            settings: &spec.jobs,
-            image: "tools:1",
-            image_pull_policy: "IfNotPresent",
-            database: None,
-            step: "verify",
-            run: 1,
-            attempt: 1,
-            args: vec!["verify".to_owned()],
-            mounts: &[],
-            server: Some(server),
-            own_synapse: None,
-            nodes: Vec::new(),
-            memory_limit: None,
-            deadline_seconds: None,
-        })
+        built_for(&spec, &lane::DRILL, &StepSpec { server: Some(server.clone()), ..step("verify", "verify") })
     };
     let job = built(&scratch(None));
     let labels = job.metadata.labels.clone().unwrap();
@@ -297,28 +289,10 @@ fn the_homeserver_s_own_synapse_is_beside_the_task_as_it_is_wanted() {
             image_pull_policy: Some("IfNotPresent".to_owned()),
             image_pull_secrets: vec!["of-synapse".to_owned(), "registry".to_owned()],
         };
-        pod_of(&build(&Blueprint {
-            namespace: "matrix",
-            owner: OwnerReference { name: "nightly".to_owned(), uid: "uid".to_owned(), ..Default::default() },
-            lane: &crate::recipes::lane::DRILL,
-            synapse: "example",
-            settings: &spec.jobs,
-            image: "tools:1",
-            image_pull_policy: "IfNotPresent",
-            database: None,
-            step: "verify",
-            run: 1,
-            attempt: 1,
-            args: vec!["verify".to_owned()],
-            mounts: &[],
-            server,
-            own_synapse: Some(&OwnSynapse { image, duty }),
-            nodes: Vec::new(),
-            memory_limit: None,
-            deadline_seconds: None,
-        }))
+        let own_synapse = Some(OwnSynapse { image, duty });
+        pod_of(&built_for(&spec, &lane::DRILL, &StepSpec { server, own_synapse, ..step("verify", "verify") }))
     };
-    let pod = built(Duty::Serves, Some(&server));
+    let pod = built(Duty::Serves, Some(server.clone()));
     let secrets: Vec<_> = pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
     assert_eq!(secrets, ["of-synapse", "registry"]);
     let [postgres, own] = pod.init_containers.as_deref().unwrap() else { panic!("two init containers") };

@@ -147,7 +147,7 @@ fn taken_back(run: &Run) -> Option<String> {
     let result = run.steps.get(undo.step).and_then(|step| step.result.as_ref());
     Some(match (&undo.failure, result) {
         (Some(failure), _) if run.in_doubt && !run.must_stay_down() => {
-            let step = run.step_to_take_back().map_or("the last", |step| &step.name);
+            let step = run.step_to_take_back().map_or("the last", |step| &step.spec.name);
             // What failed the run has often failed this, too: once is enough.
             let is_new = run.failure.as_ref().is_none_or(|first| first.message != failure.message);
             let why = if is_new { format!(" ({})", failure.message) } else { String::new() };
@@ -177,14 +177,14 @@ fn what_stays(run: &Run) -> Option<String> {
     let is_done = |step: &&StepStatus| step.state == StepState::Succeeded && run.undo.is_none();
     let done = run.step_to_take_back().filter(is_done).filter(|_| run.failure.is_some())?;
     let summary = done.result.as_ref().map(|result| result.summary.as_str()).filter(|summary| !summary.is_empty());
-    Some(format!("what step {} did stays: {}", done.name, summary.unwrap_or("it was done")))
+    Some(format!("what step {} did stays: {}", done.spec.name, summary.unwrap_or("it was done")))
 }
 
 /// What the steps say of themselves. Preflight's says what was to be done, not what was.
 fn summary(run: &Run) -> String {
-    let done = run.steps.iter().filter(|step| step.name != PREFLIGHT);
+    let done = run.steps.iter().filter(|step| step.spec.name != PREFLIGHT);
     let said: Vec<&str> = done.filter_map(|step| step.result.as_ref()).map(|result| result.summary.as_str()).collect();
-    let failed = run.steps.iter().filter(|step| !step.decides() && step.state == StepState::Failed);
+    let failed = run.steps.iter().filter(|step| !step.spec.stage.decides() && step.state == StepState::Failed);
     let failed = failed.map(|step| step.message.as_deref().unwrap_or_default());
     let said: Vec<&str> = said.into_iter().chain(failed).collect();
     match said.is_empty() {

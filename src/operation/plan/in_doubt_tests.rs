@@ -20,7 +20,7 @@ fn run(world: &World) -> &Run {
 
 fn state(world: &World, name: &str) -> Option<StepState> {
     let run = world.subject.status.run.as_ref()?;
-    run.steps.iter().find(|step| step.name == name).map(|step| step.state)
+    run.steps.iter().find(|step| step.spec.name == name).map(|step| step.state)
 }
 
 fn go_on_until(world: &mut World, there: impl Fn(&World) -> bool) {

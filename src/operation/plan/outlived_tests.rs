@@ -46,7 +46,7 @@ fn what_lives_on_in_each_pod_ends_no_run_and_is_told_once() {
 fn in_step(mut world: World, name: &str) -> (World, usize) {
     for _ in 0..500 {
         let steps = world.subject.status.run.as_ref().map(|run| run.steps.as_slice()).unwrap_or_default();
-        if let Some(index) = steps.iter().position(|step| step.name == name && step.job_uid.is_some()) {
+        if let Some(index) = steps.iter().position(|step| step.spec.name == name && step.job_uid.is_some()) {
             return (world, index);
         }
         world.reconcile(1, Some(super::simulation::Moment::AfterAct));
@@ -64,7 +64,7 @@ fn a_job_that_takes_longer_than_it_may_ends_the_run_and_says_what_to_look_at() {
     ] {
         let world = World::new("[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}]").with_steps_afterwards();
         let (world, index) = in_step(world, step);
-        assert_eq!(run(&world).steps[index].deadline.as_ref().map(ToString::to_string).as_deref(), Some(deadline));
+        assert_eq!(run(&world).steps[index].spec.deadline.as_ref().map(ToString::to_string).as_deref(), Some(deadline));
         // A task that was told to stop says so; that is not why.
         for error in [None, Some(TaskError::transient("Stopped", "The task was told to stop"))] {
             let words = "DeadlineExceeded: Job was active longer than specified deadline".to_owned();
@@ -88,7 +88,7 @@ fn a_job_that_takes_longer_than_it_may_ends_the_run_and_says_what_to_look_at() {
 #[test]
 fn what_has_a_budget_of_the_downtime_has_no_other_deadline() {
     let (world, index) = in_step(World::new(STEPS), "vacuum-1");
-    assert_eq!(run(&world).steps[index].deadline, None);
+    assert_eq!(run(&world).steps[index].spec.deadline, None);
 }
 
 #[test]

@@ -154,16 +154,16 @@ impl World {
         let mut steps = run.steps.iter();
         match history[0].outcome {
             Outcome::Succeeded => assert!(steps.all(|step| {
-                step.state == StepState::Succeeded || !step.decides() && step.state == StepState::Failed
+                step.state == StepState::Succeeded || !step.spec.stage.decides() && step.state == StepState::Failed
             })),
-            _ => assert!(steps.all(|step| step.decides() || step.attempt == 0), "{:?}", run.steps),
+            _ => assert!(steps.all(|step| step.spec.stage.decides() || step.attempt == 0), "{:?}", run.steps),
         }
         self.assert_what_is_served_is_what_is_said(run);
     }
 
     /// A run that has succeeded has swapped, and one that has failed has not, or says that it does not know or could not help it.
     fn assert_what_is_served_is_what_is_said(&self, run: &Run) {
-        let swap = run.steps.iter().find(|step| !step.undo.is_empty());
+        let swap = run.steps.iter().find(|step| !step.spec.undo.is_empty());
         let Some(swap) = swap.filter(|_| matches!(self.work, Work::Swap | Work::TwoSwaps)) else { return };
         let tried_in_vain = run.undo.as_ref().is_some_and(|undo| undo.failure.is_some());
         if run.in_doubt || tried_in_vain {

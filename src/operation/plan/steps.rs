@@ -76,7 +76,7 @@ impl Planner<'_> {
             return self.failing(refusal.reason, Terminal, refusal.message);
         }
         let index = self.run().next_step()?;
-        if self.run().steps[index].offline
+        if self.run().steps[index].spec.stage.is_offline()
             && let Some(next) = self.take_down()
         {
             return Some(next);
@@ -215,7 +215,7 @@ impl Planner<'_> {
         }
         let step = &self.run().steps[index];
         let wanted = self.run().synapse.as_ref().and_then(|pinned| pinned.spec.jobs.start_within.as_ref());
-        let default = if step.offline { START_WITHIN_OFFLINE } else { START_WITHIN };
+        let default = if step.spec.stage.is_offline() { START_WITHIN_OFFLINE } else { START_WITHIN };
         let allowed = wanted.map_or(default, Duration::to_signed);
         let since = step.started_at.clone().unwrap_or(Time(self.now));
         let waited = elapsed(&since, self.now);
@@ -226,13 +226,14 @@ impl Planner<'_> {
             None => format!("no Pod was made for its Job. See why with: {}", self.describe_job(step)),
         });
         // Users wait, and no node is about to come: what is full stays full.
-        let is_hopeless = step.offline && waited > UNSCHEDULABLE_FOR && why.starts_with("Unschedulable");
+        let is_hopeless =
+            step.spec.stage.is_offline() && waited > UNSCHEDULABLE_FOR && why.starts_with("Unschedulable");
         if is_hopeless {
-            let message = format!("the Pod of step {} has no node while the homeserver is down: {why}", step.name);
+            let message = format!("the Pod of step {} has no node while the homeserver is down: {why}", step.spec.name);
             return self.give_up(index, "PodDoesNotStart", Terminal, message);
         }
         if waited > allowed {
-            let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.name);
+            let message = format!("the Pod of step {} did not start within {allowed:#}: {why}", step.spec.name);
             return self.give_up(index, "PodDoesNotStart", Terminal, message);
         }
         let mut headline = self.step_headline(index, &why);
@@ -245,7 +246,7 @@ impl Planner<'_> {
     fn job_failed(&mut self, index: usize, job: &ObservedJob, why: &str) -> Option<Next> {
         self.learn_what_is_left(index, job.report.as_ref());
         self.keep(index, job.report.as_ref().and_then(|report| report.result.clone()));
-        let deadline = self.run().steps[index].deadline.clone().filter(|_| why.starts_with(DEADLINE_EXCEEDED));
+        let deadline = self.run().steps[index].spec.deadline.clone().filter(|_| why.starts_with(DEADLINE_EXCEEDED));
         if let Some(deadline) = deadline {
             let message = too_long(&self.run().steps[index], &deadline, why, job.pod.as_deref());
             return self.try_again(index, Terminal, DEADLINE_EXCEEDED, message);
@@ -270,7 +271,7 @@ impl Planner<'_> {
     /// What to type to look at a step's Job.
     fn describe_job(&self, step: &StepStatus) -> String {
         let Subject { namespace, name, uid, .. } = self.subject;
-        let job = job::name(name, uid, self.run().number, &step.name, step.attempt);
+        let job = job::name(name, uid, self.run().number, &step.spec.name, step.attempt);
         format!("kubectl -n {namespace} describe job {job}")
     }
 
@@ -296,8 +297,8 @@ impl Planner<'_> {
             let message = format!("{message}. Attempt {} follows", step.attempt + 1);
             return Some((Action::Continue, self.step_headline(index, &message)));
         }
-        let message = format!("step {}: {message}", step.name);
-        if step.decides() {
+        let message = format!("step {}: {message}", step.spec.name);
+        if step.spec.stage.decides() {
             step.state = StepState::Failed;
             step.finished_at = Some(Time(now));
         }
@@ -308,7 +309,7 @@ impl Planner<'_> {
     fn give_up(&mut self, index: usize, reason: &str, class: ErrorClass, message: String) -> Option<Next> {
         let now = self.now;
         let step = &mut self.run_mut().steps[index];
-        if step.decides() {
+        if step.spec.stage.decides() {
             return self.failing(reason, class, message);
         }
         step.state = StepState::Failed;
@@ -327,7 +328,7 @@ impl Planner<'_> {
             self.status.expected_downtime_seconds = expected_downtime(&findings.plan, &self.run().downtime);
             self.status.plan = findings.plan;
             for step in &mut self.run_mut().steps {
-                step.args.extend(findings.arguments.get(&step.name).cloned().unwrap_or_default());
+                step.spec.args.extend(findings.arguments.get(&step.spec.name).cloned().unwrap_or_default());
             }
             self.leave_out_what_does_nothing(&now);
             let step = &mut self.run_mut().steps[index];
@@ -335,7 +336,7 @@ impl Planner<'_> {
             let (warnings, coverage) = (findings.warnings, findings.coverage);
             step.result = Some(StepResult { summary, warnings, coverage, ..StepResult::default() });
         }
-        let StepStatus { name, .. } = self.run().steps[index].clone();
+        let name = self.run().steps[index].spec.name.clone();
         self.status.cursors.retain(|cursor| cursor.step != name);
         if let Some(result) = &report.result {
             // A one-shot does not go on: what it left is in its result.
@@ -358,15 +359,16 @@ impl Planner<'_> {
         let plans: Vec<StepPlan> =
             self.status.plan.iter().filter(|plan| plan.offline && does_nothing(plan)).cloned().collect();
         for step in self.run_mut().steps.iter_mut().filter(|step| step.state == StepState::Pending) {
-            if let Some(plan) = plans.iter().find(|plan| plan.step == step.name) {
+            if let Some(plan) = plans.iter().find(|plan| plan.step == step.spec.name) {
                 step.state = StepState::Succeeded;
                 step.finished_at = Some(now.clone());
                 step.result = Some(StepResult { summary: plan.summary.clone(), ..StepResult::default() });
             }
         }
         let steps = &mut self.run_mut().steps;
-        let nobody_goes_down = !steps.iter().any(|step| step.offline && step.state == StepState::Pending);
-        for step in steps.iter_mut().filter(|step| nobody_goes_down && step.name == pinned::PLACEMENT) {
+        let nobody_goes_down =
+            !steps.iter().any(|step| step.spec.stage.is_offline() && step.state == StepState::Pending);
+        for step in steps.iter_mut().filter(|step| nobody_goes_down && step.spec.name == pinned::PLACEMENT) {
             step.state = StepState::Succeeded;
             step.finished_at = Some(now.clone());
         }
@@ -376,7 +378,7 @@ impl Planner<'_> {
     pub(super) fn step_headline(&self, index: usize, what: &str) -> Headline {
         let steps = &self.run().steps;
         let step = &steps[index];
-        let (phase, reason) = match (step.name.as_str(), step.offline) {
+        let (phase, reason) = match (step.spec.name.as_str(), step.spec.stage.is_offline()) {
             (pinned::PREFLIGHT, _) => (Phase::Preflight, "Preflight"),
             (_, true) => (Phase::Offline, "Offline"),
             (_, false) => (Phase::Running, "Running"),
@@ -384,15 +386,18 @@ impl Planner<'_> {
         Headline {
             phase,
             reason: reason.to_owned(),
-            message: format!("step {} ({}/{}): {what}", step.name, index + 1, steps.len()),
+            message: format!("step {} ({}/{}): {what}", step.spec.name, index + 1, steps.len()),
         }
     }
 }
 
 /// Why a Job was ended that took longer than it may.
 fn too_long(step: &StepStatus, deadline: &Duration, why: &str, pod: Option<&str>) -> String {
-    let field =
-        if step.name == pinned::PREFLIGHT { "" } else { ". Where the work needs longer, raise spec.jobs.deadline" };
+    let field = if step.spec.name == pinned::PREFLIGHT {
+        ""
+    } else {
+        ". Where the work needs longer, raise spec.jobs.deadline"
+    };
     let words = why.trim_start_matches(DEADLINE_EXCEEDED).trim_start_matches([':', ' ']).trim_end_matches('.');
     let last = pod.map(|pod| format!("; {pod}")).unwrap_or_default();
     format!(

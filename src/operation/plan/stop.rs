@@ -43,11 +43,11 @@ impl Planner<'_> {
             return self.fail("PodsDoNotStop", Transient, message);
         }
         // Who ends a step that fills helps nobody: there was nothing before it that could be served.
-        let fills = self.run().next_step().is_some_and(|index| self.run().steps[index].fills);
+        let fills = self.run().next_step().is_some_and(|index| self.run().steps[index].spec.stage.fills());
         if !fills && self.run().work_until().is_some_and(|until| self.now > until) {
             let at_most = &self.run().downtime.at_most;
             let vacuums =
-                self.run().next_step().is_some_and(|index| self.run().steps[index].name.starts_with("vacuum"));
+                self.run().next_step().is_some_and(|index| self.run().steps[index].spec.name.starts_with("vacuum"));
             let or = if vacuums { ", or name fewer tables in its vacuum.tables" } else { "" };
             let message = format!(
                 "the downtime's budget of {at_most} (spec.downtime.atMost) was used up before the work was done: raise it{IN_A_NEW_OBJECT}{or}"

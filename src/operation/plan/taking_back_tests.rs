@@ -23,7 +23,7 @@ fn run(world: &World) -> &Run {
 }
 
 fn undone(world: &World) -> Option<StepState> {
-    run(world).steps.iter().find(|step| step.name == "undo-vacuum-1").map(|step| step.state)
+    run(world).steps.iter().find(|step| step.spec.name == "undo-vacuum-1").map(|step| step.state)
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn come(mut world: World, there: impl Fn(&Run) -> bool) -> World {
 }
 
 fn offline_job_seen(run: &Run) -> bool {
-    run.steps.iter().any(|step| step.offline && step.job_uid.is_some())
+    run.steps.iter().any(|step| step.spec.stage.is_offline() && step.job_uid.is_some())
 }
 
 fn window(status: &OperationStatus) -> &Window {
@@ -252,7 +252,7 @@ fn what_somebody_asks_for_behind_the_record_is_not_taken_away() {
 fn a_place_is_looked_for_right_before_a_downtime_and_what_cannot_be_placed_takes_nobody_down() {
     let names = |steps: &str| {
         let world = until(steps, |run| !run.steps.is_empty());
-        run_of(&world).steps.iter().map(|step| step.name.clone()).collect::<Vec<_>>()
+        run_of(&world).steps.iter().map(|step| step.spec.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(FULL), ["preflight", "placement", "vacuum-1"]);
     let both = "[{vacuum: {mode: Full}}, {vacuum: {mode: Analyze}}, {vacuum: {mode: Full}}]";
@@ -331,9 +331,10 @@ fn what_was_done_before_a_failure_is_counted() {
 /// A run whose work is done, with the Job of a step that comes afterwards; the step's place.
 fn afterwards(name: &str) -> (World, usize) {
     let world = World::new(FULL).with_steps_afterwards();
-    let is_seen = |run: &Run| run.steps.iter().any(|step| step.name == name && step.job_uid.is_some());
+    let is_seen = |run: &Run| run.steps.iter().any(|step| step.spec.name == name && step.job_uid.is_some());
     let world = come(world, is_seen);
-    let index = world.subject.status.run.as_ref().unwrap().steps.iter().position(|step| step.name == name).unwrap();
+    let index =
+        world.subject.status.run.as_ref().unwrap().steps.iter().position(|step| step.spec.name == name).unwrap();
     (world, index)
 }
 

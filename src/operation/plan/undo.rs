@@ -77,7 +77,7 @@ impl Planner<'_> {
         let run = self.run_mut();
         run.in_doubt &= !can_be_in_doubt(run, index);
         // What was found unfinished is so again when a swap is taken back. An empty database may be served.
-        let is_mended = run.undo.is_none() || run.step_to_take_back().is_some_and(|step| step.fills);
+        let is_mended = run.undo.is_none() || run.step_to_take_back().is_some_and(|step| step.spec.stage.fills());
         run.unfinished &= run.next_step().is_some() || !is_mended;
     }
 
@@ -86,13 +86,13 @@ impl Planner<'_> {
         let run = self.run();
         let begun = run.step_to_take_back().filter(|step| step.state != StepState::Succeeded)?;
         // What empties a database is as good for what another run has left there.
-        let is_wanted = run.in_doubt || begun.fills && run.unfinished;
+        let is_wanted = run.in_doubt || begun.spec.stage.fills() && run.unfinished;
         if !is_wanted {
             return None;
         }
-        let message = match begun.fills {
-            true => format!("step {} has not come to its end: empties the database", begun.name),
-            false => format!("what step {} has done is unknown: rolls it back if it was done", begun.name),
+        let message = match begun.spec.stage.fills() {
+            true => format!("step {} has not come to its end: empties the database", begun.spec.name),
+            false => format!("what step {} has done is unknown: rolls it back if it was done", begun.spec.name),
         };
         self.begin_taking_back(message)
     }
@@ -108,8 +108,9 @@ impl Planner<'_> {
             return None;
         }
         // What came back in place is whole, and there was nothing before it.
-        let done = run.step_to_take_back().filter(|step| step.state == StepState::Succeeded && !step.fills)?;
-        self.begin_taking_back(format!("no Pod of Synapse became Ready: rolls step {} back", done.name))
+        let done =
+            run.step_to_take_back().filter(|step| step.state == StepState::Succeeded && !step.spec.stage.fills())?;
+        self.begin_taking_back(format!("no Pod of Synapse became Ready: rolls step {} back", done.spec.name))
     }
 
     /// Once. The homeserver goes down for it, where it is up or where somebody has started it meanwhile: with the counts that were
@@ -145,5 +146,5 @@ impl Planner<'_> {
 /// The step can be taken back, or takes one back.
 fn can_be_in_doubt(run: &Run, index: usize) -> bool {
     let takes_back = run.undo.as_ref().is_some_and(|undo| undo.step == index);
-    takes_back || !run.steps[index].undo.is_empty()
+    takes_back || !run.steps[index].spec.undo.is_empty()
 }

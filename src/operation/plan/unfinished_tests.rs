@@ -18,7 +18,7 @@ const UNDO: &str = "undo-vacuum-1";
 
 fn state(world: &World, name: &str) -> Option<StepState> {
     let run = world.subject.status.run.as_ref()?;
-    run.steps.iter().find(|step| step.name == name).map(|step| step.state)
+    run.steps.iter().find(|step| step.spec.name == name).map(|step| step.state)
 }
 
 /// The step that holds is under way.

@@ -19,7 +19,7 @@ fn object(spec: &str) -> SynapseBackup {
 
 fn step(object: &SynapseBackup) -> RecipeStep {
     let steps = object.steps(Sight::of(&homeserver("")));
-    let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+    let names: Vec<&str> = steps.iter().map(|step| step.spec.name.as_str()).collect();
     assert_eq!(names, ["database", "retention"]);
     steps.into_iter().next().unwrap()
 }
@@ -36,14 +36,17 @@ fn media_come_when_the_homeserver_is_free_again_and_complete_the_backup_of_their
     object.set_status(OperationStatus { run: Some(Box::new(run)), ..OperationStatus::default() });
     let steps = object.steps(Sight::of(&homeserver(MEDIA_STORE)));
     let [database, media, retention] = &steps[..] else { panic!("{steps:?}") };
-    assert!(database.args.contains(&"--draft".to_owned()), "{database:?}");
-    assert_eq!((media.name.as_str(), media.afterwards, media.decides), ("media", true, true));
-    assert!(retention.afterwards && !retention.decides);
+    assert!(database.spec.args.contains(&"--draft".to_owned()), "{database:?}");
+    assert_eq!(
+        (media.spec.name.as_str(), media.spec.stage.is_afterwards(), media.spec.stage.decides()),
+        ("media", true, true)
+    );
+    assert!(retention.spec.stage.is_afterwards() && !retention.spec.stage.decides());
     let own = ["--media-store=/var/run/synapse-keeper/media/data/media", "--remote-media", "--of-run=uid-1.7"];
-    assert_eq!(media.args[media.args.len() - 3..], own, "{:?}", media.args);
-    assert!(!media.args.contains(&"--init".to_owned()), "the database's step has made it");
+    assert_eq!(media.spec.args[media.spec.args.len() - 3..], own, "{:?}", media.spec.args);
+    assert!(!media.spec.args.contains(&"--init".to_owned()), "the database's step has made it");
     let claim = Mount::readable_claim("/var/run/synapse-keeper/media", "synapse-media");
-    assert_eq!(media.mounts, [Mount::secret(pod::REPOSITORY, "s3"), claim]);
+    assert_eq!(media.spec.mounts, [Mount::secret(pod::REPOSITORY, "s3"), claim]);
     let check: Check = serde_json::from_str(media.preflight.as_ref().unwrap()).unwrap();
     assert!(matches!(check, Check::Media(store) if store.remote_media && store.media_store.ends_with("data/media")));
 }
@@ -52,7 +55,7 @@ fn media_come_when_the_homeserver_is_free_again_and_complete_the_backup_of_their
 fn media_that_a_storage_provider_has_are_not_looked_for() {
     let store = ", mediaStore: {claimName: synapse-media, path: media, elsewhere: true}";
     let step = object("repository: {secretName: s3}").steps(Sight::of(&homeserver(store))).remove(1);
-    assert!(step.args.contains(&"--media-elsewhere".to_owned()), "{:?}", step.args);
+    assert!(step.spec.args.contains(&"--media-elsewhere".to_owned()), "{:?}", step.spec.args);
     let check: Check = serde_json::from_str(step.preflight.as_ref().unwrap()).unwrap();
     assert!(matches!(check, Check::Media(store) if store.media_elsewhere));
 }
@@ -102,8 +105,8 @@ fn only_what_is_listed_is_taken_and_by_default_all_that_there_is() {
     let all = format!("{MEDIA_STORE}, config: {{secrets: [key]}}");
     let names = |spec: &str, homeserver_has: &str| {
         let steps = object(spec).steps(Sight::of(&homeserver(homeserver_has)));
-        let with_config = steps[0].args.contains(&"--config-secret=key".to_owned());
-        let names: Vec<String> = steps.into_iter().map(|step| step.name).collect();
+        let with_config = steps[0].spec.args.contains(&"--config-secret=key".to_owned());
+        let names: Vec<String> = steps.into_iter().map(|step| step.spec.name).collect();
         (names.join(" "), with_config)
     };
     let named = |names: &str, with_config| (names.to_owned(), with_config);
@@ -133,16 +136,16 @@ fn old_backups_go_when_the_homeserver_is_free_again() {
         "repository: {secretName: s3}, retention: {keepDaily: 7, keepYearly: 2}, schedule: {cron: '@daily', timeZone: Europe/Berlin}",
     );
     let retention = object.steps(Sight::of(&homeserver(""))).pop().unwrap();
-    assert!(retention.afterwards && retention.database == DatabaseAccess::None, "{retention:?}");
+    assert!(retention.spec.stage.is_afterwards() && retention.spec.database == DatabaseAccess::None, "{retention:?}");
     let own = ["--keep-daily=7", "--keep-yearly=2", "--time-zone=Europe/Berlin"];
-    assert_eq!(retention.args[5..], own, "{:?}", retention.args);
-    assert!(!retention.args.contains(&"--init".to_owned()));
+    assert_eq!(retention.spec.args[5..], own, "{:?}", retention.spec.args);
+    assert!(!retention.spec.args.contains(&"--init".to_owned()));
 }
 
 #[test]
 fn a_secret_is_all_that_restic_needs() {
     let step = step(&object("repository: {secretName: s3}"));
-    assert_eq!(step.mounts, [Mount::secret(pod::REPOSITORY, "s3")]);
+    assert_eq!(step.spec.mounts, [Mount::secret(pod::REPOSITORY, "s3")]);
     let args = [
         "backup",
         "--repository-dir=/var/run/synapse-keeper/repository",
@@ -150,15 +153,15 @@ fn a_secret_is_all_that_restic_needs() {
         "--server-name=example.org",
         "--origin=uid-1",
     ];
-    assert_eq!(step.args, args);
-    assert!(!step.offline && step.preflight.is_some_and(|check| check.contains(r#""init":true"#)));
+    assert_eq!(step.spec.args, args);
+    assert!(!step.spec.stage.is_offline() && step.preflight.is_some_and(|check| check.contains(r#""init":true"#)));
 }
 
 #[test]
 fn synapse_is_asked_for_its_version_where_it_is_known() {
     let homeserver = homeserver(", adminApi: {url: 'http://synapse:8008'}");
     let step = object("repository: {secretName: s3}").steps(Sight::of(&homeserver)).remove(0);
-    assert!(step.args.contains(&"--synapse-url=http://synapse:8008".to_owned()), "{:?}", step.args);
+    assert!(step.spec.args.contains(&"--synapse-url=http://synapse:8008".to_owned()), "{:?}", step.spec.args);
 }
 
 #[test]
@@ -166,12 +169,12 @@ fn a_volume_has_its_password_elsewhere() {
     let step = step(&object(
         "quiesce: true, repository: {volume: {claimName: backups, path: a/b}, passwordSecret: {name: p, key: restic}}",
     ));
-    let [password, volume] = &step.mounts[..] else { panic!("{step:?}") };
+    let [password, volume] = &step.spec.mounts[..] else { panic!("{step:?}") };
     let Source::SecretKey { name, key, file } = &password.source else { panic!("{step:?}") };
     assert_eq!([name, key, file], ["p", "restic", "RESTIC_PASSWORD"]);
     assert_eq!(*volume, Mount::writable_claim(pod::REPOSITORY_VOLUME, "backups"));
-    assert!(step.args.contains(&"--repository=/var/run/synapse-keeper/backups/a/b".to_owned()), "{step:?}");
-    assert!(step.offline);
+    assert!(step.spec.args.contains(&"--repository=/var/run/synapse-keeper/backups/a/b".to_owned()), "{step:?}");
+    assert!(step.spec.stage.is_offline());
 }
 
 #[test]
@@ -184,11 +187,11 @@ fn the_configuration_is_mounted_object_by_object() {
         Mount::secret("/var/run/synapse-keeper/config/secrets/signing-key", "signing-key"),
         Mount::config_map("/var/run/synapse-keeper/config/configmaps/homeserver", "homeserver"),
     ];
-    assert_eq!(step.mounts, mounts);
+    assert_eq!(step.spec.mounts, mounts);
     for wanted in
         ["--config-dir=/var/run/synapse-keeper/config", "--config-secret=signing-key", "--config-map=homeserver"]
     {
-        assert!(step.args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", step.args);
+        assert!(step.spec.args.contains(&wanted.to_owned()), "{wanted} is not in {:?}", step.spec.args);
     }
 }
 
@@ -197,8 +200,8 @@ fn the_ids_of_the_signing_keys_are_noted() {
     let step = object("repository: {secretName: s3}")
         .steps(Sight::of(&homeserver(", signingKey: {secretName: ess-generated, key: SYNAPSE_SIGNING_KEY}")))
         .remove(0);
-    assert!(step.args.contains(&"--signing-key-file=/var/run/synapse-keeper/signing-key/signing.key".to_owned()));
-    let Some(Mount { source: Source::SecretKey { name, key, .. }, .. }) = step.mounts.last() else {
+    assert!(step.spec.args.contains(&"--signing-key-file=/var/run/synapse-keeper/signing-key/signing.key".to_owned()));
+    let Some(Mount { source: Source::SecretKey { name, key, .. }, .. }) = step.spec.mounts.last() else {
         panic!("{step:?}")
     };
     assert_eq!([name, key], ["ess-generated", "SYNAPSE_SIGNING_KEY"]);
@@ -272,10 +275,10 @@ fn a_repository_that_had_a_backup_is_not_made_again() {
     }))
     .unwrap();
     object.set_status(OperationStatus { run: Some(Box::new(run)), ..OperationStatus::default() });
-    assert!(!step(&object).args.contains(&"--init".to_owned()));
+    assert!(!step(&object).spec.args.contains(&"--init".to_owned()));
     // Nor after the run's own record is gone.
     object.set_status(OperationStatus::default());
     let status = object.status.as_ref().unwrap();
     assert_eq!((status.snapshot_count, status.snapshots[0].size.as_str()), (Some(1), "10 B"));
-    assert!(!step(&object).args.contains(&"--init".to_owned()));
+    assert!(!step(&object).spec.args.contains(&"--init".to_owned()));
 }

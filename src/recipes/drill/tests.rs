@@ -123,19 +123,19 @@ fn the_server_is_of_the_backup_s_major_and_knows_nothing_of_the_homeserver_s() {
         step.clone()
     };
     let step = of(json!({"cron": "@daily"}));
-    let server = step.server.unwrap();
+    let server = step.spec.server.unwrap();
     assert_eq!(
         (server.image.as_str(), server.run_as_user, server.volume),
         ("docker.io/library/postgres:15", 999, None)
     );
-    assert_eq!(step.database, DatabaseAccess::None);
+    assert_eq!(step.spec.database, DatabaseAccess::None);
     let own =
         ["--origin=uid-1", "--snapshot=abc", "--socket=/var/run/synapse-keeper/postgres-socket", "--media=sample"];
-    assert_eq!(step.args[step.args.len() - 4..], own);
-    assert!(!step.args.contains(&"--init".to_owned()));
+    assert_eq!(step.spec.args[step.spec.args.len() - 4..], own);
+    assert!(!step.spec.args.contains(&"--init".to_owned()));
     let image = of(json!({"cron": "@daily", "image": "registry.example.org/postgres:15-alpine", "runAsUser": 70}));
     assert_eq!(
-        image.server.map(|server| (server.image, server.run_as_user)),
+        image.spec.server.map(|server| (server.image, server.run_as_user)),
         Some(("registry.example.org/postgres:15-alpine".to_owned(), 70))
     );
 }
@@ -149,8 +149,11 @@ fn synapse_is_asked_where_the_object_wants_it() {
     let image = SynapseImage { image: "synapse:1".to_owned(), ..SynapseImage::default() };
     let spec = homeserver("");
     let [step] = &drill.steps(Sight { image: Some(&image), ..Sight::of(&spec) })[..] else { panic!("one step") };
-    assert_eq!(step.args[step.args.len() - 2..], ["--media=all", "--synapse-place=/var/run/synapse-keeper/synapse"]);
-    assert_eq!(step.own_synapse, Some(OwnSynapse { image, duty: Duty::Serves }));
+    assert_eq!(
+        step.spec.args[step.spec.args.len() - 2..],
+        ["--media=all", "--synapse-place=/var/run/synapse-keeper/synapse"]
+    );
+    assert_eq!(step.spec.own_synapse, Some(OwnSynapse { image, duty: Duty::Serves }));
 }
 
 #[test]

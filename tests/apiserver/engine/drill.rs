@@ -316,7 +316,7 @@ async fn a_drill_with_synapse_runs_the_image_of_the_main_process(stage: Arc<Stag
     let status = until_drilled(&world, "3").await;
     assert_eq!(verified(&status), ("True", "Verified"));
     let run = status.verification.unwrap().run.unwrap();
-    assert_eq!(run.steps[0].own_synapse.as_ref().map(|own| own.image.image.as_str()), Some("localhost/synapse:2"));
+    assert_eq!(run.steps[0].spec.own_synapse.as_ref().map(|own| own.image.image.as_str()), Some("localhost/synapse:2"));
 }
 
 async fn killed_at_every_request_of_a_drill(stage: Arc<Stage>, test: &'static str) {

@@ -76,28 +76,35 @@ impl World {
         let holds_lease = mine.is_some();
         let is_told = mine.is_some_and(|lease| lease.unfinished);
         assert!(!run.must_stay_down() || is_told, "its Lease tells of it before it begins");
-        assert_eq!(holds_lease, !step.afterwards, "no Job without Lease, but for those that nobody waits for");
-        if step.afterwards {
+        assert_eq!(
+            holds_lease,
+            !step.spec.stage.is_afterwards(),
+            "no Job without Lease, but for those that nobody waits for"
+        );
+        if step.spec.stage.is_afterwards() {
             self.assert_nothing_is_out();
             assert!(run.failure.is_none() && run.next_step().is_none(), "it comes when all else has succeeded");
-            assert!(step.decides() || run.next_deciding_step().is_none(), "it comes when the run has succeeded");
+            assert!(
+                step.spec.stage.decides() || run.next_deciding_step().is_none(),
+                "it comes when the run has succeeded"
+            );
         }
-        let offline = step.offline;
+        let offline = step.spec.stage.is_offline();
         let up: Vec<_> = self.workloads.iter().filter(|one| one.pods > 0 || one.replicas > Some(0)).collect();
         assert!(!offline || up.is_empty(), "an offline Job beside {up:?}");
         assert!(self.lingers <= 0, "a Job beside the Pod of another");
         let takes_back = run.undo.as_ref().is_some_and(|undo| undo.step == index);
         let part = match takes_back {
             true => Some(Part::TakesItBack),
-            false => (!step.undo.is_empty()).then_some(Part::DoesIt),
+            false => (!step.spec.undo.is_empty()).then_some(Part::DoesIt),
         };
         // Who looks for a place does nothing, and ends like preflight; blows are for those that work.
-        let fate = match step.name.as_str() {
+        let fate = match step.spec.name.as_str() {
             PLACEMENT => Fate::Succeeds,
             _ => std::mem::replace(&mut self.next_fate, Fate::Succeeds),
         };
         let fate = if self.all_fail { Fate::Terminal } else { fate };
-        let key = (step.name.clone(), step.attempt);
+        let key = (step.spec.name.clone(), step.attempt);
         let uid = format!("{key:?}/{}", self.now);
         self.jobs.entry(key).or_insert(SimJob {
             offline,

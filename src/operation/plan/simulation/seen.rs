@@ -33,12 +33,12 @@ impl World {
             Some(SimLease { holder, .. }) => LeaseState::Theirs(holder.clone()),
         };
         if let Some(step) = run.steps.iter().find(|step| step.state == StepState::Running) {
-            observed.job = self.jobs.get(&(step.name.clone(), step.attempt)).map(|job| self.observe_job(job));
-            let wanted = self.volume_wanted && step.afterwards && observed.job.is_some();
+            observed.job = self.jobs.get(&(step.spec.name.clone(), step.attempt)).map(|job| self.observe_job(job));
+            let wanted = self.volume_wanted && step.spec.stage.is_afterwards() && observed.job.is_some();
             observed.claim_wanted_by = wanted.then(|| "main-0".to_owned());
         }
         if let Some(step) = run.outlived_step().map(|index| &run.steps[index]) {
-            let outlived = self.jobs.get(&(step.name.clone(), step.attempt));
+            let outlived = self.jobs.get(&(step.spec.name.clone(), step.attempt));
             observed.outlived_job = outlived.map(|job| self.observe_job(job));
         }
         if observed.job.is_none() && self.lingers > 0 {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{
         SynapseMaintenance, SynapseMaintenanceSpec, SynapseSpec,
-        operation::{OperationStatus, RecordedWorkload, Role, Run},
+        operation::{Interrupted, OperationStatus, RecordedWorkload, Role, Run, Stage, Weight},
         synapse::{WorkloadKind, WorkloadRef},
     },
     operation::{
@@ -187,26 +187,26 @@ impl World {
     /// What the recipe wants.
     pub(super) fn recipe(&self, homeserver: &SynapseSpec) -> Vec<RecipeStep> {
         let mut steps = self.maintenance.steps(Sight::of(homeserver));
-        for step in steps.iter_mut().filter(|step| step.offline) {
-            step.holds = matches!(self.work, Work::InPlace | Work::TwoSwaps);
-            step.fills = self.work == Work::InPlace;
+        for step in steps.iter_mut().filter(|step| step.spec.stage.is_offline()) {
+            step.spec.stage = Stage::Offline(match self.work {
+                Work::InPlace => Interrupted::Unfinished,
+                Work::TwoSwaps => Interrupted::OutOfStep,
+                _ => Interrupted::Whole,
+            });
             if self.work != Work::Vacuum {
-                step.undo = vec!["undo".to_owned()];
+                step.spec.undo = vec!["undo".to_owned()];
             }
         }
         if self.afterwards {
-            let afterwards = |name: &str, decides| RecipeStep {
-                name: name.to_owned(),
-                offline: false,
-                afterwards: true,
-                decides,
-                undo: Vec::new(),
-                holds: false,
-                fills: false,
-                ..steps[0].clone()
+            let afterwards = |name: &str, weight| {
+                let mut step = steps[0].clone();
+                step.spec.name = name.to_owned();
+                step.spec.stage = Stage::Afterwards(weight);
+                step.spec.undo = Vec::new();
+                step
             };
             // The first in the list: they come last all the same.
-            let both = [afterwards(OPTIONAL, false), afterwards(DECIDING, true)];
+            let both = [afterwards(OPTIONAL, Weight::Optional), afterwards(DECIDING, Weight::Decides)];
             steps.splice(0..0, both);
         }
         steps
@@ -290,7 +290,7 @@ impl World {
             Action::CreateJob(index) => self.create_job(*index),
             Action::DeleteJob(index) => {
                 let step = &self.subject.status.run.as_ref().unwrap().steps[*index];
-                if let Some(job) = self.jobs.get_mut(&(step.name.clone(), step.attempt)) {
+                if let Some(job) = self.jobs.get_mut(&(step.spec.name.clone(), step.attempt)) {
                     job.deleted_at.get_or_insert(self.now);
                 }
             }
