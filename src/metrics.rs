@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_the_alerts_and_the_documentation_name_is_there() {
-        let metrics = Metrics::new(&[]);
+        let metrics = Metrics::new(&["SynapseMaintenance"]);
         metrics.homeservers_down([down("down")].into_iter());
         let labels = HomeserverLabels { namespace: "matrix".to_owned(), synapse: "down".to_owned() };
         metrics.downtime.get_or_create(&labels).set(1.0);

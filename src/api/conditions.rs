@@ -1,8 +1,8 @@
 //! Conditions and their types.
 //!
 //! They follow kstatus, so that Flux, Helm 4 and `kubectl wait` understand them: `Reconciling` and `Stalled` are present
-//! only while they are true, `Ready` is always there. `docs/conditions.md` has the types and the reasons for people;
-//! `tests/docs.rs` holds it against the source, so a reason is always written as a string literal.
+//! only while they are true, `Ready` is always there. `docs/conditions.md` has the types and `docs/reasons.md` the reasons
+//! for people; `tests/docs.rs` compares them with the source, so a reason is always written as a string literal.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -52,7 +52,8 @@ pub struct JobSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_within: Option<Duration>,
     /// How long a step may take that no budget of a downtime bounds: 2d by default, and 14d for what comes when the homeserver
-    /// is free again, such as the upload of media. After it the Job is ended and the run fails. Preflight has 45m.
+    /// is free again, such as the upload of media. After it the Job is ended and the run fails. Preflight has 45m. The deletion of a backup's data
+    /// has 1d by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
     /// Group of the mounted volumes.

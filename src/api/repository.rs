@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::references::SecretKey;
 
-/// A restic repository: in whatever storage restic speaks, by a Secret with its environment, or on a volume. It is made
-/// if it is not there.
+/// A restic repository: in a storage that restic supports, by a Secret with its environment, or on a volume. It is created if it does
+/// not exist. The tools image has neither ssh nor rclone, so locations that begin with sftp: or rclone: do not work with it.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.secretName) != has(self.volume)").message("give either secretName (S3 and whatever else restic speaks) or volume"))]
+#[x_kube(validation = Rule::new("has(self.secretName) != has(self.volume)").message("give either secretName (S3 or another storage of restic) or volume"))]
 #[x_kube(validation = Rule::new("has(self.volume) == has(self.passwordSecret)").message("a volume needs a passwordSecret; with secretName the password is its key RESTIC_PASSWORD"))]
 pub struct Repository {
     /// A Secret with what restic reads from its environment: RESTIC_REPOSITORY, RESTIC_PASSWORD, AWS_ACCESS_KEY_ID, …; its

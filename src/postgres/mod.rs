@@ -17,11 +17,13 @@ pub mod relations;
 pub mod said;
 pub mod sessions;
 pub mod settings;
+mod suitable;
 
 pub use connect::{Application, ClientCertificate, Session, Target};
 pub use credentials::Credentials;
 pub use errors::Explain;
 pub use locale::Locale;
 pub use reach::forget_variables;
+pub use suitable::check_server;
 
 pub use crate::contract::Result;

@@ -107,7 +107,7 @@ impl Operation for SynapseRestore {
         if self.spec.from.dump.is_some() {
             let message = format!(
                 "Synapse {} has a Matrix Authentication Service, and a dump has Synapse's database alone: the two would be out of \
-                 step. Bring back both by hand, from the same moment (docs/restore.md)",
+                 step. Bring back both by hand, from the same moment (docs/dumps.md)",
                 self.spec.synapse_ref.name
             );
             return Some(Refusal { reason: "AuthenticationNotInBackup", message });
@@ -117,7 +117,7 @@ impl Operation for SynapseRestore {
             message: format!(
                 "Synapse {0} has a Matrix Authentication Service and does not name its database: the two would be out of step. Set \
                  spec.matrixAuthenticationService.postgres of Synapse {0}; if no backup has it yet, bring back both by hand, from \
-                 the same moment (docs/restore.md)",
+                 the same moment (docs/dumps.md)",
                 self.spec.synapse_ref.name
             ),
         })

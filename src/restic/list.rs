@@ -19,6 +19,18 @@ pub struct Listed {
     pub added: u64,
 }
 
+impl Listed {
+    /// It has exactly this tag.
+    pub fn has_tag(&self, wanted: &str) -> bool {
+        self.tags.iter().any(|tag| tag == wanted)
+    }
+
+    /// The rest of its tag that begins so.
+    pub fn tag(&self, begins: &str) -> Option<&str> {
+        self.tags.iter().find_map(|tag| tag.strip_prefix(begins))
+    }
+}
+
 /// As restic prints it.
 #[derive(Deserialize)]
 struct Snapshot {

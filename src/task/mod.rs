@@ -16,6 +16,7 @@ pub mod place;
 pub mod preflight;
 pub mod restore;
 pub mod schema;
+mod sql;
 pub mod vacuum;
 pub mod verify;
 mod watch;
@@ -55,9 +56,9 @@ enum Command {
     /// Check that steps can be done, and say what they would do. Changes nothing.
     Preflight(preflight::Arguments),
     /// Write a backup's Secrets and ConfigMaps to a file, as manifests.
-    RestoreConfig(backup::restore_config::Arguments),
+    RestoreConfig(restore::config::Arguments),
     /// Put a backup's media back into a media store. Nothing is deleted.
-    RestoreMedia(backup::media::restore::Arguments),
+    RestoreMedia(restore::media::files::Arguments),
     /// Restore a backup's database beside the one that serves, while Synapse goes on serving. Or in place: then Synapse must be
     /// down.
     RestoreDatabase(restore::Arguments),
@@ -109,8 +110,8 @@ pub fn main(task: Task) -> std::io::Result<ExitCode> {
             }
             Command::Placement(_) => Report::default(),
             Command::BackupMedia(arguments) => backup::media::run(arguments, &stop).await,
-            Command::RestoreMedia(arguments) => backup::media::restore::run(arguments, &stop).await.into(),
-            Command::RestoreConfig(arguments) => unless(&stop, backup::restore_config::run(arguments)).await.into(),
+            Command::RestoreMedia(arguments) => restore::media::files::run(arguments, &stop).await.into(),
+            Command::RestoreConfig(arguments) => unless(&stop, restore::config::run(arguments)).await.into(),
             // restic is killed with it, and leaves a lock that the next one waits for.
             Command::Retain(arguments) => unless(&stop, backup::retain::run(arguments)).await.into(),
             Command::RestoreDatabase(arguments) => {

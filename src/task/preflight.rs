@@ -14,7 +14,7 @@ use crate::{
     },
     bytes,
     contract::{PreflightFindings, StepPlan, TablePlan, TaskError, output::progress},
-    postgres::{Locale, Result, Session, connect::OLDEST_POSTGRES, horizon, lock, relations, sessions},
+    postgres::{Locale, Result, Session, check_server, horizon, lock, sessions},
     synapse::{database, schema},
     task::{
         arguments::Connection,
@@ -102,7 +102,12 @@ pub async fn run(arguments: Arguments) -> Result<PreflightFindings> {
             Check::Restore(wanted) => {
                 let mut wanted = wanted.clone();
                 wanted.terms = wanted.terms.having_heard(arguments.synapse_schema_file.as_deref());
-                return restore::preflight(&arguments.connection, &wanted, &arguments.steps).await;
+                let parts = arguments.steps.iter().filter_map(|(name, check)| match check {
+                    Check::Restore(_) => Some((name.as_str(), restore::Part::Database)),
+                    Check::RestoreMedia(media) => Some((name.as_str(), restore::Part::Media(media))),
+                    _ => None,
+                });
+                return restore::preflight(&arguments.connection, &wanted, parts).await;
             }
             Check::RestoreDump(wanted) => {
                 let mut wanted = wanted.clone();
@@ -186,26 +191,6 @@ async fn old_transactions(session: &mut Session, age: Duration) -> Result<Option
             horizon::list(&keepers)
         )
     }))
-}
-
-/// What every task that writes needs of the server: new enough, not a standby, and no pooler in between.
-///
-/// # Errors
-/// Terminal: `PostgresTooOld`, `Standby`, `Pooler`.
-pub async fn check_server(first: &mut Session, second: &mut Session) -> Result<()> {
-    if first.version < OLDEST_POSTGRES {
-        return Err(TaskError::terminal(
-            "PostgresTooOld",
-            format!("This is PostgreSQL {}; Synapse and synapse-keeper need 14 or newer.", first.version / 10_000),
-        ));
-    }
-    if relations::in_recovery(first).await? {
-        return Err(TaskError::terminal(
-            "Standby",
-            "The server is a standby, which cannot be written to: point postgres.host at the primary.",
-        ));
-    }
-    lock::check_it_survives(first, second).await
 }
 
 async fn locale_warnings(session: &mut Session) -> Result<Vec<String>> {

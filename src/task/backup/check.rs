@@ -16,12 +16,11 @@ use crate::{
     api::exclude::Exclude,
     bytes,
     contract::{Coverage, Result, StepPlan, TaskError},
-    postgres::{Session, programs::Programs},
+    postgres::{Session, check_server, programs::Programs},
     restic::MISSING,
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
-        preflight::check_server,
     },
 };
 

@@ -15,8 +15,7 @@ use crate::{
     postgres::{Locale, Result, Target, programs::Programs},
     task::{
         authentication::Whose,
-        restore::{place_beside, template},
-        schema::{Choice, Contents, Facts, Needed, NotRestored, choice, facts, told, unsaved},
+        schema::{Choice, Contents, Facts, Needed, NotRestored, choice, facts, place_beside, template, told, unsaved},
     },
 };
 

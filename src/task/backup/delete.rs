@@ -7,9 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    list::{has, tag},
-    manifest::MANIFEST_TAG,
-    origins::tags_of,
+    manifest::{MANIFEST_TAG, tags_of},
     removal::{Doomed, remove},
 };
 use crate::{
@@ -49,9 +47,9 @@ pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> 
     let wanted = tags_of(&origins);
     let stored = repository.list(&wanted).await?;
     let (mut manifests, rest): (Vec<Listed>, Vec<Listed>) =
-        stored.into_iter().partition(|snapshot| has(snapshot, MANIFEST_TAG));
+        stored.into_iter().partition(|snapshot| snapshot.has_tag(MANIFEST_TAG));
     // The oldest first.
-    manifests.sort_by_key(|manifest| tag(manifest, "taken-at=").map(str::to_owned));
+    manifests.sort_by_key(|manifest| manifest.tag("taken-at=").map(str::to_owned));
     progress(&format!(
         "deletes {}, {} in all",
         counted(manifests.len(), "backup", "backups"),
@@ -80,7 +78,7 @@ pub async fn run(Arguments { place, origins }: Arguments) -> Result<StepResult> 
 
 /// A backup with all of its attempt.
 fn doomed(manifest: &Listed, rest: &[Listed]) -> Doomed {
-    let attempt = tag(manifest, "attempt=");
-    let of_it = rest.iter().filter(|snapshot| attempt.is_some() && tag(snapshot, "attempt=") == attempt);
+    let attempt = manifest.tag("attempt=");
+    let of_it = rest.iter().filter(|snapshot| attempt.is_some() && snapshot.tag("attempt=") == attempt);
     Doomed { manifest: manifest.id.clone(), streams: of_it.map(|snapshot| snapshot.id.clone()).collect() }
 }

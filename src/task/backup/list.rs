@@ -6,10 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    manifest::{APART, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, server_tag},
+    manifest::{APART, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, POSTGRES, TAG, is_known, server_tag, tags_of},
     marks::Mark,
     newest::{self, Made},
-    origins::tags_of,
 };
 use crate::{
     contract::{BackupSnapshot, ListedBackups, OtherOrigin, Result, TaskError},
@@ -63,7 +62,7 @@ impl Inventory {
         let mut inventory = Self::new(&repository.list(&[vec![TAG.to_owned(), server_tag(server_name)]]).await?);
         if inventory.backups.is_empty() {
             let all = repository.list(&[vec![TAG.to_owned()]]).await?;
-            let servers: BTreeSet<&str> = all.iter().filter_map(|snapshot| tag(snapshot, &server_tag(""))).collect();
+            let servers: BTreeSet<&str> = all.iter().filter_map(|snapshot| snapshot.tag(&server_tag(""))).collect();
             let others = servers.into_iter().filter(|name| *name != server_name);
             inventory.other_servers = others.map(str::to_owned).collect();
         }
@@ -114,7 +113,7 @@ impl Inventory {
         let mut attempts: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
         // What a newer release has stored may be whole in its own way.
         for snapshot in listed.iter().filter(|snapshot| is_known(&snapshot.tags)) {
-            if let Some(attempt) = tag(snapshot, "attempt=") {
+            if let Some(attempt) = snapshot.tag("attempt=") {
                 attempts.entry(attempt).or_default().push(snapshot);
             }
         }
@@ -155,36 +154,36 @@ impl Inventory {
 /// The backup that these snapshots of an attempt make, if they do. Of several manifests, such as those of two tasks that did
 /// not know of each other, the first counts: a backup is there once.
 fn whole(attempt: &str, snapshots: &[&Listed]) -> Option<(Backup, Made)> {
-    let mut manifests = snapshots.iter().filter(|snapshot| has(snapshot, MANIFEST_TAG));
+    let mut manifests = snapshots.iter().filter(|snapshot| snapshot.has_tag(MANIFEST_TAG));
     manifests.find_map(|manifest| of_manifest(attempt, manifest, snapshots))
 }
 
 fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Option<(Backup, Made)> {
-    let is_stream = |snapshot: &&&Listed| ![MANIFEST_TAG, DRAFT_TAG, MEDIA_TAG].iter().any(|tag| has(snapshot, tag));
+    let is_stream = |snapshot: &&&Listed| ![MANIFEST_TAG, DRAFT_TAG, MEDIA_TAG].iter().any(|tag| snapshot.has_tag(tag));
     let streams: Vec<&&Listed> = snapshots.iter().filter(is_stream).collect();
-    let parts: usize = tag(manifest, "parts=")?.parse().ok()?;
+    let parts: usize = manifest.tag("parts=")?.parse().ok()?;
     let made = Made::read(manifest)?;
     let taken_at = made.taken_at;
     if streams.len() != parts {
         return None;
     }
     // It names one of the snapshots that attempts at the media have left.
-    let media = match tag(manifest, "media=") {
-        Some(id) => Some(snapshots.iter().find(|snapshot| snapshot.id == id && has(snapshot, MEDIA_TAG))?),
+    let media = match manifest.tag("media=") {
+        Some(id) => Some(snapshots.iter().find(|snapshot| snapshot.id == id && snapshot.has_tag(MEDIA_TAG))?),
         None => None,
     };
     let media_bytes = media.map(|media| media.bytes.cast_signed());
     let bytes = streams.iter().map(|stream| stream.bytes).sum::<u64>().cast_signed() + media_bytes.unwrap_or_default();
     // The draft has served. It is small, and goes with the backup.
-    let drafts = snapshots.iter().filter(|snapshot| has(snapshot, DRAFT_TAG));
+    let drafts = snapshots.iter().filter(|snapshot| snapshot.has_tag(DRAFT_TAG));
     let all: Vec<&Listed> = streams.into_iter().chain(media).chain(drafts).copied().collect();
     let added = manifest.added + all.iter().map(|snapshot| snapshot.added).sum::<u64>();
     let shown = BackupSnapshot::new(manifest.id.clone(), Some(Time(taken_at)), bytes, added.cast_signed());
     let backup = Backup {
         shown: BackupSnapshot {
             media_bytes,
-            authentication_apart_seconds: tag(manifest, APART).and_then(|seconds| seconds.parse().ok()),
-            postgres_major: tag(manifest, POSTGRES).and_then(|major| major.parse().ok()),
+            authentication_apart_seconds: manifest.tag(APART).and_then(|seconds| seconds.parse().ok()),
+            postgres_major: manifest.tag(POSTGRES).and_then(|major| major.parse().ok()),
             ..shown
         },
         taken_at,
@@ -195,13 +194,20 @@ fn of_manifest(attempt: &str, manifest: &Listed, snapshots: &[&Listed]) -> Optio
     Some((backup, made))
 }
 
-pub(super) fn has(snapshot: &Listed, wanted: &str) -> bool {
-    snapshot.tags.iter().any(|tag| tag == wanted)
-}
+impl Inventory {
+    /// The newest mark of a backup. One of the future, by a clock that was ahead of time, counts only where there is no other.
+    fn mark_of(&self, backup: &str, now: Timestamp) -> Option<&Mark> {
+        self.marks.iter().filter(|mark| mark.backup == backup).max_by_key(|mark| (mark.at <= now, mark.at))
+    }
 
-/// The rest of the tag that begins so.
-pub(super) fn tag<'a>(snapshot: &'a Listed, key: &str) -> Option<&'a str> {
-    snapshot.tags.iter().find_map(|tag| tag.strip_prefix(key))
+    /// Marks that say nothing any more: their backup is gone or goes, or there is a newer one of it.
+    pub fn marks_of_no_use(&self, going: &[String]) -> Vec<String> {
+        let is_there = |mark: &Mark| self.backups.iter().any(|backup| backup.shown.id == mark.backup);
+        let now = Timestamp::now();
+        let counts = |mark: &Mark| self.mark_of(&mark.backup, now).is_some_and(|newest| newest.id == mark.id);
+        let of_no_use = |mark: &&Mark| going.contains(&mark.backup) || !is_there(mark) || !counts(mark);
+        self.marks.iter().filter(of_no_use).map(|mark| mark.id.clone()).collect()
+    }
 }
 
 #[cfg(test)]

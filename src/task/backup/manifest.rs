@@ -49,6 +49,11 @@ pub fn origin_tag(origin: &str) -> String {
     format!("{ORIGIN}{origin}")
 }
 
+/// Tags of all that these have stored.
+pub fn tags_of(origins: &[String]) -> Vec<Vec<String>> {
+    origins.iter().map(|origin| vec![TAG.to_owned(), origin_tag(origin)]).collect()
+}
+
 /// The tag of all that is stored in this format: another release's leftovers may be none.
 pub fn format_tag() -> String {
     format!("format={FORMAT}")
@@ -271,6 +276,24 @@ impl Manifest {
 }
 
 impl Dump {
+    /// Whether a server of this version, as `server_version_num` has it, can take the dump: a dump cannot go back to an older
+    /// PostgreSQL.
+    ///
+    /// # Errors
+    /// Terminal, `PostgresTooOld`.
+    pub fn fits(&self, server: i32) -> Result<()> {
+        let (here, there) = (server / 10_000, self.postgres_version / 10_000);
+        if there <= here {
+            return Ok(());
+        }
+        Err(TaskError::terminal(
+            "PostgresTooOld",
+            format!(
+                "The backup is of PostgreSQL {there}, and this is PostgreSQL {here}: a dump cannot go back to an older one."
+            ),
+        ))
+    }
+
     /// One of its files.
     ///
     /// # Errors

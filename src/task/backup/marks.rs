@@ -6,7 +6,6 @@
 use jiff::Timestamp;
 
 use super::{
-    list::{Inventory, tag},
     manifest::{TAG, format_tag, origin_tag, server_tag},
     stream::carry_bytes,
 };
@@ -36,12 +35,12 @@ pub struct Mark {
 
 impl Mark {
     pub(super) fn read(snapshot: &Listed) -> Option<Self> {
-        let (is_whole, backup) = match (tag(snapshot, VERIFIED), tag(snapshot, DAMAGED)) {
+        let (is_whole, backup) = match (snapshot.tag(VERIFIED), snapshot.tag(DAMAGED)) {
             (Some(backup), None) => (true, backup),
             (None, Some(backup)) => (false, backup),
             _ => return None,
         };
-        let at = tag(snapshot, AT)?.parse().ok()?;
+        let at = snapshot.tag(AT)?.parse().ok()?;
         Some(Self { id: snapshot.id.clone(), backup: backup.to_owned(), is_whole, at })
     }
 
@@ -65,21 +64,5 @@ impl Mark {
             format!("{AT}{}", Timestamp::now()),
         ];
         carry_bytes(backup.as_bytes(), repository.store_stream(FILE, &tags)?).await.map(drop)
-    }
-}
-
-impl Inventory {
-    /// The newest mark of a backup. One of the future, by a clock that was ahead of time, counts only where there is no other.
-    pub(super) fn mark_of(&self, backup: &str, now: Timestamp) -> Option<&Mark> {
-        self.marks.iter().filter(|mark| mark.backup == backup).max_by_key(|mark| (mark.at <= now, mark.at))
-    }
-
-    /// Marks that say nothing any more: their backup is gone or goes, or there is a newer one of it.
-    pub fn marks_of_no_use(&self, going: &[String]) -> Vec<String> {
-        let is_there = |mark: &Mark| self.backups.iter().any(|backup| backup.shown.id == mark.backup);
-        let now = Timestamp::now();
-        let counts = |mark: &Mark| self.mark_of(&mark.backup, now).is_some_and(|newest| newest.id == mark.id);
-        let of_no_use = |mark: &&Mark| going.contains(&mark.backup) || !is_there(mark) || !counts(mark);
-        self.marks.iter().filter(of_no_use).map(|mark| mark.id.clone()).collect()
     }
 }

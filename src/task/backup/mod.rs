@@ -27,7 +27,6 @@ pub mod parts;
 mod providers;
 mod readable;
 mod removal;
-pub mod restore_config;
 pub mod retain;
 mod rows;
 mod run;

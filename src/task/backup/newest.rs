@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::list::tag;
 use crate::restic::Listed;
 
 /// What is known of when a snapshot was made.
@@ -24,8 +23,8 @@ pub struct Made {
 
 impl Made {
     pub(super) fn read(snapshot: &Listed) -> Option<Self> {
-        let taken_at = tag(snapshot, "taken-at=")?.parse().ok()?;
-        Some(Self { attempt: tag(snapshot, "attempt=")?.to_owned(), taken_at, stored_at: snapshot.stored_at })
+        let taken_at = snapshot.tag("taken-at=")?.parse().ok()?;
+        Some(Self { attempt: snapshot.tag("attempt=")?.to_owned(), taken_at, stored_at: snapshot.stored_at })
     }
 
     /// Operation, run and attempt. What has no such name is an operation of its own.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Destination,
-    list::{Inventory, tag},
-    manifest::{ORIGIN, TAG, origin_tag, server_tag},
+    list::Inventory,
+    manifest::{ORIGIN, TAG, server_tag, tags_of},
 };
 use crate::{
     contract::{LISTED, OtherOrigin, Result},
@@ -19,11 +19,6 @@ pub struct Listing {
     pub ours: Vec<Listed>,
     /// Of others, of the same server name.
     others: Vec<Listed>,
-}
-
-/// Tags of all that these have stored.
-pub fn tags_of(origins: &[String]) -> Vec<Vec<String>> {
-    origins.iter().map(|origin| vec![TAG.to_owned(), origin_tag(origin)]).collect()
 }
 
 impl Listing {
@@ -46,14 +41,14 @@ impl Listing {
     fn new(listed: Vec<Listed>, destination: &Destination) -> Self {
         let origins = destination.origins();
         let is_ours =
-            |snapshot: &Listed| tag(snapshot, ORIGIN).is_some_and(|origin| origins.iter().any(|ours| ours == origin));
+            |snapshot: &Listed| snapshot.tag(ORIGIN).is_some_and(|origin| origins.iter().any(|ours| ours == origin));
         let (ours, others) = listed.into_iter().partition(is_ours);
         Self { ours, others }
     }
 
     /// What the object itself has stored.
     pub fn own(&self, destination: &Destination) -> Vec<Listed> {
-        let is_own = |snapshot: &&Listed| tag(snapshot, ORIGIN) == Some(&destination.origin);
+        let is_own = |snapshot: &&Listed| snapshot.tag(ORIGIN) == Some(&destination.origin);
         self.ours.iter().filter(is_own).cloned().collect()
     }
 
@@ -61,7 +56,7 @@ impl Listing {
     pub fn inventory(&self) -> Inventory {
         let mut of_others: BTreeMap<&str, Vec<Listed>> = BTreeMap::new();
         for snapshot in &self.others {
-            if let Some(origin) = tag(snapshot, ORIGIN) {
+            if let Some(origin) = snapshot.tag(ORIGIN) {
                 of_others.entry(origin).or_default().push(snapshot.clone());
             }
         }
@@ -88,7 +83,10 @@ fn summary(origin: &str, listed: &[Listed]) -> Option<OtherOrigin> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::manifest::format_tag, *};
+    use super::{
+        super::manifest::{format_tag, origin_tag},
+        *,
+    };
     use crate::task::place::Place;
 
     fn stored(id: &str, origin: &str, attempt: &str, more: &[&str]) -> Listed {

@@ -20,7 +20,7 @@ use super::{
     Arguments,
     dump::Stream,
     held::{Databases, Watch},
-    list::{Inventory, has},
+    list::Inventory,
     manifest::{
         self, AUTHENTICATION, AuthenticationDump, CONFIG_FILE, FORMAT, MANIFEST_TAG, Manifest, StoredPart, StoredParts,
         TAG,
@@ -237,7 +237,7 @@ async fn refuse_stored(repository: &Repository, arguments: &Arguments) -> Result
     ];
     let stored = repository.list(&[tags.to_vec()]).await?;
     let Some(first) = stored.first() else { return Ok(()) };
-    let what = match stored.iter().find(|snapshot| has(snapshot, MANIFEST_TAG)) {
+    let what = match stored.iter().find(|snapshot| snapshot.has_tag(MANIFEST_TAG)) {
         Some(manifest) => format!("backup {:.8}", manifest.id),
         None => format!("{} snapshots, such as {:.8}, and no whole backup", stored.len(), first.id),
     };

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     Destination,
-    list::{Inventory, has, tag},
+    list::Inventory,
     manifest::{self, DRAFT_TAG, MANIFEST_TAG, MEDIA_TAG, Manifest, TAG},
     newest::{self, Made},
     origins::Listing,
@@ -103,7 +103,7 @@ impl Draft {
     pub fn find(listed: &[Listed], of_run: Option<&str>) -> Result<Self> {
         let of_run = of_run.map(|run| format!("{run}."));
         let is_of_run = |draft: &Self| of_run.as_ref().is_none_or(|run| draft.attempt.starts_with(run));
-        let drafts = listed.iter().filter(|snapshot| has(snapshot, DRAFT_TAG) && manifest::is_known(&snapshot.tags));
+        let drafts = listed.iter().filter(|snapshot| snapshot.has_tag(DRAFT_TAG) && manifest::is_known(&snapshot.tags));
         let drafts = drafts.filter_map(|snapshot| Some((Self::read(snapshot)?, Made::read(snapshot)?)));
         let drafts = drafts.filter(|(draft, _)| is_of_run(draft)).collect();
         let newest = newest::first(drafts, |(_, made)| made, Timestamp::now()).into_iter().next();
@@ -117,15 +117,15 @@ impl Draft {
     }
 
     fn read(snapshot: &Listed) -> Option<Self> {
-        let taken_at: Timestamp = tag(snapshot, "taken-at=")?.parse().ok()?;
-        let attempt = tag(snapshot, "attempt=")?.to_owned();
+        let taken_at: Timestamp = snapshot.tag("taken-at=")?.parse().ok()?;
+        let attempt = snapshot.tag("attempt=")?.to_owned();
         Some(Self { snapshot: snapshot.id.clone(), attempt, taken_at: Time(taken_at) })
     }
 }
 
 /// The newest media of an origin.
 pub fn newest_media(listed: &[Listed]) -> Option<&str> {
-    let media = listed.iter().filter(|snapshot| has(snapshot, MEDIA_TAG));
+    let media = listed.iter().filter(|snapshot| snapshot.has_tag(MEDIA_TAG));
     let media = media.filter_map(|snapshot| Some((snapshot.id.as_str(), Made::read(snapshot)?))).collect();
     newest::first(media, |(_, made)| made, Timestamp::now()).into_iter().next().map(|((id, _), _)| id)
 }

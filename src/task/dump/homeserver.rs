@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     check::Flaws,
     references::{Made, bare, name},
-    statement::Statement,
 };
 use crate::{
     synapse::{
         database::{SchemaVersion, Tables},
         schema::Missing,
     },
-    task::schema::{Contents, belongs::unquoted},
+    task::{
+        schema::{Contents, belongs::unquoted},
+        sql::statement::Statement,
+    },
 };
 
 const VERSION: &str = "schema_version";

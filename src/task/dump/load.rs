@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    making::Making,
     reading::Reading,
     script::{Act, Script},
-    statement::Statement,
     wanted::refuse,
 };
 use crate::{
     contract::{ErrorClass, Result, TaskError, output::progress},
     postgres::{Target, errors},
+    task::sql::{making::Making, statement::Statement},
 };
 
 /// What a dump brought.

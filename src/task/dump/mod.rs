@@ -5,15 +5,12 @@
 
 mod check;
 mod homeserver;
-pub(super) mod lexer;
 mod load;
-pub mod making;
 mod reading;
 mod references;
 mod rules;
 mod script;
 mod source;
-pub mod statement;
 mod wanted;
 
 use std::{collections::BTreeMap, time::Instant};

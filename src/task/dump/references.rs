@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::statement::Statement;
-use crate::task::schema::{
-    Facts, Needed, NotRestored,
-    belongs::{self, unquoted},
+use crate::task::{
+    schema::{
+        Facts, Needed, NotRestored,
+        belongs::{self, unquoted},
+    },
+    sql::statement::Statement,
 };
 
 /// PostgreSQL's own ways of indexing.
@@ -245,7 +247,7 @@ fn is_name(token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::dump::lexer::{Lexer, Piece};
+    use crate::task::sql::lexer::{Lexer, Piece};
 
     fn of(run: &[&str], left_out: &[&str]) -> References {
         let statement = |text: &&str| {

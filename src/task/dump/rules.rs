@@ -5,8 +5,10 @@
 //! statement at a time, as Synapse's own role; but that role may be a superuser, and what reaches another database,
 //! a role, a file or a program must not depend on it.
 
-use super::statement::Statement;
-use crate::task::schema::belongs::{Need, needs};
+use crate::task::{
+    schema::belongs::{Need, needs},
+    sql::statement::Statement,
+};
 
 /// What becomes of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     homeserver::Homeserver,
-    lexer::{Lexer, Piece, Uncut},
     references::References,
     rules::{self, Verdict},
-    statement::Statement,
 };
 use crate::{
     contract::{Result, TaskError},
-    task::schema::{
-        Facts,
-        belongs::{Need, needs},
-        contents,
+    task::{
+        schema::{
+            Facts,
+            belongs::{Need, needs},
+            contents,
+        },
+        sql::{
+            lexer::{Lexer, Piece, Uncut},
+            statement::Statement,
+        },
     },
     words::counted,
 };

@@ -19,8 +19,8 @@ use crate::{
     task::{
         arguments::Connection,
         authentication::Whose,
-        restore::{Fit, Terms, facts_beside, place_beside, possible},
-        schema::{Choice, Facts, Needed, choice, told},
+        restore::{Fit, Terms, facts_beside, possible},
+        schema::{Choice, Facts, Needed, choice, place_beside, told},
     },
     words::moment,
 };

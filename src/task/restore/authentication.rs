@@ -7,10 +7,10 @@ use std::path::Path;
 
 use super::{
     check::{Checked, check},
+    doubt,
     existing::{PUT_ASIDE, count, in_use},
     fill::Filling,
     mark::{Mark, State, name_aside, name_beside, of_service},
-    possible::place_beside,
     server::{Administrator, Found, Rename, Server, find},
     source::Chosen,
 };
@@ -24,6 +24,7 @@ use crate::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
         backup::manifest::{AuthenticationDump, Dump, Manifest},
+        schema::place_beside,
     },
     words::rows_of,
 };
@@ -135,7 +136,7 @@ impl Half {
                 ),
             ));
         }
-        super::preflight::not_older(self.server.version(), &dump.database)?;
+        dump.database.fits(self.server.version())?;
         let locale = &dump.database.locale;
         if !locale.is_known(&mut self.server.target.connect().await?).await? {
             return Err(TaskError::terminal(
@@ -249,7 +250,7 @@ impl Half {
             return Ok((Vec::new(), Vec::new()));
         }
         let Some((new, mark)) = self.find(&databases, &[State::Whole, State::TakenBack]) else {
-            return Err(super::swap::gone());
+            return Err(doubt::gone());
         };
         self.may_go_aside(existing, &databases).await?;
         self.server.may_be_put_aside(&database).await?;
@@ -287,7 +288,7 @@ impl Half {
     pub async fn restored(&mut self) -> Result<RestoredAuthentication> {
         let databases = self.server.databases().await?;
         let Some((found, mark)) = self.find(&databases, &[State::InPlace]) else {
-            return Err(OF_SERVICE.tell(super::swap::unknown()));
+            return Err(OF_SERVICE.tell(doubt::unknown()));
         };
         let kept = mark.replaced.as_ref().and_then(|name| find(&databases, name));
         Ok(RestoredAuthentication {

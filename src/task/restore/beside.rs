@@ -13,7 +13,6 @@ use super::{
     check::{Checked, check},
     fill::Filling,
     mark::{Mark, State, name_beside, of_service},
-    possible::place_beside,
     preflight::{Ready, ready},
     server::{Administrator, Server},
     terms::Fit,
@@ -23,7 +22,7 @@ use crate::{
     contract::{DatabaseLeft, Result, StepResult, TaskError, output::progress},
     postgres::{Session, Target, disk, lock},
     synapse::{database, schema},
-    task::{arguments::Connection, authentication::Whose, stopped},
+    task::{arguments::Connection, authentication::Whose, schema::place_beside, stopped},
     words::{moment, rows_of},
 };
 

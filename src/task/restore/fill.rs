@@ -26,8 +26,8 @@ use crate::{
     restic::{DAMAGED, Download, KILLED, Repository, collect},
     task::{
         backup::{exclude, manifest::Dump, parts, snapshot::ONE_TIME_KEYS},
-        dump::{making::Making, statement::Statement},
         schema::{Choice, Contents, Facts, Place, facts, views},
+        sql::{making::Making, statement::Statement},
     },
 };
 

@@ -14,7 +14,6 @@ use super::{
     Arguments, ahead,
     check::{Checked, check},
     clear, drop,
-    existing::Present,
     fill::Filling,
     mark::{Mark, State},
     preflight::{Ready, ready},
@@ -24,9 +23,9 @@ use super::{
 use crate::{
     bytes,
     contract::{Leaves, Report, Restored, Result, StepResult, TaskError, output::progress},
-    postgres::{Explain, Locale, Session, disk, lock, sessions},
+    postgres::{Explain, disk, lock, sessions},
     quote,
-    synapse::{database, schema},
+    synapse::schema,
     task::{
         arguments::Connection,
         authentication::Whose,
@@ -61,30 +60,6 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Report {
             Report { error: Some(TaskError { message, ..error }), ..Report::default() }
         }
     }
-}
-
-/// Whether a backup may come back into it.
-///
-/// # Errors
-/// Terminal: `DatabaseInUse`; `LocaleNotC`. Those of PostgreSQL.
-pub(super) async fn accepts(session: &mut Session, connection: &Connection, present: Present) -> Result<()> {
-    let name = &connection.database;
-    let advice = "In place a backup comes back only where nobody has been: name a role that may make databases in \
-                  postgres.adminCredentials, and create a new SynapseRestore with spec.database: {method: Beside}.";
-    present.is_unused(name, advice)?;
-    let (encoding, collate, ctype) = Locale::read(session).await?.sorts();
-    if database::accepts(&encoding, &collate, &ctype) {
-        return Ok(());
-    }
-    let owner = connection.target()?.credentials.username;
-    let (drop, creation) = (quote::ident(name), database::creation(name, Some(&owner), session.version));
-    Err(TaskError::terminal(
-        "LocaleNotC",
-        format!(
-            "Database {name} is {encoding}, {collate}, {ctype}; Synapse wants UTF8, C, C. Nothing was changed. Nobody has used it: \
-             with Synapse down, make it anew: DROP DATABASE {drop}; {creation};"
-        ),
-    ))
 }
 
 /// `touched`: something was changed.

@@ -10,18 +10,21 @@
 //!
 //! [`fill`] and [`check`] know nothing of names and marks: they are the drill's as well.
 
+mod accepts;
 mod ahead;
 mod authentication;
 pub mod beside;
 pub mod check;
 mod clear;
+pub mod config;
+mod doubt;
 mod drop;
 mod existing;
 pub mod fill;
 pub mod in_place;
 pub mod left;
 mod mark;
-mod media;
+pub mod media;
 mod obstacles;
 mod possible;
 mod preflight;
@@ -38,10 +41,9 @@ mod unmarked;
 pub use existing::Present;
 pub use mark::{Dumped, Mark, State, prefix_beside};
 pub use media::WantedMedia;
-pub(in crate::task) use possible::{facts_beside, place_beside, possible};
-pub use preflight::{Wanted, check as preflight};
+pub(in crate::task) use possible::{facts_beside, possible};
+pub use preflight::{Part, Wanted, check as preflight};
 pub use server::Administrator;
-pub(in crate::task) use server::template;
 pub use source::Source;
 pub use terms::{Fit, Terms};
 

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    fill::fetch_schema,
-    server::{Server, template, template_for},
-};
+use super::{fill::fetch_schema, server::Server};
 use crate::{
     api::restore::Method,
     contract::Result,
@@ -15,7 +12,7 @@ use crate::{
         arguments::Connection,
         authentication::Whose,
         backup::{exclude, manifest::Dump},
-        schema::{Choice, Contents, Facts, Place, facts},
+        schema::{Choice, Contents, Facts, Place, facts, place_beside, template},
     },
 };
 
@@ -116,10 +113,4 @@ pub(in crate::task) async fn possible(server: &mut Server, contents: &Contents, 
 /// What PostgreSQL says.
 pub(in crate::task) async fn facts_beside(server: &mut Server, locale: &Locale) -> Result<Facts> {
     beside(server, &Contents::default(), Whose::Synapse, locale).await.map(|(facts, _)| facts)
-}
-
-/// Where a superuser can put what our role cannot make, for a database beside the one that serves.
-pub(in crate::task) fn place_beside(whose: Whose, locale: &Locale, version: i32) -> Place {
-    let name = template_for(whose).to_owned();
-    Place::Template { creation: locale.creation(&name, None, version), name }
 }

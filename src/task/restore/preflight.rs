@@ -8,6 +8,7 @@ use super::{
     authentication::{Half, both_or_none},
     clear,
     existing::Present,
+    media::WantedMedia,
     possible::Wish,
     server::Server,
     source::{Chosen, Source},
@@ -17,7 +18,7 @@ use crate::{
     api::restore::Method,
     bytes,
     contract::{PreflightFindings, Result, StepPlan, TaskError},
-    postgres::{Session, disk, programs::Programs},
+    postgres::{Session, check_server, disk, programs::Programs},
     synapse::{
         database,
         guests::{self, Guests},
@@ -26,8 +27,7 @@ use crate::{
     task::{
         arguments::Connection,
         authentication::{AuthenticationService, Whose},
-        backup::manifest::{Dump, Manifest},
-        preflight::Check,
+        backup::manifest::Manifest,
     },
     words::{moment, rows_of},
 };
@@ -72,11 +72,22 @@ pub(super) struct Ready {
     warnings: Vec<String>,
 }
 
-/// Looks at the server, the backup and the disk; says what a restore would do.
+/// A part of a restore, each a step.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    Database,
+    Media(&'a WantedMedia),
+}
+
+/// Looks at the server, the backup and the disk; says what each of these steps, by its name, would do.
 ///
 /// # Errors
 /// The first thing that a restore would fail for.
-pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, Check)]) -> Result<PreflightFindings> {
+pub async fn check<'a>(
+    connection: &Connection,
+    wanted: &Wanted,
+    parts: impl Iterator<Item = (&'a str, Part<'a>)>,
+) -> Result<PreflightFindings> {
     let scratch = tempfile::tempdir().map_err(|error| TaskError::no_scratch_space(&error))?;
     let ready = ready(connection, wanted, scratch.path()).await?;
     let told = [format!("--snapshot={}", ready.chosen.backup.shown.id)];
@@ -90,17 +101,16 @@ pub async fn check(connection: &Connection, wanted: &Wanted, steps: &[(String, C
         .chain(ready.warnings.clone())
         .collect();
     let mut findings = PreflightFindings { warnings, ..PreflightFindings::default() };
-    for (name, check) in steps {
-        let (plan, more) = match check {
-            Check::Restore(_) => {
+    for (name, part) in parts {
+        let (plan, more) = match part {
+            Part::Database => {
                 let plan = database_plan(connection, &ready, name, wanted.method);
                 (plan, said.as_ref().ok().cloned())
             }
-            Check::RestoreMedia(media) => (media.plan(&ready.chosen, name)?, None),
-            _ => continue,
+            Part::Media(media) => (media.plan(&ready.chosen, name)?, None),
         };
         findings.plan.push(plan);
-        findings.arguments.insert(name.clone(), told.iter().cloned().chain(more).collect());
+        findings.arguments.insert(name.to_owned(), told.iter().cloned().chain(more).collect());
     }
     Ok(findings)
 }
@@ -145,7 +155,7 @@ pub(super) async fn ready(connection: &Connection, wanted: &Wanted, scratch: &st
         let mut session = fit.server.target.connect().await?;
         clear::refuse_what_is_not_synapse_s(&mut session, &manifest.database, &connection.database).await?;
     }
-    not_older(fit.server.version(), &manifest.database)?;
+    manifest.database.fits(fit.server.version())?;
     let tables = manifest.database.names();
     if let Some(missing) = schema::Missing::of(&tables) {
         let what = format!("In backup {:.8}", chosen.backup.shown.id);
@@ -225,7 +235,7 @@ async fn authentication(
         if !half.is_on_one_server {
             let mut session = half.server.target.connect().await?;
             let mut second = half.server.target.connect().await?;
-            crate::task::preflight::check_server(&mut session, &mut second).await?;
+            check_server(&mut session, &mut second).await?;
             Programs::of(half.server.version()).await?;
             let wal = disk::wal(&mut session).await?;
             let needed = disk::needed_for_new(dump.database.database_bytes, wal);
@@ -235,23 +245,6 @@ async fn authentication(
     };
     accepted.await.map_err(|error| Whose::AuthenticationService.tell(error))?;
     Ok(Some(half))
-}
-
-/// A dump cannot go back to an older PostgreSQL.
-///
-/// # Errors
-/// Terminal, `PostgresTooOld`.
-pub(super) fn not_older(version: i32, dump: &Dump) -> Result<()> {
-    let (here, there) = (version / 10_000, dump.postgres_version / 10_000);
-    if there <= here {
-        return Ok(());
-    }
-    Err(TaskError::terminal(
-        "PostgresTooOld",
-        format!(
-            "The backup is of PostgreSQL {there}, and this is PostgreSQL {here}: a dump cannot go back to an older one."
-        ),
-    ))
 }
 
 #[cfg(test)]

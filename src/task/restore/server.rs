@@ -10,10 +10,7 @@ use crate::{
     postgres::{Credentials, Explain, Locale, Session, Target, lock, sessions},
     quote,
     synapse::database,
-    task::{
-        arguments::Connection,
-        authentication::{AuthenticationService, Whose},
-    },
+    task::{arguments::Connection, authentication::AuthenticationService, schema},
 };
 
 /// The role that makes and renames databases.
@@ -75,38 +72,6 @@ impl Administrator {
         }
         args
     }
-}
-
-/// The name of the database that a superuser may prepare. It needs no quotes.
-pub(super) fn template_for(whose: Whose) -> &'static str {
-    match whose {
-        Whose::Synapse => "synapse_keeper_template",
-        Whose::AuthenticationService => "synapse_keeper_template_mas",
-    }
-}
-
-/// The database that a superuser has prepared for what a restore cannot make: the new one is made from it.
-///
-/// # Errors
-/// Those of PostgreSQL.
-pub(in crate::task) async fn template(session: &mut Session, whose: Whose, locale: &Locale) -> Result<Option<String>> {
-    sqlx::query_scalar(
-        "SELECT datname::text FROM pg_database d WHERE datname = $1 AND datistemplate \
-             AND pg_encoding_to_char(encoding) = $2 AND datcollate = $3 AND datctype = $4 \
-             AND coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = $5",
-    )
-    .bind(template_for(whose))
-    .bind(&locale.encoding)
-    .bind(&locale.collate)
-    .bind(&locale.ctype)
-    .bind(match locale.locale_provider.as_deref() {
-        Some("icu") => "i",
-        Some("builtin") => "b",
-        _ => "c",
-    })
-    .fetch_optional(&mut session.connection)
-    .await
-    .explain("looking for a template")
 }
 
 /// A session in the maintenance database.
@@ -279,7 +244,7 @@ impl Server {
         let tablespace = tablespace.map(|name| format!(" TABLESPACE {}", quote::ident(&name))).unwrap_or_default();
         // It copies a template: on a busy disk that takes longer than a question.
         self.run("SET statement_timeout = '10min'", "setting the statement's time").await?;
-        let template = template(&mut self.session, mark.whose, locale).await?;
+        let template = schema::template(&mut self.session, mark.whose, locale).await?;
         let template = template.as_deref().unwrap_or("template0");
         let statement = locale.creation_from(template, name, Some(&self.owner), self.version());
         self.run(&format!("{statement}{tablespace}"), "making a database").await?;

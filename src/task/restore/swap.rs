@@ -25,6 +25,7 @@ use self::{
 use super::{
     ahead,
     authentication::{Half, not_named},
+    doubt,
     existing::Present,
     in_place::writable_again,
     mark::{Mark, State, name_aside},
@@ -33,7 +34,7 @@ use super::{
 use crate::{
     api::restore::{Existing, ScheduledTasks},
     bytes,
-    contract::{Leaves, Report, Restored, RestoredAuthentication, RestoredDump, Result, StepResult, TaskError},
+    contract::{Leaves, Report, Restored, RestoredAuthentication, RestoredDump, Result, StepResult},
     postgres::{Session, Target, lock, relations, sessions},
     synapse::schema,
     task::{arguments::Connection, authentication::AuthenticationService},
@@ -126,7 +127,7 @@ async fn swap(
     // One that was taken back may be tried again, by a person who has mended what kept Synapse from starting.
     let ready = |found| mine(found, connection, State::Whole).or_else(|| mine(found, connection, State::TakenBack));
     let Some((new, mark)) = databases.iter().find_map(|found| Some((found, ready(found)?))) else {
-        return Err(gone());
+        return Err(doubt::gone());
     };
     if mark.with_authentication && half.is_none() {
         return Err(not_named());
@@ -230,22 +231,8 @@ async fn read_back(
             Ok(swapped(&databases, found, mark, service, notes))
         }
         (Some((found, _)), State::TakenBack) => Ok(put_back(connection, Some(found))),
-        _ => Err(unknown()),
+        _ => Err(doubt::unknown()),
     }
-}
-
-/// The names were swapped, and the server does not say so.
-pub(super) fn unknown() -> TaskError {
-    TaskError::transient("SwapUnknown", "The names were swapped, and the server does not say so: looks again.")
-}
-
-/// Somebody has dropped or renamed what was restored.
-pub(super) fn gone() -> TaskError {
-    TaskError::terminal(
-        "RestoredDatabaseGone",
-        "The database that this restore has made beside the old one is not there any more. Nothing was replaced: make a new \
-         SynapseRestore.",
-    )
 }
 
 /// The mark of this restore on its Synapse's database, in this state.

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    accepts::accepts,
     existing::Present,
-    in_place, schema,
+    schema,
     server::{Administrator, Found, Server, find},
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     bytes,
     contract::{Result, TaskError},
     postgres::{
-        Session,
+        Session, check_server,
         disk::{self, Wal},
         lock,
         programs::Programs,
@@ -114,7 +115,7 @@ impl Terms {
         let lock = hold(&mut server, connection, method, &databases).await?;
         let mut session = server.target.connect().await?;
         let mut second = server.target.connect().await?;
-        crate::task::preflight::check_server(&mut session, &mut second).await?;
+        check_server(&mut session, &mut second).await?;
         let programs = Programs::of(server.version()).await?;
         let present = Present::look(&server, connection, &databases).await?;
         match method {
@@ -126,7 +127,7 @@ impl Terms {
             }
             Method::InPlace => {
                 server.no_prepared_transactions(&connection.database).await?;
-                in_place::accepts(&mut session, connection, present).await?;
+                accepts(&mut session, connection, present).await?;
             }
         }
         let tablespace = match method {

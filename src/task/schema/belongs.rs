@@ -3,7 +3,7 @@
 //! From PostgreSQL's reference pages of the statements, "must be superuser" and the like (14 to 18), and from its catalogs: who owns
 //! a database can make tables, views, functions in trusted languages, trusted extensions, publications of its own tables.
 
-use crate::{quote, task::dump::statement::Statement};
+use crate::{quote, task::sql::statement::Statement};
 
 /// What only a superuser can make, or what is a matter of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,7 +209,7 @@ pub fn unquoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::dump::lexer::{Lexer, Piece};
+    use crate::task::sql::lexer::{Lexer, Piece};
 
     fn statement(text: &str) -> Statement {
         let mut lexer = Lexer::default();

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::{
     contract::{Result, TaskError},
     postgres::{Target, programs::Programs},
-    task::dump::{
+    task::sql::{
         lexer::{Lexer, Piece},
         statement::Statement,
     },

@@ -18,9 +18,9 @@ use crate::{
     api::maintenance::VacuumMode,
     bytes,
     contract::{Report, StepResult, TableResult, TaskError, output::progress},
-    postgres::{Result, Session, horizon, lock, relations, sessions},
+    postgres::{Result, Session, check_server, horizon, lock, relations, sessions},
     synapse::{guests, schema},
-    task::{preflight, stopped},
+    task::stopped,
     words::counted,
 };
 
@@ -77,7 +77,7 @@ async fn prepare<'a>(arguments: &'a Arguments, stop: &'a CancellationToken) -> R
         progress(&format!("ended {} of earlier attempts", counted(ended, "session", "sessions")));
     }
     let mut watcher = target.connect().await?;
-    preflight::check_server(&mut worker, &mut watcher).await?;
+    check_server(&mut worker, &mut watcher).await?;
     lock::acquire(&mut worker).await?;
     schema::enter(&mut watcher, None).await?;
 

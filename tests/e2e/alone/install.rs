@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use super::{Alone, CHART, CRDS, helm, in_release, install, uninstall};
+use super::{Alone, CHART, crds, helm, in_release, install, uninstall};
 use crate::kubectl::kubectl;
 
 /// Without an operator: it is not needed here, and uninstalling must work where it is dead.
@@ -33,7 +33,11 @@ fn crds_outlive_their_release_and_serve_the_next() {
     let _alone = Alone::new();
 
     install("first", VALUES);
-    kubectl(&["wait", "--for=condition=Established", "crd", CRDS[0], CRDS[1], CRDS[2], "--timeout=1m"]);
+    let crds = crds();
+    let names = crds.iter().map(String::as_str);
+    kubectl(
+        &["wait", "--for=condition=Established", "--timeout=1m", "crd"].into_iter().chain(names).collect::<Vec<_>>(),
+    );
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/synapse.yaml");
     in_release(&["apply", "-f", example]);
 
@@ -56,7 +60,7 @@ fn crds_outlive_their_release_and_serve_the_next() {
     }
     let (success, said) = helm(&upgrade);
     assert!(success, "{said}");
-    assert!(kubectl(&["get", "crd", CRDS[0], "-o", "yaml"]).contains("Later: a homeserver"));
+    assert!(kubectl(&["get", "crd", &crds[0], "-o", "yaml"]).contains("Later: a homeserver"));
     in_release(&["get", "synapse", "example"]);
 
     uninstall("second");

@@ -4,20 +4,25 @@
 mod install;
 mod wide;
 
+use kube::ResourceExt;
+
 use crate::kubectl::{kubectl, run};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/synapse-keeper");
 /// Where the chart is installed.
 const NAMESPACE: &str = "install-test";
-const CRDS: [&str; 3] =
-    ["synapses.synapse-keeper.dev", "synapsemaintenances.synapse-keeper.dev", "synapsebackups.synapse-keeper.dev"];
+
+/// The names of our CRDs, by the types.
+fn crds() -> Vec<String> {
+    synapse_keeper::api::crds::all().iter().map(ResourceExt::name_any).collect()
+}
 
 /// A cluster without our CRDs. What a test brings into it goes with the value, however the test ends.
 struct Alone;
 
 impl Alone {
     fn new() -> Self {
-        let (in_use, _) = run("kubectl", &["get", "crd", CRDS[0]], "");
+        let (in_use, _) = run("kubectl", &["get", "crd", &crds()[0]], "");
         assert!(!in_use, "the cluster has the CRDs already, and this test would delete them with all objects");
         Self
     }
@@ -29,7 +34,9 @@ impl Drop for Alone {
         for kind in ["clusterrolebinding", "clusterrole"] {
             run("kubectl", &["delete", kind, "-l", "app.kubernetes.io/name=synapse-keeper"], "");
         }
-        run("kubectl", &[&["delete", "crd"], &CRDS[..]].concat(), "");
+        let crds = crds();
+        let names = crds.iter().map(String::as_str);
+        run("kubectl", &["delete", "crd"].into_iter().chain(names).collect::<Vec<_>>(), "");
     }
 }
 

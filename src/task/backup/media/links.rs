@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use super::store::unreadable;
+use super::unreadable::unreadable;
 use crate::contract::{Result, TaskError};
 
 /// As many are named.

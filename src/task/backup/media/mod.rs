@@ -6,8 +6,8 @@
 
 pub mod links;
 pub mod named;
-pub mod restore;
-mod store;
+pub mod store;
+mod unreadable;
 
 pub use store::{LOOKS_FOR_LINKS, MediaStore};
 

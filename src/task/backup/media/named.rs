@@ -9,7 +9,7 @@ use std::{
 
 use sqlx::Row;
 
-use super::store::unreadable;
+use super::unreadable::unreadable;
 use crate::{
     contract::{MediaSample, Result, TaskError},
     postgres::{Explain, Session},

@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{links, named};
+use super::{
+    links, named,
+    unreadable::{unreadable, user},
+};
 use crate::{
     contract::{MediaSample, Result, StepPlan, TaskError},
     postgres::Session,
@@ -126,18 +129,6 @@ fn first_file(folder: &Path, depth: usize) -> io::Result<()> {
     }
 }
 
-/// The error of media that this user may not read.
-pub fn unreadable(what: &str) -> TaskError {
-    TaskError::terminal(
-        "MediaUnreadable",
-        format!(
-            "User {} may not read the media: {what}. Set jobs.runAsUser of the Synapse object to the user of Synapse's Pods, \
-             or jobs.fsGroup to a group that may read them.",
-            user()
-        ),
-    )
-}
-
 /// The error of files that could not be read.
 pub fn not_read(refused: &[Refused]) -> TaskError {
     let what = list(refused);
@@ -162,11 +153,6 @@ pub fn not_written(refused: &[Refused]) -> TaskError {
 fn list(refused: &[Refused]) -> String {
     let some: Vec<String> = refused.iter().take(3).map(ToString::to_string).collect();
     some.join("; ")
-}
-
-/// The user id of this process.
-fn user() -> u32 {
-    rustix::process::getuid().as_raw()
 }
 
 #[cfg(test)]

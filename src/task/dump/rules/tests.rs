@@ -1,7 +1,5 @@
-use super::{
-    super::lexer::{Lexer, Piece},
-    *,
-};
+use super::*;
+use crate::task::sql::lexer::{Lexer, Piece};
 
 fn verdict(statement: &str) -> Result<Verdict, String> {
     let mut lexer = Lexer::default();

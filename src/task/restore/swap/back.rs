@@ -7,14 +7,14 @@ use super::{
         mark::{Mark, State, name_beside},
         server::{Found, Server, find},
     },
-    Arguments, gone, mine,
+    Arguments, mine,
     names::rename_both,
     read_back,
 };
 use crate::{
     contract::{Result, StepResult, TaskError},
     synapse::schema,
-    task::arguments::Connection,
+    task::{arguments::Connection, restore::doubt::gone},
 };
 
 /// Takes a swap back: of the one database, of both, or of the service's alone where it was cut off between the two. Where

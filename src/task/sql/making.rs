@@ -1,20 +1,20 @@
 //! Statements into a database that nobody uses yet: one at a time, and indexes several at once.
 //!
 //! Statements go by the extended protocol, in which PostgreSQL refuses more than one at once: should it ever see two where
-//! [`super::lexer`] saw one, that is an error and not a way around the [`super::rules`].
+//! [`super::lexer`] saw one, that is an error and not a way around the [rules of a dump](crate::task::dump).
 
 use std::cell::RefCell;
 
 use futures::future::try_join_all;
 use sqlx::AssertSqlSafe;
 
-use super::{
-    lexer::{Lexer, Piece, Uncut},
-    statement::Statement,
-};
 use crate::{
     contract::{Result, TaskError, output::progress},
     postgres::{Explain, Session, Target, errors},
+    task::sql::{
+        lexer::{Lexer, Piece, Uncut},
+        statement::Statement,
+    },
     words::counted,
 };
 

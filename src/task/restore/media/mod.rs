@@ -1,16 +1,20 @@
 //! A backup's media, on their way back: what is found out before anything begins.
 
+pub mod files;
+
 use std::{path::PathBuf, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::source::Chosen;
 use crate::{
     bytes,
     contract::{Result, StepPlan},
-    task::backup::media::{
-        LOOKS_FOR_LINKS,
-        restore::{no_media, writable},
+    task::{
+        backup::media::LOOKS_FOR_LINKS,
+        restore::{
+            media::files::{no_media, writable},
+            source::Chosen,
+        },
     },
     words::counted,
 };

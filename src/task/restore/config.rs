@@ -9,10 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::manifest::CONFIG_FILE;
 use crate::{
     contract::{Result, StepResult, TaskError},
-    task::restore::source::{Chosen, Source},
+    task::{
+        backup::manifest::CONFIG_FILE,
+        restore::source::{Chosen, Source},
+    },
     words::{counted, moment},
 };
 

@@ -9,13 +9,15 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{links, store};
 use crate::{
     bytes,
     contract::{Result, StepResult, TaskError},
     restic::Refused,
     task::{
-        backup::list::Backup,
+        backup::{
+            list::Backup,
+            media::{links, store},
+        },
         restore::source::{Chosen, Source},
     },
     words::{counted_are, moment},
