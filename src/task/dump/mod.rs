@@ -34,6 +34,7 @@ use crate::{
     bytes,
     contract::{DatabaseLeft, Result, StepResult, TaskError, output::progress},
     synapse::schema,
+    words::{counted_are, moment, rows_of},
 };
 
 pub use self::{
@@ -94,7 +95,8 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
         let forgotten: u64 =
             rows.iter_mut().filter(|(table, _)| has_one_time_keys(table)).map(|(_, rows)| std::mem::take(rows)).sum();
         if forgotten > 0 {
-            warnings.push(format!("{forgotten} one-time keys of the dump were forgotten: clients upload new ones"));
+            let keys = counted_are(forgotten, "one-time key of the dump", "one-time keys of the dump");
+            warnings.push(format!("{keys} not restored: clients upload new ones"));
         }
         warnings.extend(check::is_of(target, wanted, present).await?);
         warnings.extend(schema::lead_to(target, None).await?);
@@ -114,9 +116,10 @@ pub async fn run(arguments: Arguments, stop: &CancellationToken) -> Result<StepR
     let (name, (Checked { rows, tables, bytes }, warnings)) = filled.await?;
     Ok(StepResult {
         summary: format!(
-            "restored {rows} rows of {tables} tables of the dump {} of {} into {name} ({}), beside {}, in {} s",
+            "restored {} of the dump {} of {} into {name} ({}), beside {}, in {} s",
+            rows_of(rows, tables),
             found.path,
-            found.taken_at,
+            moment(found.taken_at),
             bytes::human(bytes),
             connection.database,
             began.elapsed().as_secs()
