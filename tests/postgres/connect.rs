@@ -128,9 +128,7 @@ async fn tls_that_is_checked() {
         |host: &str, arguments: &[&str]| Program::task("inspect").database(host, port, &database.name).with(arguments);
     let good = inspect("localhost", &["--tls-mode", "verify-full", "--ca-file", &ca]).run().await;
     assert_eq!(good.inspection().encoding, "UTF8");
-    let left =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'psql'";
-    assert_eq!(database.sql(left), "0", "the session of a task that has ended is gone");
+    database.sessions_of_tasks_end().await;
 
     let other_name = inspect("127.0.0.1", &["--tls-mode", "verify-full", "--ca-file", &ca]).run().await;
     other_name.refused("TlsRefused", &["certificate is not for \"127.0.0.1\"", "verify-ca"]);
@@ -169,9 +167,7 @@ async fn a_pooler_that_refuses_our_settings_or_drops_them() {
             program.with(&task[1..]).run().await.refused("Pooler", &["point postgres.host at PostgreSQL itself"]);
         }
     }
-    let ours = "SELECT count(*) FROM pg_stat_activity \
-        WHERE datname = current_database() AND application_name LIKE 'synapse-keeper/%'";
-    assert_eq!(database.sql(ours), "0", "nothing of ours stays in the pool");
+    database.sessions_of_tasks_end().await;
 }
 
 /// The check itself, with sessions that no setting has given away before.

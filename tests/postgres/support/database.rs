@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{PASSWORD, Program, Server, server, setup};
+use super::{PASSWORD, Program, Server, eventually, server, setup};
 
 /// A database of the role `synapse`, made as Synapse wants it: UTF8, C, C.
 pub struct Database {
@@ -137,6 +137,12 @@ impl Database {
             "SELECT state, query FROM pg_stat_activity WHERE datname = '{}' AND application_name LIKE 'synapse-keeper/%'",
             self.name
         ))
+    }
+
+    /// Waits until no session of ours is left. PostgreSQL notices a moment later that a client, or a pooler, has closed its
+    /// connection.
+    pub async fn sessions_of_tasks_end(&self) {
+        eventually("the sessions of tasks have ended", async || self.our_sessions().is_empty()).await;
     }
 
     /// Whether our VACUUM FULL is at work.
