@@ -4,12 +4,19 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::{Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore};
+use super::{Synapse, kinds::operation_kinds};
 
 /// Every CRD, in the order in which the docs name them.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    let made = [Synapse::crd(), SynapseMaintenance::crd(), SynapseBackup::crd(), SynapseRestore::crd()];
-    made.into_iter().map(with_known_formats).collect()
+    macro_rules! crds {
+        ($($field:ident: $kind:ty,)*) => { [Synapse::crd(), $(<$kind>::crd()),*] };
+    }
+    operation_kinds!(crds).into_iter().map(with_known_formats).collect()
+}
+
+/// What the API server calls the kinds in a path, such as `synapsebackups`.
+pub fn plurals() -> Vec<String> {
+    all().into_iter().map(|crd| crd.spec.names.plural).collect()
 }
 
 /// Formats that the types have and that Kubernetes does not know. It warns of each at every apply.

@@ -14,6 +14,7 @@ pub mod dump;
 pub mod duration;
 pub mod exclude;
 pub mod jobs;
+pub mod kinds;
 pub mod maintenance;
 pub mod media;
 pub mod mounts;

@@ -12,10 +12,13 @@ mod watches;
 
 use std::sync::Arc;
 
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{BoxFuture, join_all},
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Client, Resource, ResourceExt,
     api::ListParams,
     core::PartialObjectMeta,
     runtime::{
@@ -35,7 +38,7 @@ use self::{
 };
 pub use self::{client::client, options::Options, watches::Scope};
 use crate::{
-    api::{MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore},
+    api::{MANAGER, Synapse, SynapseBackup, kinds::operation_kinds},
     context::{Config, Context},
     deletion,
     error::Error,
@@ -107,7 +110,7 @@ fn context(client: Client, options: &Options) -> Context {
         own_pod: options.own_pod(),
         reconcile_timeout: std::time::Duration::from_secs(60),
     };
-    Context::new(client, config, recorder, Metrics::new(&kinds::NAMES))
+    Context::new(client, config, recorder, Metrics::new(kinds::NAMES))
 }
 
 /// All controllers, until `shutdown`. A reconcile that runs comes to its end first.
@@ -115,11 +118,14 @@ pub async fn controllers(context: Arc<Context>, scope: Scope, readiness: Readine
     let watches = Watches::new(&context, scope.clone());
     // What an operation left behind comes back without its CRD: nobody waits for that.
     let (leases, lease_controller) = watches.lease_controller();
-    let orphans = lease_controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
-        .watches_stream(heard(&watches.maintenances), watches::leases_of_namespace(leases.clone()))
-        .watches_stream(heard(&watches.backups), watches::leases_of_namespace(leases.clone()))
-        .watches_stream(heard(&watches.restores), watches::leases_of_namespace(leases));
+    let orphans =
+        lease_controller.with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED));
+    macro_rules! woken_by_operations {
+        ($($field:ident: $kind:ty,)*) => {
+            orphans$(.watches_stream(heard(&watches.operations.$field), watches::leases_of_namespace(leases.clone())))*
+        };
+    }
+    let orphans = operation_kinds!(woken_by_operations);
     // All on the heap: futures of this size, one in the other, would take megabytes of stack.
     let ours = async {
         if wait_for_kinds(&context, &scope, &readiness, &shutdown).await {
@@ -142,6 +148,43 @@ where
     heard.listen().map(Ok)
 }
 
+macro_rules! operation_controllers {
+    ($($field:ident: $kind:ty,)*) => {
+        /// The controller of each kind of operation, with the store that it fills.
+        struct OperationControllers {
+            $($field: (Store<$kind>, Controller<$kind>),)*
+        }
+
+        impl OperationControllers {
+            fn new(watches: &Watches) -> Self {
+                Self { $($field: operations(watches, &watches.operations.$field),)* }
+            }
+
+            /// An operation wakes its homeserver.
+            fn wake(&self, homeservers: Controller<Synapse>, watches: &Watches) -> Controller<Synapse> {
+                homeservers$(.watches_stream(
+                    heard(&watches.operations.$field),
+                    watches::synapse_of_operation(self.$field.0.clone()),
+                ))*
+            }
+
+            /// Every store has all objects of its kind. False: a watch has ended before.
+            fn are_ready(&self) -> impl Future<Output = bool> + Send + use<> {
+                let stores = ($(self.$field.0.clone(),)*);
+                async move {
+                    let ($($field,)*) = stores;
+                    true $(&& $field.wait_until_ready().await.is_ok())*
+                }
+            }
+
+            fn drive(self, context: &Arc<Context>, shutdown: &CancellationToken) -> Vec<BoxFuture<'static, ()>> {
+                vec![$(drive_operations(self.$field.1, context, shutdown)),*]
+            }
+        }
+    };
+}
+operation_kinds!(operation_controllers);
+
 /// The controllers of our own kinds.
 async fn controllers_of_kinds(
     context: &Arc<Context>,
@@ -149,8 +192,8 @@ async fn controllers_of_kinds(
     readiness: &Readiness,
     shutdown: &CancellationToken,
 ) {
-    let (maintenances, maintenance_controller) = operations(watches, &watches.maintenances);
-    let (backups, backup_controller) = operations(watches, &watches.backups);
+    let operations = OperationControllers::new(watches);
+    let backups = operations.backups.0.clone();
     let drills = watches
         .controller_beside(&backups)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
@@ -158,48 +201,34 @@ async fn controllers_of_kinds(
         .reconcile_all_on(watches.uninstalling.listen());
     let deletions =
         watches.controller_beside(&backups).with_config(controller::Config::default().concurrency(CONCURRENCY));
-    let (restores, restore_controller) = operations(watches, &watches.restores);
     let (synapses, synapse_controller) = watches.synapse_controller();
-
-    let newest = backups.clone();
-    let stores = (maintenances.clone(), backups.clone(), restores.clone(), synapses.clone());
-    let ready = readiness.clone();
-    tokio::spawn(async move {
-        let (maintenances, backups, restores, synapses) = stores;
-        if maintenances.wait_until_ready().await.is_ok()
-            && backups.wait_until_ready().await.is_ok()
-            && restores.wait_until_ready().await.is_ok()
-            && synapses.wait_until_ready().await.is_ok()
-        {
-            ready.ready();
-        }
-    });
     let homeservers = synapse_controller
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(SETTLED))
         .owns_stream(heard(&watches.jobs))
         .watches_stream(heard(&watches.leases), watches::synapse_of_lease())
         .watches_stream(heard(&watches.deployments), watches::synapse_of_workload(synapses.clone()))
-        .watches_stream(heard(&watches.stateful_sets), watches::synapse_of_workload(synapses.clone()))
-        .watches_stream(heard(&watches.maintenances), watches::synapse_of_operation(maintenances))
-        .watches_stream(heard(&watches.backups), watches::synapse_of_operation(backups))
-        .watches_stream(heard(&watches.restores), watches::synapse_of_operation(restores));
+        .watches_stream(heard(&watches.stateful_sets), watches::synapse_of_workload(synapses.clone()));
+    let homeservers = operations.wake(homeservers, watches);
+
+    let (ready, operations_are_ready) = (readiness.clone(), operations.are_ready());
+    tokio::spawn(async move {
+        if operations_are_ready.await && synapses.wait_until_ready().await.is_ok() {
+            ready.ready();
+        }
+    });
     // The store has heard of it first.
-    let ages = watches.backups.listen().for_each(|_| {
-        context.metrics.backups(newest.state().iter().map(AsRef::as_ref));
+    let ages = watches.operations.backups.listen().for_each(|_| {
+        context.metrics.backups(backups.state().iter().map(AsRef::as_ref));
         std::future::ready(())
     });
-    let work = async {
-        tokio::join!(
-            drive_operations(maintenance_controller, context, shutdown),
-            drive_operations(backup_controller, context, shutdown),
-            drive(Drill::NAME, drills, drill, context.clone(), shutdown.clone()),
-            drive("Deletion", deletions, deletion::reconcile::reconcile, context.clone(), shutdown.clone()),
-            drive_operations(restore_controller, context, shutdown),
-            drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
-        )
-    };
+    let mut work = operations.drive(context, shutdown);
+    work.extend([
+        drive(Drill::NAME, drills, drill, context.clone(), shutdown.clone()),
+        drive("Deletion", deletions, deletion::reconcile::reconcile, context.clone(), shutdown.clone()),
+        drive("Synapse", homeservers, inspection::reconcile::reconcile, context.clone(), shutdown.clone()),
+    ]);
     tokio::select! {
-        _ = work => {}
+        _ = join_all(work) => {}
         () = ages => {}
     }
 }
@@ -334,17 +363,16 @@ async fn tend(held: Arc<Lease>, context: Arc<Context>) -> Result<Action, Error> 
 async fn wait_for_kinds(context: &Context, scope: &Scope, readiness: &Readiness, shutdown: &CancellationToken) -> bool {
     loop {
         let one = ListParams::default().limit(1);
-        let synapses: Api<Synapse> = scope.api(&context.client);
-        let maintenances: Api<SynapseMaintenance> = scope.api(&context.client);
-        let backups: Api<SynapseBackup> = scope.api(&context.client);
-        let restores: Api<SynapseRestore> = scope.api(&context.client);
-        let found = async {
-            synapses.list(&one).await?;
-            maintenances.list(&one).await?;
-            backups.list(&one).await?;
-            restores.list(&one).await?;
-            Ok(())
-        };
+        macro_rules! list_each {
+            ($($field:ident: $kind:ty,)*) => {
+                async {
+                    scope.api::<Synapse>(&context.client).list(&one).await?;
+                    $(scope.api::<$kind>(&context.client).list(&one).await?;)*
+                    Ok(())
+                }
+            };
+        }
+        let found = operation_kinds!(list_each);
         let found = tokio::select! {
             found = in_time(LOOK, found) => found,
             () = shutdown.cancelled() => return false,
@@ -379,7 +407,7 @@ mod tests {
             own_pod: None,
             reconcile_timeout: Duration::from_secs(60),
         };
-        let context = Arc::new(Context::new(client, config, recorder, Metrics::new(&kinds::NAMES)));
+        let context = Arc::new(Context::new(client, config, recorder, Metrics::new(kinds::NAMES)));
         let shutdown = CancellationToken::new();
         let scope = Scope { namespace: None, own: None };
         let work = controllers(context, scope, Readiness::default(), shutdown.clone());

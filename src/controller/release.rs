@@ -53,7 +53,7 @@ pub async fn run(client: Client, options: Options) -> Result<(), Box<dyn std::er
         reconcile_timeout: Duration::from_secs(60),
     };
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.into(), instance: None });
-    let context = Context::new(client.clone(), config, recorder, Metrics::new(&kinds::NAMES));
+    let context = Context::new(client.clone(), config, recorder, Metrics::new(kinds::NAMES));
     let timeout = options.timeout.to_signed().unsigned_abs();
     let mut problem = Error::TimedOut.to_string();
     let leases: Api<Lease> = scope.api(&client);

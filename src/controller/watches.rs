@@ -28,10 +28,7 @@ use serde::de::DeserializeOwned;
 
 use super::fan::Fan;
 use crate::{
-    api::{
-        MANAGER, Synapse, SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus,
-        synapse::WorkloadRef,
-    },
+    api::{MANAGER, Synapse, SynapseBackup, kinds::operation_kinds, operation::OperationStatus, synapse::WorkloadRef},
     context::Context,
     metrics::Metrics,
     operation::{
@@ -87,15 +84,24 @@ impl<K> Watched for K where
 /// What is heard of the objects of a kind, or rather of their metadata.
 pub type Heard<K> = Fan<PartialObjectMeta<K>>;
 
+macro_rules! heard_operations {
+    ($($field:ident: $kind:ty,)*) => {
+        /// What is heard of the objects of each kind of operation.
+        #[derive(Default)]
+        pub struct HeardOperations {
+            $(pub $field: Heard<$kind>,)*
+        }
+    };
+}
+operation_kinds!(heard_operations);
+
 /// All watches: one of each kind, whoever wants to hear it.
 pub struct Watches {
     client: Client,
     scope: Scope,
     metrics: Metrics,
     pub synapses: Heard<Synapse>,
-    pub maintenances: Heard<SynapseMaintenance>,
-    pub backups: Heard<SynapseBackup>,
-    pub restores: Heard<SynapseRestore>,
+    pub operations: HeardOperations,
     /// Leases of homeservers.
     pub leases: Heard<Lease>,
     /// Jobs of ours.
@@ -113,9 +119,7 @@ impl Watches {
             scope,
             metrics: context.metrics.clone(),
             synapses: Fan::default(),
-            maintenances: Fan::default(),
-            backups: Fan::default(),
-            restores: Fan::default(),
+            operations: HeardOperations::default(),
             leases: Fan::default(),
             jobs: Fan::default(),
             deployments: Fan::default(),
@@ -154,7 +158,7 @@ impl Watches {
     /// Another controller of the backups, beside the one that fills this store.
     pub fn controller_beside(&self, backups: &Store<SynapseBackup>) -> Controller<SynapseBackup> {
         let wanted = predicates::generation.combine(predicates::annotations);
-        let heard = self.backups.listen().map(Ok).predicate_filter(wanted, PredicateConfig::default());
+        let heard = self.operations.backups.listen().map(Ok).predicate_filter(wanted, PredicateConfig::default());
         let itself = |backup: PartialObjectMeta<SynapseBackup>| {
             Some(ObjectRef::new(&backup.name_any()).within(&backup.namespace().unwrap_or_default()))
         };

@@ -5,14 +5,18 @@ use kube::{Api, Resource, ResourceExt, api::ListParams};
 
 use super::lease::Holder;
 use crate::{
-    api::{SynapseBackup, SynapseMaintenance, SynapseRestore, operation::OperationStatus},
+    api::{kinds::operation_kinds, operation::OperationStatus},
     context::Context,
     recipes::{Drill, Operation},
     requests::{find, is_not_there},
 };
 
+macro_rules! names {
+    ($($field:ident: $kind:ty,)*) => { &[$(<$kind>::NAME,)* Drill::NAME] };
+}
+
 /// Their names, and those of what they do beside.
-pub const NAMES: [&str; 4] = [SynapseMaintenance::NAME, SynapseBackup::NAME, SynapseRestore::NAME, Drill::NAME];
+pub const NAMES: &[&str] = operation_kinds!(names);
 
 /// How many operations are looked at at once.
 const PAGE: u32 = 50;
@@ -50,9 +54,11 @@ pub fn name<K: Resource<DynamicType = ()>>() -> &'static str {
 /// # Errors
 /// What the API server answers.
 pub async fn each(context: &Context, namespace: &str, mut look: impl FnMut(AnyOperation)) -> kube::Result<()> {
-    each_of::<SynapseMaintenance>(context, namespace, &mut look).await?;
-    each_of::<SynapseBackup>(context, namespace, &mut look).await?;
-    each_of::<SynapseRestore>(context, namespace, &mut look).await
+    macro_rules! look_at_each {
+        ($($field:ident: $kind:ty,)*) => { $(each_of::<$kind>(context, namespace, &mut look).await?;)* };
+    }
+    operation_kinds!(look_at_each);
+    Ok(())
 }
 
 /// Page after page: finished ones pile up, and a thousand of them at once would cost more memory than all the rest.
@@ -100,12 +106,15 @@ pub async fn status_of(
     namespace: &str,
     holder: &Holder<'_>,
 ) -> kube::Result<Option<OperationStatus>> {
-    match holder.kind {
-        kind if kind == name::<SynapseMaintenance>() => of::<SynapseMaintenance>(context, namespace, holder).await,
-        kind if kind == name::<SynapseBackup>() => of::<SynapseBackup>(context, namespace, holder).await,
-        kind if kind == name::<SynapseRestore>() => of::<SynapseRestore>(context, namespace, holder).await,
-        _ => Ok(None),
+    macro_rules! of_its_kind {
+        ($($field:ident: $kind:ty,)*) => {
+            match holder.kind {
+                $(kind if kind == name::<$kind>() => of::<$kind>(context, namespace, holder).await,)*
+                _ => Ok(None),
+            }
+        };
     }
+    operation_kinds!(of_its_kind)
 }
 
 async fn of<K: Operation>(

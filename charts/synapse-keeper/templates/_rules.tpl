@@ -1,19 +1,29 @@
+{{/* What the API server calls our kinds in a path, as a JSON list, by the CRDs of the chart. */}}
+{{- define "synapse-keeper.plurals" -}}
+{{- $plurals := list }}
+{{- range $path, $_ := .Files.Glob "files/crds/*.yaml" }}
+{{- $plurals = append $plurals ($.Files.Get $path | fromYaml).spec.names.plural }}
+{{- end }}
+{{- toJson $plurals }}
+{{- end }}
+
 {{/*
 The operator's rights, each with its reason; docs/security.md has them as a table. There are none on Secrets and
 ConfigMaps (Jobs mount them) and none to change a workload but for its scale: who may patch a Deployment may run any image.
 */}}
 {{- define "synapse-keeper.rules" -}}
+{{- $plurals := include "synapse-keeper.plurals" . | fromJsonArray }}
 # What it is asked to do.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapses, synapsemaintenances, synapsebackups, synapserestores]
+  resources: {{ toJson $plurals }}
   verbs: [get, list, watch]
 # How it went.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapses/status, synapsemaintenances/status, synapsebackups/status, synapserestores/status]
+  resources: [{{ range $index, $plural := $plurals }}{{ if $index }}, {{ end }}{{ $plural }}/status{{ end }}]
   verbs: [update]
 # The finalizer of an operation, which is there only while replica counts are out, or while data are to go first.
 - apiGroups: [synapse-keeper.dev]
-  resources: [synapsemaintenances, synapsebackups, synapserestores]
+  resources: {{ without $plurals "synapses" | toJson }}
   verbs: [patch]
 # The homeserver's workloads: how many replicas they have, who scaled them up meanwhile.
 - apiGroups: [apps]

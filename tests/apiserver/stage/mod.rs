@@ -70,9 +70,12 @@ impl Stage {
             .output();
         let names = namespaces.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         for namespace in names.lines().filter_map(|line| line.strip_prefix("namespace/")) {
-            let kinds = "synapses,synapsemaintenances,synapsebackups,leases,deployments,statefulsets,jobs,pods,events";
-            let objects =
-                self.control_plane.program("kubectl").args(["get", kinds, "-o", "yaml", "-n", namespace]).output();
+            let kinds = format!("{},leases,deployments,statefulsets,jobs,pods,events", api::crds::plurals().join(","));
+            let objects = self
+                .control_plane
+                .program("kubectl")
+                .args(["get", kinds.as_str(), "-o", "yaml", "-n", namespace])
+                .output();
             let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failed-{namespace}.yaml"));
             let ledger = self.kubelet.place(namespace).ledger.to_string();
             let text = objects.map(|output| output.stdout).unwrap_or_default();

@@ -209,7 +209,7 @@ impl Installation {
     fn context_of(&self, client: Client) -> Context {
         let reporter = Reporter { controller: "synapse-keeper".into(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
-        Context::new(client, self.config.clone(), recorder, Metrics::new(&kinds::NAMES))
+        Context::new(client, self.config.clone(), recorder, Metrics::new(kinds::NAMES))
     }
 }
 
