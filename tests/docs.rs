@@ -143,6 +143,22 @@ fn words_of_the_tables() -> BTreeSet<String> {
     words
 }
 
+/// The first cells of a page's rows, where they are a word.
+fn rows(page: &str) -> Vec<String> {
+    let text = read(&root().join(page));
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    cells.map(|(cell, _)| cell.to_owned()).filter(|cell| is_word(cell)).collect()
+}
+
+#[test]
+fn every_reason_has_one_row() {
+    let mut rows = rows("docs/reasons.md");
+    assert!(rows.len() > 200, "{}", rows.len());
+    rows.sort_unstable();
+    let twice: Vec<_> = rows.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
 #[test]
 fn every_reason_is_explained_and_none_is_made_up() {
     let (code, docs) = (words_of_the_code(), words_of_the_tables());
