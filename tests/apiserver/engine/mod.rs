@@ -12,6 +12,7 @@ mod leases;
 mod life;
 mod limits;
 mod media;
+mod older;
 mod refusals;
 mod rest;
 mod restore;
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<(&'static str, Play)> {
     [
         crash::tests(),
         deletion::tests(),
+        older::tests(),
         drill::tests(),
         backup::tests(),
         endings::tests(),

@@ -48,7 +48,7 @@ pub struct World {
 }
 
 /// What the homeserver's workloads have before anybody touches them.
-const REPLICAS: [(&str, &str, i32); 4] =
+pub const REPLICAS: [(&str, &str, i32); 4] =
     [("StatefulSet", "main", 1), ("Deployment", "worker", 2), ("Deployment", "idle", 0), ("Deployment", "mas", 1)];
 
 impl World {
