@@ -54,8 +54,10 @@ async fn is_finished<K: Operation>(world: &World, recorded: &str, left: &[&str])
     let mut status: Value =
         serde_json::from_str(&status.to_string().replace("UID-OF-THIS", &uid)).expect("what it was made of");
     happens_now(&mut status);
-    let status = Patch::Merge(json!({"status": status}));
-    api.patch_status(&name, &PatchParams::default(), &status).await.expect("the API server keeps all of it");
+    let patch = Patch::Merge(json!({"status": status}));
+    let kept = api.patch_status(&name, &PatchParams::default(), &patch).await.expect("a status");
+    let kept = serde_json::to_value(&kept).expect("plain data");
+    assert_eq!(kept["status"], status, "neither the CRD nor the type loses a field");
 
     let _operator = world.operator();
     let has_ended = |object: Option<&K>| {
@@ -75,7 +77,9 @@ async fn is_finished<K: Operation>(world: &World, recorded: &str, left: &[&str])
 /// Its moments are those of the recording, and the budget of a downtime would be over.
 fn happens_now(value: &mut Value) {
     match value {
-        Value::String(text) if text.parse::<jiff::Timestamp>().is_ok() => *text = jiff::Timestamp::now().to_string(),
+        Value::String(text) if text.parse::<jiff::Timestamp>().is_ok() => {
+            *text = jiff::Timestamp::now().round(jiff::Unit::Second).expect("a moment").to_string();
+        }
         Value::Array(items) => items.iter_mut().for_each(happens_now),
         Value::Object(fields) => fields.values_mut().for_each(happens_now),
         _ => {}
