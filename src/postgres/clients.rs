@@ -55,7 +55,9 @@ pub fn major_of(said: &str) -> Option<i32> {
 /// The oldest `pg_restore` that reads an archive which begins so.
 pub fn reads_archive(head: &[u8]) -> i32 {
     match head.strip_prefix(b"PGDMP") {
-        Some([1, minor, ..]) if *minor >= 16 => 17,
+        // Of a release that is newer than all that are known here.
+        Some([1, minor, ..]) if *minor > 16 => 19,
+        Some([1, 16, ..]) => 17,
         Some([1, 15, ..]) => 16,
         _ => 0,
     }
@@ -128,7 +130,7 @@ mod tests {
     #[test]
     fn an_archive_wants_a_pg_restore_that_is_not_older() {
         // As pg_dump 14 and 15, 16, 17 and 18 begin theirs.
-        for (version, oldest) in [([1, 14, 0], 0), ([1, 15, 0], 16), ([1, 16, 0], 17)] {
+        for (version, oldest) in [([1, 14, 0], 0), ([1, 15, 0], 16), ([1, 16, 0], 17), ([1, 17, 0], 19)] {
             assert_eq!(reads_archive(&[&b"PGDMP"[..], &version].concat()), oldest);
         }
         assert_eq!(reads_archive(b"--\n-- PostgreSQL database dump"), 0);

@@ -211,14 +211,11 @@ async fn a_dump_of_a_newer_pg_dump_is_told_by_its_version() {
     let (database, dumps) = (Database::of_synapse("newer_archive"), Dumps::new());
     let archive = dumps.dump(&database, "newer.dump", &["-Fc"]);
     let mut bytes = std::fs::read(&archive).unwrap();
-    // As pg_dump 17 and newer writes it.
-    bytes[6] = 16;
+    // As a pg_dump may write it that is newer than all programs here.
+    bytes[6] = 99;
     std::fs::write(&archive, bytes).unwrap();
     let finished = restore(&database, &archive, "newer").run().await;
-    let installed = std::fs::read_dir("/usr/lib/postgresql").unwrap();
-    let newest = installed.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok()).max();
     let error = finished.report().error.as_ref().expect("it is no archive of that version");
-    // Newer programs find out that this is none.
-    assert!(error.reason == "PostgresTooOld" || newest >= Some(17), "{error}");
-    assert!(!error.message.contains("cut off") || newest >= Some(17), "{error}");
+    assert_eq!(error.reason, "PostgresTooOld", "{error}");
+    assert!(error.message.contains("pg_dump 19 or newer") && !error.message.contains("cut off"), "{error}");
 }

@@ -125,7 +125,10 @@ async fn a_prepared_transaction_keeps_deleted_rows_and_a_logical_slot_does_not()
     let task = || database.task("vacuum").with(&FULL).with(&["--minimum-gain", "1Mi"]);
     let finished = task().run().await;
     let [warning] = finished.result().warnings.as_slice() else { panic!("{finished:?}") };
-    assert!(warning.starts_with("purged gave back 0 B instead of about "), "{warning}");
+    // From 17 on the new file is a little smaller all the same.
+    let gave_back = warning.strip_prefix("purged gave back ").and_then(|rest| rest.split_once(" instead of about "));
+    let gave_back = gave_back.and_then(|(amount, _)| amount.split_once(' ')).map(|(_, unit)| unit);
+    assert!(matches!(gave_back, Some("B" | "KiB")), "{warning}");
     assert!(warning.contains("[prepared transaction two-phase, role postgres, database elsewhere, for "), "{warning}");
     elsewhere.sql("ROLLBACK PREPARED 'two-phase'");
     let kept = database.sql("SELECT xmin IS NULL AND catalog_xmin IS NOT NULL FROM pg_replication_slots");
