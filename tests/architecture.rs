@@ -1,7 +1,8 @@
 //! The picture of docs/architecture.md is true: a room of `src` uses what stands on lower floors only, and in every folder the modules
 //! beside each other use each other in one direction.
 //!
-//! What only tests use is not looked at. A module and the folder below it are one: a child may use what its parent defines.
+//! What only tests use is not looked at, nor what macros are given. A module and the folder below it are one: a child may use what its
+//! parent defines. What the parent re-exports from another child counts as the parent's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,8 +7,8 @@
 //! The exit code is the short form of the report: 0 for success, [`EXIT_TERMINAL`] or [`EXIT_TRANSIENT`]. With any other code the task
 //! was killed, and its outcome is unknown.
 //!
-//! Most of these types are also part of a status, so their JSON is that of the CRDs. This module depends on nothing that knows
-//! Kubernetes' kinds, PostgreSQL, restic or Synapse: all of those depend on it.
+//! Most of these types are also part of a status, so their JSON is that of the CRDs. What knows the kinds, PostgreSQL,
+//! restic or Synapse uses this module, and this module uses none of them.
 
 mod backup;
 mod error;

@@ -58,7 +58,7 @@ pub struct TablePlan {
 #[serde(rename_all = "camelCase", default)]
 pub struct PreflightFindings {
     /// One entry for each step.
-    pub plan: Vec<crate::contract::StepPlan>,
+    pub plan: Vec<StepPlan>,
     /// What steps are told besides, by their names, now that it is known: so that they do what was looked at.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub arguments: BTreeMap<String, Vec<String>>,

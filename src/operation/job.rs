@@ -32,8 +32,10 @@ use crate::{
         operation::{DatabaseAccess, StepSpec},
         postgres::Postgres,
     },
-    contract::mounted::{self, MountedSecret},
-    contract::pod::{POSTGRES, POSTGRES_CA, POSTGRES_CLIENT, POSTGRES_DATA},
+    contract::{
+        mounted::{self, MountedSecret},
+        pod::{POSTGRES, POSTGRES_CA, POSTGRES_CLIENT, POSTGRES_DATA},
+    },
     postgres::connect::NETWORK_OPENS_WITHIN,
     recipes::{self, Lane},
 };

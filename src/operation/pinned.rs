@@ -118,7 +118,7 @@ fn constant(text: &str) -> Duration {
     text.parse().expect("a constant duration")
 }
 
-/// The step that rolls another one back: with the same Pod, in the same downtime.
+/// The step that rolls another one back: with the same Pod, and in a downtime where that one had one.
 pub fn undo_of(done: &StepStatus) -> StepStatus {
     StepStatus::pending(StepSpec {
         name: format!("undo-{}", done.spec.name),

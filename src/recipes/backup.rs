@@ -1,16 +1,12 @@
 //! The recipe of `SynapseBackup`.
 
-use crate::{
-    contract::pod::{CONFIG, MEDIA, SIGNING_KEY},
-    recipes::Refusal,
-};
 use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
-    Operation, RecipeStep, Request, Sight,
+    Operation, RecipeStep, Refusal, Request, Sight,
     authentication::{self, Access},
     repository::{MEMORY_LIMIT, mounts, place},
 };
@@ -22,6 +18,7 @@ use crate::{
         operation::{DatabaseAccess, Interrupted, OperationStatus, Stage, StepSpec, Weight},
         synapse::{self, ConfigSources},
     },
+    contract::pod::{CONFIG, MEDIA, SIGNING_KEY},
     task::{
         authentication::AuthenticationService,
         backup::{ConfigObjects, Destination, Wanted, media::MediaStore, retain::Keep},

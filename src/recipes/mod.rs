@@ -1,7 +1,7 @@
 //! Recipes: for each kind, a pure function from its spec to what the engine is asked to do.
 //!
-//! A new kind adds a file here, its spec in [`crate::api`] and its tasks in [`crate::task`]. Lease, preflight, quiesce,
-//! Jobs, resume, history and schedule are the engine's (see [`crate::operation`]).
+//! A new kind adds a file here; docs/development.md has what else it takes. Lease, preflight, downtime, Jobs, history and schedule are
+//! the engine's (see [`crate::operation`]).
 
 mod authentication;
 mod backup;

@@ -137,6 +137,6 @@ mod tests {
             assert_eq!(serde_json::to_string(&stage).unwrap(), written);
             assert_eq!(serde_json::from_str::<Stage>(written).unwrap(), stage);
         }
-        assert_eq!(serde_json::from_str::<Stage>("{}").unwrap(), Stage::Online, "as an older release wrote preflight");
+        assert_eq!(serde_json::from_str::<Stage>("{}").unwrap(), Stage::Online, "what is not written is false");
     }
 }

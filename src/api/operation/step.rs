@@ -32,8 +32,8 @@ fn any_objects(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "array", "items": any_object(generator)})
 }
 
-/// What a step is, as its recipe describes it. It stands on record from the beginning of the run on: every operator after this one
-/// builds the same Jobs.
+/// What a step is. Its recipe describes it; the engine adds its deadline, and to its arguments where to go on and what preflight has
+/// found. It stands on record before its Job is made, so every operator after this one builds the same Job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StepSpec {

@@ -170,7 +170,8 @@ impl Planner<'_> {
                 None if self.run().synapse.is_none() => {
                     let name = &self.subject.request.synapse;
                     let message = format!(
-                        "there is no Synapse object {name} in namespace {}: create it. If spec.synapseRef.name is wrong, create this object again with the right one: the field is immutable",
+                        "there is no Synapse object {name} in namespace {}: create it. If spec.synapseRef.name is wrong, create this \
+                         object again with the right one: the field is immutable",
                         self.subject.namespace
                     );
                     Some((Action::Wait(SAFETY), self.pending("SynapseNotFound", message)))

@@ -1,4 +1,4 @@
-//! A dump into an empty database, as Synapse's role: one statement at a time ([`super::making`]), rows as they come. There is no
+//! A dump into an empty database, as Synapse's role: one statement at a time ([`making`](crate::task::sql::making)), rows as they come. There is no
 //! `psql`, so nothing is left that would obey a backslash.
 
 use std::collections::{BTreeMap, BTreeSet};
